@@ -1,0 +1,71 @@
+// Who owns which KV block. Accounting only; the bytes lie in KvStorage.
+//
+// A block is free, used (owned by a Reservation) or leased (its owner has gone, but transfers in flight may
+// still touch it). Invariant at every moment: free + used + leased = total.
+// Admission is by full reservation: a request gets every block that it may ever need, or none.
+// Every block carries a generation, raised each time the block leaves the free list, so that a late message
+// for a former owner can be told apart.
+//
+// Thread-safety: all methods, any thread. A Reservation belongs to one owner at a time; its destructor
+// returns the blocks. Generations start at 1.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <vector>
+
+#include "common/base/ids.h"
+#include "common/base/status.h"
+
+namespace trivium::kv {
+
+class BlockPool;
+
+// Keeps blocks out of the free list while a transfer may read or write them, after their owner has gone.
+// Shared by every message in flight; the last copy to go ends the lease.
+using BlockLease = std::shared_ptr<const void>;
+
+// The blocks of one sequence, in order. Move-only.
+class Reservation {
+ public:
+  Reservation() = default;
+  Reservation(Reservation&&) noexcept;
+  Reservation& operator=(Reservation&&) noexcept;
+  ~Reservation();
+
+  std::span<const BlockId> blocks() const { return blocks_; }
+  // The same as plain indices, as kernels want them.
+  std::span<const int32_t> block_table() const { return table_; }
+  bool empty() const { return blocks_.empty(); }
+
+  // Blocks stay out of the free list until both this reservation and every copy of the lease are gone.
+  BlockLease Lease() const;
+
+ private:
+  friend class BlockPool;
+  std::vector<BlockId> blocks_;
+  std::vector<int32_t> table_;
+  std::shared_ptr<struct ReservationState> state_;
+};
+
+class BlockPool {
+ public:
+  explicit BlockPool(int32_t total_blocks);
+  ~BlockPool();  // every reservation and lease must be gone
+
+  // RESOURCE_EXHAUSTED when fewer are free now; INVALID_ARGUMENT when the pool could never hold them.
+  absl::StatusOr<Reservation> Reserve(int32_t blocks);
+
+  struct Counts {
+    int32_t total = 0, free = 0, used = 0, leased = 0;
+  };
+  Counts counts() const;
+  uint32_t generation(BlockId block) const;
+
+ private:
+  std::shared_ptr<struct PoolState> state_;
+};
+
+}  // namespace trivium::kv

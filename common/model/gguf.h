@@ -1,0 +1,58 @@
+// A GGUF file, mapped read-only: its metadata and where its tensors lie.
+//
+// Every offset, length and count is checked against the file's size with overflow-safe sums before use, and
+// nothing is allocated in proportion to a number read from the file that the file's own size does not
+// back: a hostile file yields an error, never a crash or a large allocation.
+// Thread-safety: immutable after Open. Views stay valid as long as the GgufFile lives.
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <variant>
+#include <vector>
+
+#include "common/base/status.h"
+#include "kernels/weights.h"
+
+namespace trivium::model {
+
+struct GgufTensor {
+  std::string name;
+  kernels::WeightType type{};
+  std::vector<int64_t> shape;  // as in the file: fastest dimension first
+  const void* data = nullptr;
+  int64_t bytes = 0;
+};
+
+class GgufFile {
+ public:
+  // NOT_FOUND, INVALID_ARGUMENT (what is wrong, at which byte), UNIMPLEMENTED (version, tensor type).
+  static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
+  ~GgufFile();
+  GgufFile(const GgufFile&) = delete;
+  GgufFile& operator=(const GgufFile&) = delete;
+
+  // NOT_FOUND when the key is missing, INVALID_ARGUMENT when it holds another type; both name the key.
+  absl::StatusOr<int64_t> Int(std::string_view key) const;  // any integer type that fits
+  absl::StatusOr<double> Float(std::string_view key) const;
+  absl::StatusOr<bool> Bool(std::string_view key) const;
+  absl::StatusOr<std::string_view> String(std::string_view key) const;
+  absl::StatusOr<std::vector<std::string_view>> Strings(std::string_view key) const;
+  absl::StatusOr<std::vector<int64_t>> Ints(std::string_view key) const;
+  bool Has(std::string_view key) const;
+
+  absl::StatusOr<GgufTensor> Tensor(std::string_view name) const;  // NOT_FOUND names it
+  std::span<const GgufTensor> tensors() const;
+  std::span<const uint8_t> bytes() const;  // the whole file
+
+ private:
+  GgufFile();
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace trivium::model

@@ -1,0 +1,52 @@
+// Text to token ids and back, from the vocabulary inside a GGUF file (byte-level BPE).
+// Thread-safety: a Tokenizer is immutable and may be shared; a Detokenizer belongs to one stream.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/model/gguf.h"
+
+namespace trivium::model {
+
+class Tokenizer {
+ public:
+  // UNIMPLEMENTED for a vocabulary kind or pre-tokenizer that is not supported, naming it.
+  static absl::StatusOr<std::unique_ptr<Tokenizer>> Load(const GgufFile& file);
+  virtual ~Tokenizer() = default;
+
+  struct Options {
+    bool add_bos = false;        // prepend bos_id(), where the vocabulary has one
+    bool parse_special = false;  // "<|im_start|>" in the text becomes its control token
+  };
+  // Any bytes are accepted: invalid UTF-8 is encoded byte by byte. Linear in text size up to BPE's n log n.
+  virtual std::vector<int32_t> Encode(std::string_view text, Options options) const = 0;
+  // The bytes of one token, which may be part of a UTF-8 sequence; control tokens give "" unless `special`.
+  virtual std::string_view Piece(int32_t id, bool special = false) const = 0;
+
+  virtual int32_t vocab_size() const = 0;
+  virtual int32_t bos_id() const = 0;  // -1: none
+  virtual int32_t eos_id() const = 0;
+  virtual std::span<const int32_t> end_of_generation_ids() const = 0;  // eos, eot, "<|im_end|>"…
+  virtual bool adds_bos() const = 0;                                   // the file asks for it on raw text
+  virtual std::string_view digest() const = 0;                         // 32 bytes over everything above
+};
+
+// Turns a stream of ids into valid UTF-8: holds back an unfinished sequence, replaces a broken one by U+FFFD.
+class Detokenizer {
+ public:
+  explicit Detokenizer(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  std::string Add(int32_t id);  // text that is now whole, possibly empty
+  std::string Flush();          // what was held back, replaced where it never became whole
+
+ private:
+  const Tokenizer& tokenizer_;
+  std::string held_;
+};
+
+}  // namespace trivium::model

@@ -1,0 +1,131 @@
+// The numeric operations of a transformer step, behind one table a device.
+//
+// Dimension names used everywhere: R rows of the packed batch, N outputs, K inputs, H query heads,
+// G key-value heads, D head size. All activations are float32, row-major, in host memory of the device.
+//
+// Thread-safety: an Ops object is driven by one thread (it spreads the work over its own pool).
+// Matrices are immutable after Pack and belong to the Ops that packed them.
+//
+// Numerics: under kBatchInvariant every output row of every operation is bit-identical whatever other
+// rows share the batch, however rows are cut into calls, and for any number of threads.
+// Under kFast only the tolerance against `reference/` is promised.
+//
+// Broken preconditions (shapes that do not agree, null pointers) end the process: callers validate input.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/weights.h"
+
+namespace trivium::kernels {
+
+enum class Numerics : uint8_t { kFast, kBatchInvariant };
+
+// The paths that can be forced. kReference is plain C++, the oracle. The rest need the machine's support.
+enum class Isa : uint8_t { kReference, kAvx2, kAvx512, kAmx };
+
+const char* IsaName(Isa isa);                      // "avx2"
+bool ParseIsa(const std::string& name, Isa* isa);  // false: no such name
+std::vector<Isa> SupportedIsas();                  // those that this machine can run, best last
+
+// A weight matrix [N, K] in the layout that its Ops wants.
+class Matrix {
+ public:
+  virtual ~Matrix() = default;
+  virtual int64_t rows() const = 0;  // N
+  virtual int64_t cols() const = 0;  // K
+};
+
+// Where the keys and values of one layer lie. A page is one block of one layer:
+// float16 [2 (K, then V)][block_tokens][G][D]; page b starts at layer + b * PageElems().
+struct KvLayout {
+  int block_tokens = 16;
+  int kv_heads = 0;  // G
+  int head_dim = 0;  // D
+  int64_t RowElems() const { return int64_t{kv_heads} * head_dim; }
+  int64_t PageElems() const { return 2 * block_tokens * RowElems(); }
+  int64_t PageBytes() const { return PageElems() * 2; }
+};
+
+// The rows of one sequence inside the packed batch, and its keys.
+// Row i of the span has position positions[row_begin + i]; the key of position p lies in
+// page block_table[p / block_tokens], slot p % block_tokens. A row sees the keys 0 … its position.
+struct SequenceSpan {
+  int row_begin = 0;
+  int row_count = 0;
+  const int32_t* block_table = nullptr;  // covers every position of the span
+};
+
+struct AttentionArgs {
+  const float* q = nullptr;            // [R, H, D], already rotated
+  const int32_t* positions = nullptr;  // [R]
+  std::span<const SequenceSpan> spans; // cover every row exactly once
+  const uint16_t* kv_layer = nullptr;  // pages of this layer, keys rotated
+  KvLayout layout;
+  int heads = 0;        // H, a multiple of layout.kv_heads; head h reads kv head h / (H / G)
+  float scale = 0;      // usually 1 / sqrt(D)
+  float* out = nullptr; // [R, H, D]
+  float* lse = nullptr; // [R, H] natural log of the sum of exp(score); null: not wanted
+};
+
+struct StoreKvArgs {
+  const float* k = nullptr;            // [R, G, D], already rotated
+  const float* v = nullptr;            // [R, G, D]
+  const int32_t* positions = nullptr;  // [R]
+  std::span<const SequenceSpan> spans;
+  uint16_t* kv_layer = nullptr;
+  KvLayout layout;
+};
+
+// Rotary embedding of adjacent pairs (2i, 2i+1) as GGUF `llama` files expect; the angle of pair i at
+// position p is p * base^(-2i/rope_dim). Elements past rope_dim stay as they are.
+struct RopeArgs {
+  float* x = nullptr;  // [R, heads, D], in place
+  const int32_t* positions = nullptr;
+  int rows = 0, heads = 0, head_dim = 0, rope_dim = 0;
+  float base = 10000.0f;
+};
+
+class Ops {
+ public:
+  virtual ~Ops() = default;
+
+  virtual Isa isa() const = 0;
+  virtual Numerics numerics() const = 0;
+  virtual int threads() const = 0;
+
+  // Packs a weight matrix. Keeps pointing into `view.data` where that is already the best layout, so the
+  // file must stay mapped. Layouts needed by large batches only are built at their first use.
+  virtual std::unique_ptr<Matrix> Pack(const WeightView& view) = 0;
+
+  // y[R, N] = x[R, K] * w[N, K]^T
+  virtual void Matmul(const Matrix& w, const float* x, int rows, float* y) = 0;
+  // out[i, :] = table row ids[i], dequantised; 0 <= ids[i] < table.rows
+  virtual void EmbedRows(const WeightView& table, std::span<const int32_t> ids, float* out) = 0;
+  // out[R, dim] = x / sqrt(mean(x^2) + eps) * weight[dim]; out may be x
+  virtual void RmsNorm(const float* x, const float* weight, float eps, int rows, int dim, float* out) = 0;
+  virtual void Rope(const RopeArgs& args) = 0;
+  virtual void StoreKv(const StoreKvArgs& args) = 0;
+  virtual void Attention(const AttentionArgs& args) = 0;
+  // gate[i] = silu(gate[i]) * up[i]
+  virtual void SiluMul(float* gate, const float* up, int64_t count) = 0;
+  // x[i] += y[i]
+  virtual void Add(float* x, const float* y, int64_t count) = 0;
+};
+
+struct OpsOptions {
+  Isa isa = Isa::kReference;  // see BestIsa()
+  Numerics numerics = Numerics::kFast;
+  int threads = 1;  // workers of the pool, the caller included; 1 … 256
+};
+
+Isa BestIsa();
+// Null when this machine cannot run options.isa.
+std::unique_ptr<Ops> MakeOps(const OpsOptions& options);
+
+}  // namespace trivium::kernels
