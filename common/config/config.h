@@ -1,0 +1,30 @@
+// YAML files parsed strictly into the messages of proto/trivium/v1/config.proto.
+// Stateless; safe from any thread. Errors read "FILE:LINE: field.path: what is wrong and what is allowed".
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "common/base/status.h"
+#include "trivium/v1/config.pb.h"
+
+namespace trivium::config {
+
+// Fills `message` from a YAML file (empty path: nothing to read) by field names. Refused: unknown and
+// repeated keys, wrong types, numbers that do not fit, files over 1 MiB, YAML anchors and aliases.
+absl::Status LoadYaml(const std::string& path, google::protobuf::Message* message);
+
+// Sets what is unset to the defaults stated in config.proto and checks every range.
+absl::Status Complete(v1::WorkerConfig* config, std::string_view role);
+absl::Status Complete(v1::RouterConfig* config);
+
+std::string ToYaml(const google::protobuf::Message& message);
+
+// "512MiB", "2GiB", "1000000" -> bytes.
+absl::StatusOr<int64_t> ParseBytes(std::string_view text);
+
+// The token's bytes from a file, whitespace at the end cut; at least 16, at most 4096. "" for an empty path.
+absl::StatusOr<std::string> ReadClusterToken(const std::string& path);
+
+}  // namespace trivium::config
