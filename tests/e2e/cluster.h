@@ -1,0 +1,95 @@
+// A whole cluster of real processes on the loopback interface, and a client of its router.
+// Thread-safety: Start, faults and restarts on one thread; Generate from any number of threads.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+#include "tests/e2e/process.h"
+#include "trivium/v1/inference.grpc.pb.h"
+
+namespace trivium::e2e {
+
+// What one Generate call gave. Indices are checked as they come: a gap or a repetition is an error
+// here.
+struct Answer {
+  absl::Status status;
+  std::string text;
+  std::vector<int32_t> ids;
+  std::vector<float> logprobs;
+  v1::Done done;
+};
+
+struct ClusterOptions {
+  std::string model;  // empty: TRIVIUM_TEST_MODEL
+  int prefill_workers = 1, decode_workers = 1;
+  int threads = 1;
+  std::string numerics = "batch_invariant";
+  std::string isa = "auto";
+  int step_tokens = 512;
+  int requests_max = 256;
+  int64_t prefill_kv_bytes = int64_t{128} << 20;
+  int64_t decode_kv_bytes = int64_t{256} << 20;
+  std::string transports = "posix,tcp,self";
+  double timeout_scale = 1;
+  std::string cluster_token;         // empty: none
+  std::string worker_cluster_token;  // empty: the same
+  double queue_timeout_s = 300;
+};
+
+class Cluster {
+ public:
+  explicit Cluster(ClusterOptions options);
+  ~Cluster();
+
+  // Starts everything and waits until every worker is ready; the error holds the end of the failing
+  // log.
+  absl::Status Start();
+  absl::Status WaitReady(int prefill_workers, int decode_workers, Duration timeout);
+
+  // `on_token` is called for each output token as it comes.
+  Answer Generate(const v1::GenerateRequest& request,
+                  const std::function<void(int index)>& on_token = nullptr,
+                  Duration deadline = std::chrono::seconds(300));
+  v1::ClusterStatusResponse Status();
+  // Waits until no worker uses or leases a block; the error lists those that do.
+  absl::Status WaitIdle(Duration timeout);
+
+  Process& worker(const std::string& role, int index) { return workers_.at(Name(role, index)); }
+  Process& router() { return router_; }
+  void Restart(const std::string& role, int index);
+  // The metrics page of a process: "router", "prefill-0"…
+  std::string Metrics(const std::string& name);
+  // Sum over all label sets of a metric on that page.
+  double MetricSum(const std::string& name, const std::string& metric);
+  const std::string& directory() const { return directory_; }
+  std::string router_address() const;
+  std::unique_ptr<v1::Inference::Stub> NewStub() const;
+  static std::string Name(const std::string& role, int index) {
+    return role + "-" + std::to_string(index);
+  }
+
+ private:
+  void WriteWorkerConfig(const std::string& role, int index);
+  void WriteRouterConfig();
+  void StartWorker(const std::string& role, int index);
+
+  ClusterOptions options_;
+  std::string directory_;
+  std::map<std::string, int> ports_, metrics_ports_;
+  std::map<std::string, Process> workers_;
+  Process router_;
+  std::unique_ptr<v1::Inference::Stub> stub_;
+};
+
+// The model for end-to-end tests, or "" when TRIVIUM_TEST_MODEL is unset.
+std::string TestModel();
+
+v1::GenerateRequest TextRequest(const std::string& prompt, int max_tokens);
+v1::GenerateRequest TokensRequest(const std::vector<int32_t>& ids, int max_tokens);
+
+}  // namespace trivium::e2e
