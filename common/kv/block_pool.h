@@ -1,18 +1,22 @@
 // Who owns which KV block. Accounting only; the bytes lie in KvStorage.
 //
-// A block is free, used (owned by a Reservation) or leased (its owner has gone, but transfers in flight may
-// still touch it). Invariant at every moment: free + used + leased = total.
-// Admission is by full reservation: a request gets every block that it may ever need, or none.
-// Every block carries a generation, raised each time the block leaves the free list, so that a late message
-// for a former owner can be told apart.
+// A block is free, used (owned by a Reservation) or leased (its owner has gone, but transfers in
+// flight may still touch it, or it is being scrubbed). Invariant at every moment: free + used +
+// leased = total. Admission is by full reservation: a request gets every block that it may ever
+// need, or none. Every block carries a generation, raised each time the block leaves the free list,
+// so that a late message for a former owner can be told apart. The first owner of a block sees 1.
 //
-// Thread-safety: all methods, any thread. A Reservation belongs to one owner at a time; its destructor
-// returns the blocks. Generations start at 1.
+// The scrubber runs on the thread that lets a block go last, outside the pool's lock, while the
+// block still counts as leased: no byte of one owner is ever there when Reserve hands the block to
+// the next.
+//
+// Thread-safety: all methods, any thread. A Reservation belongs to one owner at a time; its
+// destructor returns the blocks.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
-#include <mutex>
 #include <span>
 #include <vector>
 
@@ -22,10 +26,16 @@
 namespace trivium::kv {
 
 class BlockPool;
+struct PoolState;
+struct ReservationState;
 
-// Keeps blocks out of the free list while a transfer may read or write them, after their owner has gone.
-// Shared by every message in flight; the last copy to go ends the lease.
+// Keeps blocks out of the free list while a transfer may read or write them, after their owner has
+// gone. Shared by every message in flight; the last copy to go ends the lease.
 using BlockLease = std::shared_ptr<const void>;
+
+// Overwrites the bytes of a block that nobody owns any more. Called from any thread, for different
+// blocks at the same time; must not call back into the pool.
+using BlockScrubber = std::function<void(BlockId)>;
 
 // The blocks of one sequence, in order. Move-only.
 class Reservation {
@@ -40,32 +50,41 @@ class Reservation {
   std::span<const int32_t> block_table() const { return table_; }
   bool empty() const { return blocks_.empty(); }
 
-  // Blocks stay out of the free list until both this reservation and every copy of the lease are gone.
+  // Blocks stay out of the free list until both this reservation and every copy of the lease are
+  // gone. Null for an empty reservation.
   BlockLease Lease() const;
 
  private:
   friend class BlockPool;
+  void Release();
+
   std::vector<BlockId> blocks_;
   std::vector<int32_t> table_;
-  std::shared_ptr<struct ReservationState> state_;
+  std::shared_ptr<ReservationState> state_;
 };
 
 class BlockPool {
  public:
-  explicit BlockPool(int32_t total_blocks);
+  // Without a scrubber, blocks keep their bytes: only for pools that serve a single owner (tests,
+  // tools).
+  explicit BlockPool(int32_t total_blocks, BlockScrubber scrubber = nullptr);
   ~BlockPool();  // every reservation and lease must be gone
+  BlockPool(const BlockPool&) = delete;
+  BlockPool& operator=(const BlockPool&) = delete;
 
-  // RESOURCE_EXHAUSTED when fewer are free now; INVALID_ARGUMENT when the pool could never hold them.
+  // RESOURCE_EXHAUSTED when fewer are free now; INVALID_ARGUMENT when the pool could never hold
+  // them, and for blocks < 1.
   absl::StatusOr<Reservation> Reserve(int32_t blocks);
 
   struct Counts {
     int32_t total = 0, free = 0, used = 0, leased = 0;
   };
   Counts counts() const;
+  // 0 for a block that never left the free list.
   uint32_t generation(BlockId block) const;
 
  private:
-  std::shared_ptr<struct PoolState> state_;
+  std::shared_ptr<PoolState> state_;
 };
 
 }  // namespace trivium::kv
