@@ -1,0 +1,104 @@
+"""Measures llama.cpp (PyPI llama-cpp-python) at prefill and decode; prints one JSON object.
+
+    python peer_llama.py MODEL.gguf --threads 2 --prompt 512 --output 64 --sequences 1,16
+
+Prefill: one prompt of random tokens, its KV fresh each time. Decode: S sequences with 128 tokens of context,
+one token each a step. Best of --repeats.
+"""
+import argparse
+import ctypes
+import json
+import random
+import time
+
+import llama_cpp as lc
+
+
+def fill(batch, rows):
+    """rows: (token, position, sequence, wants logits)."""
+    batch.n_tokens = len(rows)
+    for i, (token, position, sequence, logits) in enumerate(rows):
+        batch.token[i] = token
+        batch.pos[i] = position
+        batch.n_seq_id[i] = 1
+        batch.seq_id[i][0] = sequence
+        batch.logits[i] = logits
+
+
+def decode(context, batch):
+    if lc.llama_decode(context, batch) != 0:
+        raise RuntimeError('llama_decode failed')
+    lc.llama_synchronize(context)
+
+
+def make_context(model, threads, tokens, sequences):
+    params = lc.llama_context_default_params()
+    params.n_ctx = tokens
+    params.n_batch = params.n_ubatch = 512
+    params.n_seq_max = sequences
+    params.n_threads = params.n_threads_batch = threads
+    if hasattr(params, 'kv_unified'):
+        params.kv_unified = True
+    return lc.llama_init_from_model(model, params)
+
+
+def prefill_rate(model, args, ids):
+    context = make_context(model, args.threads, args.prompt + 64, 1)
+    batch = lc.llama_batch_init(args.prompt, 0, 1)
+    best = 0.0
+    for _ in range(args.repeats + 1):  # the first warms up
+        lc.llama_memory_clear(lc.llama_get_memory(context), True)
+        fill(batch, [(random.choice(ids), p, 0, p == args.prompt - 1) for p in range(args.prompt)])
+        start = time.perf_counter()
+        decode(context, batch)
+        best = max(best, args.prompt / (time.perf_counter() - start))
+    lc.llama_batch_free(batch)
+    lc.llama_free(context)
+    return best
+
+
+def decode_rate(model, args, ids, sequences):
+    context_tokens = 128
+    context = make_context(model, args.threads, sequences * (context_tokens + args.output * (args.repeats + 1)) + 64,
+                           sequences)
+    batch = lc.llama_batch_init(512, 0, 1)
+    for s in range(sequences):
+        fill(batch, [(random.choice(ids), p, s, False) for p in range(context_tokens)])
+        decode(context, batch)
+    best, position = 0.0, context_tokens
+    for _ in range(args.repeats):
+        start = time.perf_counter()
+        for _ in range(args.output):
+            fill(batch, [(random.choice(ids), position, s, True) for s in range(sequences)])
+            decode(context, batch)
+            position += 1
+        best = max(best, sequences * args.output / (time.perf_counter() - start))
+    lc.llama_batch_free(batch)
+    lc.llama_free(context)
+    return best
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument('model')
+    parser.add_argument('--threads', type=int, default=2)
+    parser.add_argument('--prompt', type=int, default=512)
+    parser.add_argument('--output', type=int, default=64)
+    parser.add_argument('--sequences', default='1,16')
+    parser.add_argument('--repeats', type=int, default=3)
+    args = parser.parse_args()
+    random.seed(1)
+    quiet = lc.llama_log_callback(lambda level, text, data: None)
+    lc.llama_log_set(quiet, ctypes.c_void_p(0))
+    lc.llama_backend_init()
+    model = lc.llama_model_load_from_file(args.model.encode(), lc.llama_model_default_params())
+    ids = range(100, 40000)
+    result = {'engine': 'llama.cpp', 'version': lc.__version__, 'threads': args.threads,
+              'system': lc.llama_print_system_info().decode(),
+              'prefill_tokens_per_s': prefill_rate(model, args, ids),
+              'decode_tokens_per_s': {s: decode_rate(model, args, ids, int(s)) for s in args.sequences.split(',')}}
+    print(json.dumps(result))
+
+
+if __name__ == '__main__':
+    main()

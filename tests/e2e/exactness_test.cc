@@ -1,0 +1,139 @@
+// Prefill and decode in separate processes over UCX must give the bits of one engine in one
+// process: token ids and log-probabilities are compared as they are, without tolerance.
+#include <gtest/gtest.h>
+
+#include <random>
+#include <thread>
+
+#include "common/engine/generate.h"
+#include "tests/e2e/cluster.h"
+
+namespace trivium::e2e {
+namespace {
+
+constexpr int kOutputTokens = 20;
+
+struct Prompt {
+  std::vector<int32_t> ids;
+  bool seeded = false;
+  uint64_t seed = 0;
+};
+
+std::vector<Prompt> Prompts(int count, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::vector<Prompt> prompts(count);
+  for (int i = 0; i < count; ++i) {
+    prompts[i].ids.resize(1 + random() % 200);
+    for (int32_t& id : prompts[i].ids) id = 100 + static_cast<int32_t>(random() % 40000);
+    prompts[i].seeded = i % 3 == 0;
+    prompts[i].seed = random();
+  }
+  return prompts;
+}
+
+v1::GenerateRequest ToRequest(const Prompt& prompt) {
+  v1::GenerateRequest request = TokensRequest(prompt.ids, kOutputTokens);
+  if (prompt.seeded) {
+    request.mutable_sampling()->set_temperature(0.8f);
+    request.mutable_sampling()->set_seed(prompt.seed);
+  }
+  return request;
+}
+
+// The same request on an engine inside the test.
+class Oracle {
+ public:
+  Oracle(kernels::Numerics numerics, int threads) {
+    model_ = *model::Model::Load(TestModel());
+    const kernels::KvLayout layout{16, model_->config.kv_heads, model_->config.head_dim};
+    storage_ = *kv::KvStorage::Create(layout, model_->config.layers, 64);
+    pool_ = std::make_unique<kv::BlockPool>(64);
+    engine_ = std::make_unique<engine::Engine>(
+        model_, kernels::MakeOps({kernels::BestIsa(), numerics, threads}), storage_);
+  }
+
+  engine::Generation Generate(const Prompt& prompt, int chunk_tokens) {
+    engine::SamplingParams params;
+    params.max_tokens = kOutputTokens;
+    params.ignore_eos = true;
+    params.logprobs = 0;
+    if (prompt.seeded) params.temperature = 0.8f;
+    params.seed = prompt.seed;
+    auto generation = engine::GenerateLocal(*engine_, *pool_, prompt.ids, params, chunk_tokens);
+    TRIVIUM_CHECK(generation.ok(), "{}", Message(generation.status()));
+    return *std::move(generation);
+  }
+
+ private:
+  std::shared_ptr<const model::Model> model_;
+  std::shared_ptr<kv::KvStorage> storage_;
+  std::unique_ptr<kv::BlockPool> pool_;
+  std::unique_ptr<engine::Engine> engine_;
+};
+
+void ExpectSameBits(const Answer& got, const engine::Generation& want, const std::string& what) {
+  ASSERT_TRUE(got.status.ok()) << what << ": " << got.status;
+  EXPECT_EQ(got.ids, want.Ids()) << what;
+  ASSERT_EQ(got.logprobs.size(), want.tokens.size()) << what;
+  for (size_t i = 0; i < want.tokens.size(); ++i) {
+    EXPECT_EQ(got.logprobs[i], want.tokens[i].logprob) << what << ", output " << i;
+  }
+}
+
+class ExactnessTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (TestModel().empty())
+      GTEST_SKIP() << "TRIVIUM_TEST_MODEL is not set: no real model to serve";
+  }
+  static std::unique_ptr<Cluster> StartCluster(const std::string& numerics, int step_tokens) {
+    ClusterOptions options;
+    options.numerics = numerics;
+    options.step_tokens = step_tokens;
+    auto cluster = std::make_unique<Cluster>(options);
+    const absl::Status status = cluster->Start();
+    EXPECT_TRUE(status.ok()) << status;
+    return cluster;
+  }
+};
+
+TEST_F(ExactnessTest, FastIsBitIdenticalOneRequestAtATime) {
+  const uint64_t seed = std::random_device()();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const std::vector<Prompt> prompts = Prompts(6, seed);
+  const std::unique_ptr<Cluster> cluster = StartCluster("fast", 64);
+  Oracle oracle(kernels::Numerics::kFast, 1);
+  for (size_t i = 0; i < prompts.size(); ++i) {
+    ExpectSameBits(cluster->Generate(ToRequest(prompts[i])), oracle.Generate(prompts[i], 64),
+                   "prompt " + std::to_string(i));
+  }
+}
+
+TEST_F(ExactnessTest, BatchInvariantIsBitIdenticalAloneAndInCompanyForAnyChunk) {
+  const uint64_t seed = std::random_device()();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const std::vector<Prompt> prompts = Prompts(16, seed);
+  Oracle oracle(kernels::Numerics::kBatchInvariant, 2);
+  std::vector<engine::Generation> want;
+  for (const Prompt& prompt : prompts) want.push_back(oracle.Generate(prompt, 512));
+
+  for (const int step_tokens : {16, 64, 4096}) {
+    const std::unique_ptr<Cluster> cluster = StartCluster("batch_invariant", step_tokens);
+    const std::string chunk = "chunks of " + std::to_string(step_tokens);
+    for (size_t i = 0; i < 3; ++i) {
+      ExpectSameBits(cluster->Generate(ToRequest(prompts[i])), want[i], chunk + ", alone");
+    }
+    std::vector<Answer> answers(prompts.size());
+    std::vector<std::thread> threads;
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      threads.emplace_back([&, i] { answers[i] = cluster->Generate(ToRequest(prompts[i])); });
+    }
+    for (std::thread& thread : threads) thread.join();
+    for (size_t i = 0; i < prompts.size(); ++i) {
+      ExpectSameBits(answers[i], want[i], chunk + ", one of 16, prompt " + std::to_string(i));
+    }
+  }
+}
+
+}  // namespace
+}  // namespace trivium::e2e
