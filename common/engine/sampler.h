@@ -27,7 +27,7 @@ struct SamplingParams {
   int32_t min_tokens =
       0;  // 0 … max_tokens; before these, no end-of-generation or stop token is drawn
   bool ignore_eos = false;  // end-of-generation tokens do not end the request; stop tokens still do
-  std::vector<int32_t> stop_token_ids;  // at most kMaxStopTokens, each in the vocabulary
+  std::vector<int32_t> stop_token_ids{};  // at most kMaxStopTokens, each in the vocabulary
   int32_t logprobs =
       -1;  // -1: none; n: the drawn token's and the n most likely; at most kMaxLogprobs
 };
