@@ -1,0 +1,32 @@
+// Writes a small `llama` model with random weights, a `smollm` tokenizer and a ChatML template: what
+// tests of the engine and the services load in milliseconds. Stateless; safe from any thread.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "common/base/status.h"
+#include "kernels/weights.h"
+
+namespace trivium::model {
+
+struct TinyModelOptions {
+  int layers = 4;
+  int hidden = 64;
+  int heads = 4;
+  int kv_heads = 2;
+  int head_dim = 16;
+  int ffn = 128;
+  int vocab = 320;  // from 260 to 935: 3 control tokens, 256 bytes, the rest merges
+  int context = 2048;
+  kernels::WeightType linear_type = kernels::WeightType::kF32;
+  kernels::WeightType embedding_type = kernels::WeightType::kF32;
+  bool tied_embedding = false;  // true: no output.weight; greedy text then tends to repeat itself
+  uint64_t seed = 1;            // the same options give the same bytes
+};
+
+// INVALID_ARGUMENT for sizes that no model can have (a vocabulary out of range, columns that are not
+// whole blocks of the weight type) or a path that cannot be written.
+absl::Status WriteTinyModel(const std::string& path, const TinyModelOptions& options = {});
+
+}  // namespace trivium::model
