@@ -1,0 +1,117 @@
+#include "common/engine/generate.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "common/engine/test_setup.h"
+
+namespace trivium::engine {
+namespace {
+
+class GenerateTest : public testing::Test {
+ protected:
+  GenerateTest() : test_(MakeTestEngine({.numerics = kernels::Numerics::kBatchInvariant}, 64)) {}
+
+  absl::StatusOr<Generation> Run(const std::vector<int32_t>& ids, const SamplingParams& params,
+                                 int chunk_tokens = 16) {
+    return GenerateLocal(*test_.engine, pool_, ids, params, chunk_tokens);
+  }
+  std::vector<int32_t> Ids(size_t count) {
+    std::mt19937 random(31);
+    return RandomIds(random, count, test_.config().vocab);
+  }
+
+  TestEngine test_;
+  kv::BlockPool pool_{64, [this](BlockId block) { test_.storage->Scrub(block); }};
+};
+
+TEST_F(GenerateTest, EachTokenIsTheOneThatAFreshForwardPassGives) {
+  const SamplingParams params{
+      .temperature = 0.9f, .seed = 77, .max_tokens = 20, .ignore_eos = true};
+  const auto prompt = Ids(21);
+  const auto generated = Run(prompt, params);
+  ASSERT_TRUE(generated.ok()) << generated.status();
+  ASSERT_EQ(generated->tokens.size(), 20u);
+  EXPECT_EQ(generated->finish, FinishReason::kLength);
+  std::vector<int32_t> ids = prompt;
+  for (int32_t index = 0; index < 20; ++index) {
+    const Prompt whole{ids, {0, 1, 2, 3}};
+    const SequenceRange range = whole.Whole(LogitsWanted::kLast);
+    const StepResult step = test_.engine->Step({&range, 1});
+    const int32_t id = Sample(step.logits, params, index, {}).id;
+    ASSERT_EQ(generated->tokens[static_cast<size_t>(index)].id, id) << index;
+    ids.push_back(id);
+  }
+}
+
+TEST_F(GenerateTest, ChunksAndRepetitionChangeNothing) {
+  const SamplingParams params{
+      .temperature = 1, .seed = 5, .max_tokens = 12, .ignore_eos = true, .logprobs = 3};
+  const auto first = Run(Ids(50), params, 50);
+  ASSERT_TRUE(first.ok());
+  for (int chunk : {1, 7, 16, 64}) {
+    const auto again = Run(Ids(50), params, chunk);
+    ASSERT_TRUE(again.ok());
+    EXPECT_EQ(again->Ids(), first->Ids()) << chunk;
+    for (size_t i = 0; i < 12; ++i) {
+      EXPECT_EQ(again->tokens[i].logprob, first->tokens[i].logprob);
+      EXPECT_EQ(again->tokens[i].top, first->tokens[i].top);
+    }
+  }
+  EXPECT_EQ(pool_.counts().free, 64);
+}
+
+TEST_F(GenerateTest, StopTokensEndTheRequest) {
+  const SamplingParams params{.max_tokens = 12, .ignore_eos = true};
+  const auto whole = Run(Ids(9), params);
+  ASSERT_TRUE(whole.ok());
+  SamplingParams stopping = params;
+  stopping.stop_token_ids = {whole->tokens[4].id};
+  const auto stopped = Run(Ids(9), stopping);
+  ASSERT_TRUE(stopped.ok());
+  EXPECT_EQ(stopped->finish, FinishReason::kStop);
+  EXPECT_LE(stopped->tokens.size(), 5u);
+  EXPECT_EQ(stopped->tokens.back().id, stopping.stop_token_ids[0]);
+}
+
+TEST_F(GenerateTest, RefusesWhatItCannotServe) {
+  const int32_t context = test_.config().context;
+  const auto code = [](const auto& result) { return result.status().code(); };
+  constexpr auto kInvalid = absl::StatusCode::kInvalidArgument;
+  EXPECT_EQ(code(Run({}, {})), kInvalid);
+  EXPECT_EQ(code(Run({1, -1}, {})), kInvalid);
+  EXPECT_EQ(Message(Run({1, test_.config().vocab}, {}).status()).rfind("token_ids[1]", 0), 0u);
+  EXPECT_EQ(code(Run({1}, {.top_p = 0})), kInvalid);
+  EXPECT_EQ(code(Run({1}, {}, 0)), kInvalid);
+  EXPECT_EQ(code(Run({1}, {.max_tokens = context})), kInvalid);
+  EXPECT_EQ(code(Run({1}, {.max_tokens = 2147483647})), kInvalid);
+  const auto held = pool_.Reserve(64);
+  EXPECT_EQ(code(Run({1}, {.max_tokens = 1})), absl::StatusCode::kResourceExhausted);
+}
+
+TEST(RealModelTest, KnowsTheCapitalOfFrance) {
+  const char* path = std::getenv("TRIVIUM_TEST_MODEL");
+  if (path == nullptr) GTEST_SKIP() << "TRIVIUM_TEST_MODEL does not name a GGUF file";
+  const auto model = model::Model::Load(path);
+  ASSERT_TRUE(model.ok()) << model.status();
+  std::shared_ptr<kv::KvStorage> storage =
+      *kv::KvStorage::Create(KvLayoutOf((*model)->config), (*model)->config.layers, 16);
+  Engine engine(*model, kernels::MakeOps({.isa = kernels::BestIsa(), .threads = 2}), storage);
+  kv::BlockPool pool(16, [&](BlockId block) { storage->Scrub(block); });
+  const std::vector<model::ChatMessage> messages = {{"user", "What is the capital of France?"}};
+  const auto text = (*model)->chat_template.Render(messages);
+  ASSERT_TRUE(text.ok()) << text.status();
+  const auto ids = (*model)->tokenizer->Encode(*text, {.parse_special = true});
+  const auto generated = GenerateLocal(engine, pool, ids, {.max_tokens = 40}, 64);
+  ASSERT_TRUE(generated.ok()) << generated.status();
+  model::Detokenizer detokenizer(*(*model)->tokenizer);
+  std::string answer;
+  for (int32_t id : generated->Ids()) answer += detokenizer.Add(id);
+  EXPECT_NE(answer.find("Paris"), std::string::npos) << answer;
+  EXPECT_EQ(generated->finish, FinishReason::kStop);
+}
+
+}  // namespace
+}  // namespace trivium::engine

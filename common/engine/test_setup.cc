@@ -1,0 +1,99 @@
+#include "common/engine/test_setup.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <map>
+#include <numeric>
+#include <string>
+
+#include "common/model/testing/tiny_model.h"
+
+namespace trivium::engine {
+namespace {
+
+std::shared_ptr<const model::Model> WriteAndLoad(kernels::WeightType type) {
+  const char* folder = std::getenv("TMPDIR");
+  const std::string path =
+      fmt::format("{}/tiny-{}.gguf", folder == nullptr ? "/tmp" : folder, getpid());
+  model::TinyModelOptions options{.linear_type = type};
+  if (type != kernels::WeightType::kF32) {
+    options.embedding_type = kernels::WeightType::kQ8_0;
+    options.tied_embedding = true;
+  }
+  const absl::Status written = model::WriteTinyModel(path, options);
+  TRIVIUM_CHECK(written.ok(), "{}", Message(written));
+  auto loaded = model::Model::Load(path);
+  std::remove(path.c_str());
+  TRIVIUM_CHECK(loaded.ok(), "{}", Message(loaded.status()));
+  return *loaded;
+}
+
+}  // namespace
+
+std::shared_ptr<const model::Model> TinyModel(kernels::WeightType linear_type) {
+  static std::map<kernels::WeightType, std::shared_ptr<const model::Model>> models;
+  auto& model = models[linear_type];
+  if (model == nullptr) model = WriteAndLoad(linear_type);
+  return model;
+}
+
+TestEngine MakeTestEngine(const kernels::OpsOptions& options, int32_t blocks,
+                          const OpsWrapper& wrap, kernels::WeightType linear_type) {
+  auto ops = kernels::MakeOps(options);
+  TRIVIUM_CHECK(ops != nullptr, "this machine lacks {}", kernels::IsaName(options.isa));
+  if (wrap) ops = wrap(std::move(ops));
+  const auto model = TinyModel(linear_type);
+  auto storage = kv::KvStorage::Create(KvLayoutOf(model->config), model->config.layers, blocks);
+  TRIVIUM_CHECK(storage.ok(), "{}", Message(storage.status()));
+  TestEngine result;
+  result.storage = std::move(*storage);
+  result.engine = std::make_unique<Engine>(model, std::move(ops), result.storage);
+  return result;
+}
+
+std::vector<int32_t> RandomIds(std::mt19937& random, size_t count, int32_t vocab) {
+  std::vector<int32_t> ids(count);
+  for (int32_t& id : ids) id = static_cast<int32_t>(random() % static_cast<uint32_t>(vocab));
+  return ids;
+}
+
+std::vector<Prompt> RandomPrompts(std::mt19937& random, const TestEngine& test, size_t count,
+                                  size_t most_tokens) {
+  std::vector<int32_t> blocks(static_cast<size_t>(test.storage->blocks()));
+  std::iota(blocks.begin(), blocks.end(), 0);
+  std::shuffle(blocks.begin(), blocks.end(), random);
+  const auto block_tokens = static_cast<size_t>(test.storage->layout().block_tokens);
+  std::vector<Prompt> prompts(count);
+  for (Prompt& prompt : prompts) {
+    prompt.ids = RandomIds(random, random() % most_tokens + 1, test.config().vocab);
+    const size_t needed = (prompt.ids.size() + block_tokens - 1) / block_tokens;
+    TRIVIUM_CHECK(blocks.size() >= needed, "too few blocks for the test");
+    prompt.table.assign(blocks.end() - static_cast<std::ptrdiff_t>(needed), blocks.end());
+    blocks.resize(blocks.size() - needed);
+  }
+  return prompts;
+}
+
+std::vector<uint16_t> KvBits(const kv::KvStorage& storage, const Prompt& prompt, int first_layer,
+                             int last_layer) {
+  const kernels::KvLayout& layout = storage.layout();
+  const auto block_tokens = static_cast<size_t>(layout.block_tokens);
+  std::vector<uint16_t> bits;
+  for (int layer = first_layer; layer <= last_layer; ++layer) {
+    for (int64_t half = 0; half < 2; ++half) {
+      for (size_t t = 0; t < prompt.ids.size(); ++t) {
+        const uint16_t* row =
+            storage.page(layer, BlockId{prompt.table[t / block_tokens]}) +
+            (half * layout.block_tokens + static_cast<int64_t>(t % block_tokens)) *
+                layout.RowElems();
+        bits.insert(bits.end(), row, row + layout.RowElems());
+      }
+    }
+  }
+  return bits;
+}
+
+}  // namespace trivium::engine
