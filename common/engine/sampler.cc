@@ -5,6 +5,7 @@
 #include <bit>
 #include <cfloat>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <numeric>
 
@@ -29,8 +30,8 @@ bool Contains(std::span<const int32_t> ids, int32_t id) {
   return std::find(ids.begin(), ids.end(), id) != ids.end();
 }
 
-constexpr std::array<double, 14> InverseFactorials() {
-  std::array<double, 14> result{};
+constexpr std::array<double, 12> InverseFactorials() {
+  std::array<double, 12> result{};
   double factorial = 1;
   for (size_t i = 0; i < result.size(); ++i) {
     if (i > 0) factorial *= static_cast<double>(i);
@@ -43,7 +44,7 @@ constexpr std::array<double, 14> InverseFactorials() {
 // a token. Below -700, where a double nears its smallest, it is 0. Free of branches, so that loops
 // vectorise.
 double Exp(double x) {
-  constexpr std::array<double, 14> kTaylor = InverseFactorials();
+  constexpr std::array<double, 12> kTaylor = InverseFactorials();
   constexpr double kLog2e = 1.4426950408889634074;
   constexpr double kLn2High = 6.93147180369123816490e-01;
   constexpr double kLn2Low = 1.90821492927058770002e-10;
@@ -52,10 +53,15 @@ double Exp(double x) {
   const double shifted = clamped * kLog2e + kRounder;
   const double n = shifted - kRounder;
   const double r = (clamped - n * kLn2High) - n * kLn2Low;
-  double sum = kTaylor[13];
-  for (size_t i = 13; i-- > 0;) sum = sum * r + kTaylor[i];
+  double sum = kTaylor.back();
+  for (int i = static_cast<int>(kTaylor.size()) - 2; i >= 0; --i) sum = sum * r + kTaylor[i];
   const uint64_t power = (std::bit_cast<uint64_t>(shifted) << 52) + (uint64_t{1023} << 52);
   return x > -700.0 ? sum * std::bit_cast<double>(power) : 0.0;
+}
+
+// A function of its own over a plain array: so the compiler vectorises it.
+[[gnu::noinline]] void ExpAll(double* values, size_t count) {
+  for (size_t i = 0; i < count; ++i) values[i] = Exp(values[i]);
 }
 
 // The highest logit; a NaN never is. kMasked when there is none.
@@ -79,13 +85,13 @@ int32_t Greedy(std::span<const float> logits) {
   return found == logits.end() ? 0 : static_cast<int32_t>(found - logits.begin());
 }
 
-// Every token that can be drawn, by id; infinities become finite.
-std::vector<Candidate> Candidates(std::span<const float> logits) {
+// The tokens that can be drawn and whose logit is at least `least`, by id.
+std::vector<Candidate> Candidates(std::span<const float> logits, float least) {
   std::vector<Candidate> candidates;
-  candidates.reserve(logits.size());
   for (size_t i = 0; i < logits.size(); ++i) {
-    if (!(logits[i] > kMasked)) continue;
-    candidates.push_back({std::min(logits[i], FLT_MAX), static_cast<int32_t>(i)});
+    if (logits[i] >= least && logits[i] > kMasked) {
+      candidates.push_back({std::min(logits[i], FLT_MAX), static_cast<int32_t>(i)});
+    }
   }
   return candidates;
 }
@@ -99,6 +105,28 @@ void SortFront(std::vector<Candidate>& candidates, size_t count) {
   std::sort(candidates.begin(), middle, MoreLikely);
 }
 
+// The `count` most likely, most likely first. Of the highest logits of as many stretches as there
+// are, the count-th is reached by at least `count` tokens: few others pass it, so that little is
+// left to sort.
+std::vector<Candidate> TopK(std::span<const float> logits, size_t count) {
+  constexpr size_t kStretch = 64;
+  float least = kMasked;
+  if (count > 0 && count <= logits.size() / kStretch) {
+    std::vector<float> highest;
+    for (size_t i = 0; i + kStretch <= logits.size(); i += kStretch) {
+      highest.push_back(Highest(logits.subspan(i, kStretch)));
+    }
+    const auto nth = highest.begin() + static_cast<std::ptrdiff_t>(count - 1);
+    std::nth_element(highest.begin(), nth, highest.end(), std::greater<>());
+    least = *nth;
+  }
+  std::vector<Candidate> candidates = Candidates(logits, least);
+  count = std::min(count, candidates.size());
+  SortFront(candidates, count);
+  candidates.resize(count);
+  return candidates;
+}
+
 // Softmax without its division: 1 for the highest logit.
 class Softmax {
  public:
@@ -106,8 +134,15 @@ class Softmax {
       : highest_(static_cast<double>(std::min(highest, FLT_MAX))),
         inverse_(1.0 / static_cast<double>(temperature)) {}
 
-  double Weight(float logit) const {
-    return Exp((static_cast<double>(logit) - highest_) * inverse_);
+  double Weight(float logit) const { return Exp(Exponent(logit)); }
+  // 0 for what can't be drawn.
+  std::vector<double> Weights(std::span<const float> logits) const {
+    std::vector<double> weights(logits.size());
+    for (size_t i = 0; i < weights.size(); ++i) {
+      weights[i] = logits[i] > kMasked ? Exponent(std::min(logits[i], FLT_MAX)) : -1e300;
+    }
+    ExpAll(weights.data(), weights.size());
+    return weights;
   }
   std::vector<double> Weights(const std::vector<Candidate>& candidates) const {
     std::vector<double> weights(candidates.size());
@@ -116,6 +151,8 @@ class Softmax {
   }
 
  private:
+  double Exponent(float logit) const { return (static_cast<double>(logit) - highest_) * inverse_; }
+
   double highest_;
   double inverse_;
 };
@@ -124,10 +161,9 @@ double Sum(const std::vector<double>& weights) {
   return std::accumulate(weights.begin(), weights.end(), 0.0);
 }
 
-// Sorts ever more of the front until its share of the weight reaches top_p: the share is usually
-// reached long before the vocabulary's end.
-void CutTopP(std::vector<Candidate>& candidates, const Softmax& softmax, float top_p) {
-  const double wanted = static_cast<double>(top_p) * Sum(softmax.Weights(candidates));
+// Keeps the fewest of the most likely whose weights reach `wanted`. Sorts ever more of the front:
+// the mark is usually reached long before the end.
+void CutAtWeight(std::vector<Candidate>& candidates, const Softmax& softmax, double wanted) {
   for (size_t sorted = std::min<size_t>(64, candidates.size());;
        sorted = std::min(sorted * 8, candidates.size())) {
     SortFront(candidates, sorted);
@@ -142,45 +178,63 @@ void CutTopP(std::vector<Candidate>& candidates, const Softmax& softmax, float t
   }
 }
 
-int32_t Draw(std::span<const float> logits, const SamplingParams& params, int32_t output_index) {
-  std::vector<Candidate> candidates = Candidates(logits);
-  if (candidates.empty()) return 0;
-  const size_t all = candidates.size();
-  const Softmax softmax(Highest(logits), params.temperature);
-  const auto top_k = static_cast<size_t>(params.top_k);
-  if (top_k > 0 && top_k < all) {
-    SortFront(candidates, top_k);
-    candidates.resize(top_k);
+std::vector<Candidate> TopP(std::span<const float> logits, const Softmax& softmax, float top_p) {
+  const std::vector<double> weights = softmax.Weights(logits);
+  const double total = Sum(weights);
+  // All tokens lighter than this share together less than what top_p leaves out: none of them is
+  // kept.
+  const double lightest =
+      0.5 * (1.0 - static_cast<double>(top_p)) * total / static_cast<double>(logits.size());
+  std::vector<Candidate> candidates;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] < lightest || weights[i] == 0) continue;
+    candidates.push_back({std::min(logits[i], FLT_MAX), static_cast<int32_t>(i)});
   }
-  if (params.top_p < 1) CutTopP(candidates, softmax, params.top_p);
-  if (params.top_p < 1 || candidates.size() < all) {
-    std::sort(candidates.begin(), candidates.end(),
-              [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
-  }
-  const std::vector<double> weights = softmax.Weights(candidates);
+  CutAtWeight(candidates, softmax, static_cast<double>(top_p) * total);
+  return candidates;
+}
+
+// Where the running sum of the weights passes the draw; never a place of weight 0 unless all are.
+size_t DrawPlace(const std::vector<double>& weights, const SamplingParams& params,
+                 int32_t output_index) {
   const double aim = Uniform(params.seed, static_cast<uint64_t>(output_index)) * Sum(weights);
   double reached = 0;
-  int32_t drawn = candidates.front().id;
+  size_t drawn = 0;
   for (size_t i = 0; i < weights.size() && !(aim < reached); ++i) {
     if (weights[i] == 0) continue;
-    drawn = candidates[i].id;
+    drawn = i;
     reached += weights[i];
   }
   return drawn;
 }
 
+int32_t Draw(std::span<const float> logits, const SamplingParams& params, int32_t output_index) {
+  const Softmax softmax(Highest(logits), params.temperature);
+  const auto top_k = static_cast<size_t>(params.top_k);
+  const bool cuts_k = top_k > 0 && top_k < logits.size();
+  if (!cuts_k && params.top_p >= 1) {
+    return static_cast<int32_t>(DrawPlace(softmax.Weights(logits), params, output_index));
+  }
+  std::vector<Candidate> kept = cuts_k ? TopK(logits, top_k) : TopP(logits, softmax, params.top_p);
+  if (cuts_k && params.top_p < 1) {
+    CutAtWeight(kept, softmax, static_cast<double>(params.top_p) * Sum(softmax.Weights(kept)));
+  }
+  if (kept.empty()) return 0;
+  std::sort(kept.begin(), kept.end(),
+            [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
+  return kept[DrawPlace(softmax.Weights(kept), params, output_index)].id;
+}
+
 void AddLogprobs(std::span<const float> logits, int32_t count, SampledToken* token) {
-  std::vector<Candidate> candidates = Candidates(logits);
   const float highest = Highest(logits);
-  const double log_total = std::log(Sum(Softmax(highest, 1).Weights(candidates)));
+  const double log_total = std::log(Sum(Softmax(highest, 1).Weights(logits)));
   const auto logprob = [&](float logit) {
     return static_cast<float>(static_cast<double>(logit) - std::min(highest, FLT_MAX) - log_total);
   };
   token->logprob = logprob(logits[static_cast<size_t>(token->id)]);
-  const size_t top = std::min(static_cast<size_t>(count), candidates.size());
-  SortFront(candidates, top);
-  for (size_t i = 0; i < top; ++i)
-    token->top.emplace_back(candidates[i].id, logprob(candidates[i].logit));
+  for (const Candidate& candidate : TopK(logits, static_cast<size_t>(count))) {
+    token->top.emplace_back(candidate.id, logprob(candidate.logit));
+  }
 }
 
 int32_t Choose(std::span<const float> logits, const SamplingParams& params, int32_t output_index) {

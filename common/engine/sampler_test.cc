@@ -166,6 +166,29 @@ TEST(SamplerTest, CutSetsEqualBruteForce) {
   }
 }
 
+// Wide vocabularies take short cuts to the candidates: they must keep the same sets.
+TEST(SamplerTest, CutSetsOfAWideVocabularyEqualBruteForce) {
+  std::mt19937 random(8);
+  for (int round = 0; round < 12; ++round) {
+    SCOPED_TRACE(round);
+    auto logits = RandomLogits(random(), 3000 + random() % 200, 3.0f);
+    for (size_t i = 0; i < 40; ++i) logits[random() % logits.size()] = logits[0];
+    SamplingParams params{.temperature = round % 3 == 0 ? 0.4f : 1.5f, .seed = random()};
+    if (round % 2 == 0) params.top_k = static_cast<int32_t>(random() % 60 + 1);
+    if (round % 4 != 0) params.top_p = 0.3f + 0.1f * static_cast<float>(random() % 6);
+    const auto kept = KeptByBruteForce(logits, params);
+    std::set<int32_t> seen;
+    for (const auto& [id, count] : Draws(logits, params, 2000)) seen.insert(id);
+    EXPECT_TRUE(std::includes(kept.begin(), kept.end(), seen.begin(), seen.end()));
+    const auto p = Softmax(logits, static_cast<double>(params.temperature));
+    for (int32_t id : kept) {
+      if (p[static_cast<size_t>(id)] > 0.01) {
+        EXPECT_TRUE(seen.contains(id)) << id;
+      }
+    }
+  }
+}
+
 TEST(SamplerTest, TopPReachesFarIntoAFlatDistribution) {
   const std::vector<float> logits(1000, 1.5f);
   std::set<int32_t> seen;
