@@ -1,8 +1,8 @@
 // A GGUF file, mapped read-only: its metadata and where its tensors lie.
 //
-// Every offset, length and count is checked against the file's size with overflow-safe sums before use, and
-// nothing is allocated in proportion to a number read from the file that the file's own size does not
-// back: a hostile file yields an error, never a crash or a large allocation.
+// Every offset, length and count is checked against the file's size with overflow-safe sums before
+// use, and nothing is allocated in proportion to a number read from the file that the file's own
+// size does not back: a hostile file yields an error, never a crash or a large allocation.
 // Thread-safety: immutable after Open. Views stay valid as long as the GgufFile lives.
 #pragma once
 
@@ -30,13 +30,15 @@ struct GgufTensor {
 
 class GgufFile {
  public:
-  // NOT_FOUND, INVALID_ARGUMENT (what is wrong, at which byte), UNIMPLEMENTED (version, tensor type).
+  // NOT_FOUND, INVALID_ARGUMENT (what is wrong, at which byte), UNIMPLEMENTED (version, tensor
+  // type).
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
   ~GgufFile();
   GgufFile(const GgufFile&) = delete;
   GgufFile& operator=(const GgufFile&) = delete;
 
-  // NOT_FOUND when the key is missing, INVALID_ARGUMENT when it holds another type; both name the key.
+  // NOT_FOUND when the key is missing, INVALID_ARGUMENT when it holds another type; both name the
+  // key.
   absl::StatusOr<int64_t> Int(std::string_view key) const;  // any integer type that fits
   absl::StatusOr<double> Float(std::string_view key) const;
   absl::StatusOr<bool> Bool(std::string_view key) const;

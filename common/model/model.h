@@ -42,7 +42,8 @@ struct LayerWeights {
 
 class Model {
  public:
-  // Checks every tensor's presence, type and shape against the configuration before anything uses it.
+  // Checks every tensor's presence, type and shape against the configuration before anything uses
+  // it.
   static absl::StatusOr<std::shared_ptr<const Model>> Load(const std::string& path);
 
   ModelConfig config;
@@ -53,11 +54,13 @@ class Model {
   std::unique_ptr<Tokenizer> tokenizer;
   ChatTemplate chat_template;
   std::string path;
-  // Hex BLAKE2b-256 of (file content, tokenizer digest, RoPE and attention settings, KV format): workers
-  // with different fingerprints never exchange KV.
+  // Hex of 32 bytes of BLAKE2b-512 over (file content, tokenizer digest, RoPE and attention
+  // settings, KV format): workers with different fingerprints never exchange KV.
   std::string fingerprint;
 
  private:
+  absl::Status LoadWeights();
+
   std::unique_ptr<GgufFile> file_;
 };
 

@@ -24,20 +24,25 @@ class Tokenizer {
     bool add_bos = false;        // prepend bos_id(), where the vocabulary has one
     bool parse_special = false;  // "<|im_start|>" in the text becomes its control token
   };
-  // Any bytes are accepted: invalid UTF-8 is encoded byte by byte. Linear in text size up to BPE's n log n.
+  // Any bytes are accepted, up to 2 GiB: what is not UTF-8 is encoded byte by byte. Bytes for which
+  // the vocabulary has no token are left out, as the model's own tokenizer does; SmolLM2 lacks six
+  // control characters (0x04 0x06 0x13 0x14 0x16 0x1D) and bytes that no assigned character needs.
+  // All else decodes to the same bytes. Linear in text size up to BPE's n log n.
   virtual std::vector<int32_t> Encode(std::string_view text, Options options) const = 0;
-  // The bytes of one token, which may be part of a UTF-8 sequence; control tokens give "" unless `special`.
+  // The bytes of one token, which may be part of a UTF-8 sequence; control tokens give ""
+  // unless `special`, ids outside of the vocabulary always.
   virtual std::string_view Piece(int32_t id, bool special = false) const = 0;
 
   virtual int32_t vocab_size() const = 0;
   virtual int32_t bos_id() const = 0;  // -1: none
   virtual int32_t eos_id() const = 0;
   virtual std::span<const int32_t> end_of_generation_ids() const = 0;  // eos, eot, "<|im_end|>"…
-  virtual bool adds_bos() const = 0;                                   // the file asks for it on raw text
-  virtual std::string_view digest() const = 0;                         // 32 bytes over everything above
+  virtual bool adds_bos() const = 0;            // the file asks for it on raw text
+  virtual std::string_view digest() const = 0;  // 32 bytes over everything above
 };
 
-// Turns a stream of ids into valid UTF-8: holds back an unfinished sequence, replaces a broken one by U+FFFD.
+// Turns a stream of ids into valid UTF-8: holds back an unfinished sequence, replaces a broken one
+// by U+FFFD.
 class Detokenizer {
  public:
   explicit Detokenizer(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}

@@ -1,5 +1,5 @@
-// Writes a small `llama` model with random weights, a `smollm` tokenizer and a ChatML template: what
-// tests of the engine and the services load in milliseconds. Stateless; safe from any thread.
+// Writes a small `llama` model with random weights, a `smollm` tokenizer and a ChatML template:
+// what tests of the engine and the services load in milliseconds. Stateless; safe from any thread.
 #pragma once
 
 #include <cstdint>
@@ -25,8 +25,8 @@ struct TinyModelOptions {
   uint64_t seed = 1;            // the same options give the same bytes
 };
 
-// INVALID_ARGUMENT for sizes that no model can have (a vocabulary out of range, columns that are not
-// whole blocks of the weight type) or a path that cannot be written.
+// INVALID_ARGUMENT for sizes that no model can have (a vocabulary out of range, columns that are
+// not whole blocks of the weight type) or a path that cannot be written.
 absl::Status WriteTinyModel(const std::string& path, const TinyModelOptions& options = {});
 
 }  // namespace trivium::model

@@ -1,0 +1,31 @@
+#include "common/model/tokenizer.h"
+#include "common/model/utf8.h"
+
+namespace trivium::model {
+namespace {
+
+constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
+
+}  // namespace
+
+std::string Detokenizer::Add(int32_t id) {
+  held_ += tokenizer_.Piece(id);
+  std::string whole;
+  std::string_view rest = held_;
+  while (!rest.empty()) {
+    const Utf8Char c = DecodeUtf8(rest);
+    if (c.unfinished) break;
+    whole += c.valid ? rest.substr(0, c.length) : kReplacement;
+    rest.remove_prefix(c.length);
+  }
+  held_ = std::string(rest);
+  return whole;
+}
+
+std::string Detokenizer::Flush() {
+  const bool broken = !held_.empty();
+  held_.clear();
+  return broken ? std::string(kReplacement) : std::string();
+}
+
+}  // namespace trivium::model

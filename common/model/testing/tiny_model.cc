@@ -1,0 +1,207 @@
+#include "common/model/testing/tiny_model.h"
+
+#include <cmath>
+#include <cstring>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "common/model/byte_alphabet.h"
+#include "common/model/testing/gguf_writer.h"
+
+namespace trivium::model {
+namespace {
+
+using kernels::WeightType;
+
+constexpr int kControlTokens = 3;
+constexpr int kLeastVocab = 260;
+constexpr int kMostVocab = kControlTokens + 256 + 26 * 26;
+constexpr char kTemplate[] =
+    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
+    "{{ '<|im_start|>system\nYou are tiny.<|im_end|>\n' }}{% endif %}"
+    "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+template <typename T>
+void Append(std::string& out, T value) {
+  char bytes[sizeof(T)];
+  std::memcpy(bytes, &value, sizeof(T));
+  out.append(bytes, sizeof(T));
+}
+
+// Standard deviation of the quants below, by which a block's scale gives the wanted one.
+constexpr float kSigmaOf16Levels = 4.61f;
+constexpr float kSigmaOf256Levels = 73.9f;
+
+class RandomTensors {
+ public:
+  explicit RandomTensors(uint64_t seed) : generator_(seed) {}
+
+  std::string Norm(int size) {
+    std::string out;
+    for (int i = 0; i < size; ++i) Append(out, 1.0f + 0.1f * Normal());
+    return out;
+  }
+
+  std::string Matrix(WeightType type, int64_t rows, int64_t cols, float sigma) {
+    std::string out;
+    for (int64_t i = 0; i < rows * cols; i += kernels::BlockElems(type)) {
+      AppendBlock(type, sigma, out);
+    }
+    return out;
+  }
+
+ private:
+  float Normal() { return normal_(generator_); }
+  uint8_t Byte() { return static_cast<uint8_t>(generator_()); }
+  void AppendBytes(int count, std::string& out) {
+    for (int i = 0; i < count; ++i) Append(out, Byte());
+  }
+
+  void AppendBlock(WeightType type, float sigma, std::string& out) {
+    // Scales that differ from block to block, so that a kernel mixing them up is seen.
+    float spread = 0.75f + 0.5f * static_cast<float>(Byte()) / 255.0f;
+    float d16 = sigma * spread / kSigmaOf16Levels;
+    switch (type) {
+      case WeightType::kF32:
+        return Append(out, sigma * Normal());
+      case WeightType::kF16:
+        return Append(out, kernels::FloatToHalf(sigma * Normal()));
+      case WeightType::kBF16: {
+        float value = sigma * Normal();
+        uint32_t bits;
+        std::memcpy(&bits, &value, sizeof(bits));
+        return Append(out, static_cast<uint16_t>(bits >> 16));
+      }
+      case WeightType::kQ8_0:
+        Append(out, kernels::FloatToHalf(sigma * spread / kSigmaOf256Levels));
+        return AppendBytes(32, out);
+      case WeightType::kQ4_0:
+        Append(out, kernels::FloatToHalf(d16));
+        return AppendBytes(16, out);
+      case WeightType::kQ4_1:
+        Append(out, kernels::FloatToHalf(d16));
+        Append(out, kernels::FloatToHalf(-7.5f * d16));
+        return AppendBytes(16, out);
+    }
+  }
+
+  std::mt19937_64 generator_;
+  std::normal_distribution<float> normal_;
+};
+
+std::string BytePiece(uint8_t byte) {
+  std::string out;
+  AppendByteSymbol(byte, out);
+  return out;
+}
+
+// Control tokens, the 256 bytes, then as many merges of two letters or words as there is room for.
+void AddTokenizer(const TinyModelOptions& options, GgufWriter& writer) {
+  std::vector<std::string> tokens = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
+  std::vector<int32_t> types(kControlTokens, 3);
+  for (int byte = 0; byte < 256; ++byte) tokens.push_back(BytePiece(static_cast<uint8_t>(byte)));
+  std::vector<std::string> merges;
+  std::set<std::string> seen;
+  auto add = [&](const std::string& left, const std::string& right) {
+    if (static_cast<int>(tokens.size()) >= options.vocab) return;
+    if (!seen.insert(left + right).second) return;
+    merges.push_back(left + " " + right);
+    tokens.push_back(left + right);
+  };
+  const std::string space = BytePiece(' ');
+  add(space, "t");
+  add(space, "a");
+  add("h", "e");
+  add("i", "n");
+  add(space + "t", "he");
+  add("in", "g");
+  add(space, space);
+  for (char left = 'a'; left <= 'z'; ++left) {
+    for (char right = 'a'; right <= 'z'; ++right) add({left}, {right});
+  }
+  types.resize(tokens.size(), 1);
+  writer.AddString("tokenizer.ggml.model", "gpt2");
+  writer.AddString("tokenizer.ggml.pre", "smollm");
+  writer.AddStrings("tokenizer.ggml.tokens", tokens);
+  writer.AddInt32s("tokenizer.ggml.token_type", types);
+  writer.AddStrings("tokenizer.ggml.merges", merges);
+  writer.AddUint32("tokenizer.ggml.bos_token_id", 1);
+  writer.AddUint32("tokenizer.ggml.eos_token_id", 2);
+  writer.AddBool("tokenizer.ggml.add_bos_token", false);
+  writer.AddString("tokenizer.chat_template", kTemplate);
+}
+
+void AddConfig(const TinyModelOptions& o, GgufWriter& writer) {
+  auto number = [&](const char* key, int value) {
+    writer.AddUint32(std::string("llama.") + key, static_cast<uint32_t>(value));
+  };
+  writer.AddString("general.architecture", "llama");
+  writer.AddString("general.name", "tiny");
+  number("block_count", o.layers);
+  number("context_length", o.context);
+  number("embedding_length", o.hidden);
+  number("feed_forward_length", o.ffn);
+  number("attention.head_count", o.heads);
+  number("attention.head_count_kv", o.kv_heads);
+  number("attention.key_length", o.head_dim);
+  number("attention.value_length", o.head_dim);
+  number("rope.dimension_count", o.head_dim);
+  number("vocab_size", o.vocab);
+  writer.AddFloat("llama.rope.freq_base", 10000.0f);
+  writer.AddFloat("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+}
+
+void AddWeights(const TinyModelOptions& o, GgufWriter& writer) {
+  RandomTensors random(o.seed);
+  auto matrix = [&](const std::string& name, WeightType type, int rows, int cols, float sigma) {
+    writer.AddTensor(name, {cols, rows}, type, random.Matrix(type, rows, cols, sigma));
+  };
+  auto linear = [&](const std::string& name, int rows, int cols) {
+    matrix(name, o.linear_type, rows, cols, 1.0f / std::sqrt(static_cast<float>(cols)));
+  };
+  auto norm = [&](const std::string& name) {
+    writer.AddTensor(name, {o.hidden}, WeightType::kF32, random.Norm(o.hidden));
+  };
+  matrix("token_embd.weight", o.embedding_type, o.vocab, o.hidden, 1.0f);
+  for (int i = 0; i < o.layers; ++i) {
+    const std::string layer = fmt::format("blk.{}.", i);
+    norm(layer + "attn_norm.weight");
+    linear(layer + "attn_q.weight", o.heads * o.head_dim, o.hidden);
+    linear(layer + "attn_k.weight", o.kv_heads * o.head_dim, o.hidden);
+    linear(layer + "attn_v.weight", o.kv_heads * o.head_dim, o.hidden);
+    linear(layer + "attn_output.weight", o.hidden, o.heads * o.head_dim);
+    norm(layer + "ffn_norm.weight");
+    linear(layer + "ffn_gate.weight", o.ffn, o.hidden);
+    linear(layer + "ffn_up.weight", o.ffn, o.hidden);
+    linear(layer + "ffn_down.weight", o.hidden, o.ffn);
+  }
+  norm("output_norm.weight");
+  if (!o.tied_embedding) {
+    // Logits with a standard deviation of 4: greedy choices with margins like a trained model's.
+    matrix("output.weight", o.embedding_type, o.vocab, o.hidden,
+           4.0f / std::sqrt(static_cast<float>(o.hidden)));
+  }
+}
+
+}  // namespace
+
+absl::Status WriteTinyModel(const std::string& path, const TinyModelOptions& options) {
+  if (options.vocab < kLeastVocab || options.vocab > kMostVocab) {
+    return InvalidArgument("vocab {} is not from {} to {}", options.vocab, kLeastVocab, kMostVocab);
+  }
+  for (int cols : {options.hidden, options.ffn, options.heads * options.head_dim}) {
+    if (cols <= 0 || cols % kernels::BlockElems(options.linear_type) != 0 ||
+        options.hidden % kernels::BlockElems(options.embedding_type) != 0) {
+      return InvalidArgument("rows of {} elements are not whole blocks", cols);
+    }
+  }
+  GgufWriter writer;
+  AddConfig(options, writer);
+  AddTokenizer(options, writer);
+  AddWeights(options, writer);
+  return writer.WriteFile(path);
+}
+
+}  // namespace trivium::model
