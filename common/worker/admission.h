@@ -1,0 +1,37 @@
+// How many requests a worker has taken, and whether it takes more. Refusals are counted.
+// Thread-safety: all methods, any thread. Every successful Enter is followed by one Leave.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+
+#include "common/base/status.h"
+
+namespace trivium::worker {
+
+class Admission {
+ public:
+  explicit Admission(int32_t requests_max) : requests_max_(requests_max) {}
+
+  // UNAVAILABLE while draining; RESOURCE_EXHAUSTED with a retry hint when requests_max are inside.
+  absl::Status Enter();
+  void Leave();
+  void Drain();
+
+  bool draining() const;
+  int32_t requests() const;
+  int64_t refused() const;
+  int32_t requests_max() const { return requests_max_; }
+
+ private:
+  const int32_t requests_max_;
+  mutable std::mutex mutex_;
+  int32_t requests_ = 0;
+  int64_t refused_ = 0;
+  bool draining_ = false;
+};
+
+// RESOURCE_EXHAUSTED whose text ends in a hint when to try again.
+absl::Status RetryLater(std::string_view reason);
+
+}  // namespace trivium::worker

@@ -1,0 +1,252 @@
+#include "common/worker/convert.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "trivium/v1/stage.pb.h"
+
+namespace trivium::worker {
+namespace {
+
+constexpr size_t kRequestIdBytesMax = 64;
+constexpr size_t kAddressBytesMax = 4096;
+
+bool IsIdCharacter(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+         c == '_' || c == '-';
+}
+
+absl::StatusOr<transfer::Credentials> ToCredentials(const v1::RequestKey& key) {
+  const std::string& id = key.request_id();
+  if (id.empty() || id.size() > kRequestIdBytesMax ||
+      !std::all_of(id.begin(), id.end(), IsIdCharacter)) {
+    return InvalidArgument("key.request_id must be 1 … {} characters of [A-Za-z0-9._-]",
+                           kRequestIdBytesMax);
+  }
+  if (key.attempt() == 0) return InvalidArgument("key.attempt is 0, counts from 1");
+  transfer::Credentials credentials{.request = {id}, .attempt = {key.attempt()}};
+  if (key.secret().size() != credentials.secret.size()) {
+    return InvalidArgument("key.secret has {} bytes, must have {}", key.secret().size(),
+                           credentials.secret.size());
+  }
+  std::copy(key.secret().begin(), key.secret().end(), credentials.secret.begin());
+  return credentials;
+}
+
+engine::SamplingParams ToParams(const v1::StageSampling& message) {
+  return {.temperature = message.temperature(),
+          .top_k = message.top_k(),
+          .top_p = message.top_p(),
+          .seed = message.seed(),
+          .max_tokens = message.max_tokens(),
+          .min_tokens = message.min_tokens(),
+          .ignore_eos = message.ignore_eos(),
+          .stop_token_ids = {message.stop_token_ids().begin(), message.stop_token_ids().end()},
+          .logprobs = message.logprobs()};
+}
+
+absl::Status CheckTokens(const google::protobuf::RepeatedField<int32_t>& ids,
+                         const StageLimits& limits) {
+  if (ids.empty()) return InvalidArgument("token_ids is empty");
+  if (ids.size() > limits.context) {
+    return InvalidArgument("token_ids has {} tokens, the context is {}", ids.size(),
+                           limits.context);
+  }
+  for (int i = 0; i < ids.size(); ++i) {
+    if (ids[i] >= 0 && ids[i] < limits.vocab) continue;
+    return InvalidArgument("token_ids[{}] is {}, must be 0 … {}", i, ids[i], limits.vocab - 1);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLengths(const StageRequest& request, const StageLimits& limits) {
+  const int32_t max_tokens = request.sampling.max_tokens;
+  if (request.output_index < 0 || request.output_index >= max_tokens) {
+    return InvalidArgument("output_index is {}, must be 0 … {} (sampling.max_tokens - 1)",
+                           request.output_index, max_tokens - 1);
+  }
+  if (request.output_index >= request.prompt_tokens()) {
+    return InvalidArgument("output_index is {}, but token_ids holds only {} tokens",
+                           request.output_index, request.prompt_tokens());
+  }
+  if (request.remaining_tokens() > limits.context - request.prompt_tokens()) {
+    return InvalidArgument("sampling.max_tokens leaves {} tokens after {} of a context of {}",
+                           request.remaining_tokens(), request.prompt_tokens(), limits.context);
+  }
+  return absl::OkStatus();
+}
+
+// Both messages share these fields by name.
+template <typename Message>
+absl::StatusOr<StageRequest> ToRequest(const Message& message, const StageLimits& limits) {
+  if (message.fingerprint() != limits.fingerprint) {
+    return FailedPrecondition("fingerprint is not that of this worker's model");
+  }
+  ASSIGN_OR_RETURN(transfer::Credentials key, ToCredentials(message.key()));
+  RETURN_IF_ERROR(CheckTokens(message.token_ids(), limits));
+  StageRequest request{.key = std::move(key),
+                       .token_ids = {message.token_ids().begin(), message.token_ids().end()},
+                       .output_index = message.output_index(),
+                       .sampling = ToParams(message.sampling())};
+  RETURN_IF_ERROR(engine::Validate(request.sampling, limits.vocab));
+  RETURN_IF_ERROR(CheckLengths(request, limits));
+  return request;
+}
+
+const char* FinishName(engine::FinishReason finish) {
+  switch (finish) {
+    case engine::FinishReason::kNone:
+      return "";
+    case engine::FinishReason::kStop:
+      return "stop";
+    case engine::FinishReason::kLength:
+      return "length";
+  }
+  return "";
+}
+
+bool ParseFinish(const std::string& name, engine::FinishReason* finish) {
+  for (auto reason :
+       {engine::FinishReason::kNone, engine::FinishReason::kStop, engine::FinishReason::kLength}) {
+    if (name != FinishName(reason)) continue;
+    *finish = reason;
+    return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+absl::Status CheckNumerics(std::string_view ours, std::string_view theirs) {
+  constexpr std::string_view kFast = "fast/";
+  if (theirs.empty() || ours == theirs) return absl::OkStatus();
+  if (ours.starts_with(kFast) && theirs.starts_with(kFast)) return absl::OkStatus();
+  return FailedPrecondition("numerics_class \"{}\" cannot be served by \"{}\"", theirs, ours);
+}
+
+absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,
+                                            const StageLimits& limits) {
+  return ToRequest(message, limits);
+}
+
+absl::StatusOr<StageRequest> ToStageRequest(const v1::DecodeRequest& message,
+                                            const StageLimits& limits) {
+  RETURN_IF_ERROR(CheckNumerics(limits.numerics_class, message.numerics_class()));
+  return ToRequest(message, limits);
+}
+
+absl::StatusOr<transfer::Ticket> ToTicket(const v1::LandingTicket& message, int32_t prompt_tokens) {
+  if (message.address().empty() || message.address().size() > kAddressBytesMax) {
+    return InvalidArgument("ticket.address has {} bytes, must have 1 … {}",
+                           message.address().size(), kAddressBytesMax);
+  }
+  if (message.wire_format() != static_cast<uint32_t>(transfer::WireFormat::kF16)) {
+    return InvalidArgument("ticket.wire_format is {}, this worker speaks {}", message.wire_format(),
+                           static_cast<uint32_t>(transfer::WireFormat::kF16));
+  }
+  if (message.token_end() != prompt_tokens) {
+    return InvalidArgument("ticket.token_end is {}, the prompt has {} tokens", message.token_end(),
+                           prompt_tokens);
+  }
+  if (message.token_begin() < 0 || message.token_begin() >= prompt_tokens) {
+    return InvalidArgument("ticket.token_begin is {}, must be 0 … {}", message.token_begin(),
+                           prompt_tokens - 1);
+  }
+  for (const auto& [name, value] :
+       {std::pair{"layers", message.layers()}, std::pair{"row_elems", message.row_elems()},
+        std::pair{"block_tokens", message.block_tokens()}}) {
+    if (value < 1) return InvalidArgument("ticket.{} is {}, must be at least 1", name, value);
+  }
+  return transfer::Ticket{.address = message.address(),
+                          .epoch = {message.epoch()},
+                          .landing_id = message.landing_id(),
+                          .generation = message.generation(),
+                          .wire_format = transfer::WireFormat::kF16,
+                          .layers = message.layers(),
+                          .token_begin = message.token_begin(),
+                          .token_end = message.token_end(),
+                          .row_elems = message.row_elems(),
+                          .block_tokens = message.block_tokens()};
+}
+
+void ToMessage(const transfer::Ticket& ticket, v1::LandingTicket* message) {
+  message->set_address(ticket.address);
+  message->set_epoch(ticket.epoch.value);
+  message->set_landing_id(ticket.landing_id);
+  message->set_generation(ticket.generation);
+  message->set_wire_format(static_cast<uint32_t>(ticket.wire_format));
+  message->set_layers(ticket.layers);
+  message->set_token_begin(ticket.token_begin);
+  message->set_token_end(ticket.token_end);
+  message->set_row_elems(ticket.row_elems);
+  message->set_block_tokens(ticket.block_tokens);
+}
+
+void ToMessage(const engine::SamplingParams& params, v1::StageSampling* message) {
+  message->set_temperature(params.temperature);
+  message->set_top_k(params.top_k);
+  message->set_top_p(params.top_p);
+  message->set_seed(params.seed);
+  message->set_max_tokens(params.max_tokens);
+  message->set_min_tokens(params.min_tokens);
+  message->set_ignore_eos(params.ignore_eos);
+  message->mutable_stop_token_ids()->Assign(params.stop_token_ids.begin(),
+                                            params.stop_token_ids.end());
+  message->set_logprobs(params.logprobs);
+}
+
+void ToMessage(const OutputToken& token, v1::StageToken* message) {
+  message->set_index(token.index);
+  message->set_id(token.token.id);
+  if (token.has_logprob) message->set_logprob(token.token.logprob);
+  for (const auto& [id, logprob] : token.token.top) {
+    v1::StageTokenLogprob* top = message->add_top();
+    top->set_id(id);
+    top->set_logprob(logprob);
+  }
+  message->set_finish_reason(FinishName(token.finish));
+}
+
+absl::StatusOr<OutputToken> ToToken(const v1::StageToken& message, int32_t vocab) {
+  OutputToken token;
+  token.index = message.index();
+  const auto is_id = [vocab](int32_t id) { return id >= 0 && id < vocab; };
+  if (message.index() < 0) return InvalidArgument("token.index is {}", message.index());
+  if (!is_id(message.id())) return InvalidArgument("token.id is {}", message.id());
+  if (!ParseFinish(message.finish_reason(), &token.finish)) {
+    return InvalidArgument("token.finish_reason is none of \"\", stop, length");
+  }
+  if (message.top_size() > engine::kMaxLogprobs) {
+    return InvalidArgument("token.top has {} entries, at most {}", message.top_size(),
+                           engine::kMaxLogprobs);
+  }
+  token.token.id = message.id();
+  token.has_logprob = message.has_logprob();
+  token.token.logprob = message.logprob();
+  for (const v1::StageTokenLogprob& top : message.top()) {
+    if (!is_id(top.id())) return InvalidArgument("token.top.id is {}", top.id());
+    token.token.top.emplace_back(top.id(), top.logprob());
+  }
+  return token;
+}
+
+std::string SerializeTail(const OutputToken& token) {
+  v1::StageToken message;
+  ToMessage(token, &message);
+  return message.SerializeAsString();
+}
+
+absl::StatusOr<OutputToken> ParseTail(const std::string& tail, int32_t vocab,
+                                      int32_t output_index) {
+  v1::StageToken message;
+  if (!message.ParseFromString(tail)) return absl::DataLossError("the tail is no token");
+  absl::StatusOr<OutputToken> token = ToToken(message, vocab);
+  if (!token.ok()) return absl::DataLossError("the tail is no token: " + Message(token.status()));
+  if (token->index != output_index) {
+    return absl::DataLossError(
+        fmt::format("the tail's token has index {}, {} was due", token->index, output_index));
+  }
+  return token;
+}
+
+}  // namespace trivium::worker

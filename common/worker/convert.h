@@ -1,0 +1,52 @@
+// Between the stage messages and checked values. Stateless; safe from any thread.
+// Errors are INVALID_ARGUMENT and name the field, unless stated otherwise.
+#pragma once
+
+#include <string>
+#include <string_view>
+
+#include "common/base/status.h"
+#include "common/worker/types.h"
+
+namespace trivium::v1 {
+class DecodeRequest;
+class LandingTicket;
+class PrefillRequest;
+class StageSampling;
+class StageToken;
+}  // namespace trivium::v1
+
+namespace trivium::worker {
+
+// What a worker can serve.
+struct StageLimits {
+  int32_t vocab = 0;
+  int32_t context = 0;
+  std::string_view fingerprint;     // another one is FAILED_PRECONDITION
+  std::string_view numerics_class;  // see CheckNumerics
+};
+
+absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,
+                                            const StageLimits& limits);
+// Also checks message.numerics_class.
+absl::StatusOr<StageRequest> ToStageRequest(const v1::DecodeRequest& message,
+                                            const StageLimits& limits);
+
+// Workers of different numerics classes pair under "fast" alone: FAILED_PRECONDITION otherwise. An
+// empty `theirs` is not checked.
+absl::Status CheckNumerics(std::string_view ours, std::string_view theirs);
+
+// `prompt_tokens`: what the ticket must end at.
+absl::StatusOr<transfer::Ticket> ToTicket(const v1::LandingTicket& message, int32_t prompt_tokens);
+void ToMessage(const transfer::Ticket& ticket, v1::LandingTicket* message);
+
+void ToMessage(const engine::SamplingParams& params, v1::StageSampling* message);
+
+void ToMessage(const OutputToken& token, v1::StageToken* message);
+absl::StatusOr<OutputToken> ToToken(const v1::StageToken& message, int32_t vocab);
+
+// The tail that follows the last KV row: the first token. ParseTail: DATA_LOSS when it is not one.
+std::string SerializeTail(const OutputToken& token);
+absl::StatusOr<OutputToken> ParseTail(const std::string& tail, int32_t vocab, int32_t output_index);
+
+}  // namespace trivium::worker

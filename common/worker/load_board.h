@@ -1,0 +1,42 @@
+// What an engine thread last said about its load, for whoever watches the worker.
+// Thread-safety: all methods, any thread.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+
+namespace trivium::worker {
+
+struct Load {
+  uint64_t steps = 0;
+  int32_t requests_running = 0;
+  int32_t requests_waiting = 0;
+  int32_t requests_max = 0;  // running and waiting together
+  int64_t prompt_tokens_waiting = 0;
+  bool draining = false;
+};
+
+class LoadBoard {
+ public:
+  // All but `draining`, which has its own setter and never goes back.
+  void Set(const Load& load) {
+    std::lock_guard lock(mutex_);
+    const bool draining = load_.draining;
+    load_ = load;
+    load_.draining = draining;
+  }
+  void SetDraining() {
+    std::lock_guard lock(mutex_);
+    load_.draining = true;
+  }
+  Load Get() const {
+    std::lock_guard lock(mutex_);
+    return load_;
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  Load load_;
+};
+
+}  // namespace trivium::worker

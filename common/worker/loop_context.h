@@ -1,0 +1,57 @@
+// What a step loop works with, and what it tells about its steps and requests.
+// Everything pointed to outlives the loop.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+
+#include "common/base/clock.h"
+#include "common/base/status.h"
+#include "common/engine/engine.h"
+#include "common/kv/block_pool.h"
+#include "common/transfer/transport.h"
+#include "common/worker/load_board.h"
+
+namespace trivium::worker {
+
+// The part of one request in a step.
+struct RangeRecord {
+  uint64_t request = 0;  // the loop's own number of it
+  int32_t position = 0;
+  int32_t rows = 0;
+};
+
+struct StepRecord {
+  std::span<const RangeRecord> ranges;
+  int64_t rows = 0;
+  int64_t keys = 0;  // sum over the rows of the keys that each sees
+  double seconds = 0;
+};
+
+// Called on the engine's thread; must not block.
+class LoopProbe {
+ public:
+  virtual ~LoopProbe() = default;
+  virtual void OnStep(const StepRecord& step) = 0;
+  virtual void OnFirstToken(double seconds_since_submit) = 0;
+  virtual void OnEnd(const absl::Status& status) = 0;  // of a request
+};
+
+struct LoopContext {
+  engine::Engine* engine = nullptr;  // driven by the loop's thread alone
+  kv::BlockPool* pool = nullptr;
+  transfer::Transport* transport = nullptr;
+  LoadBoard* board = nullptr;
+  LoopProbe* probe = nullptr;
+  Clock* clock = &Clock::Real();
+  int32_t step_tokens = 512;                                      // rows of one step at most
+  int32_t requests_max = 64;                                      // running and waiting together
+  Duration keep_alive_interval = std::chrono::milliseconds(250);  // of landings that wait
+};
+
+inline double SecondsBetween(TimePoint begin, TimePoint end) {
+  return std::chrono::duration<double>(end - begin).count();
+}
+
+}  // namespace trivium::worker

@@ -1,0 +1,166 @@
+#include "common/worker/runtime.h"
+
+#include <random>
+#include <utility>
+
+#include "common/config/config.h"
+#include "common/config/flags.h"
+#include "kernels/ops.h"
+#include "trivium/v1/stage.pb.h"
+
+namespace trivium::worker {
+namespace {
+
+constexpr int kBlockTokens = 16;
+
+std::string SupportedIsaNames() {
+  std::string names;
+  for (kernels::Isa isa : kernels::SupportedIsas()) {
+    if (!names.empty()) names += ", ";
+    names += kernels::IsaName(isa);
+  }
+  return names;
+}
+
+absl::StatusOr<std::unique_ptr<kernels::Ops>> CreateOps(const v1::EngineConfig& config) {
+  kernels::OpsOptions options{.isa = kernels::BestIsa(), .threads = config.threads()};
+  if (config.isa() != "auto" && !kernels::ParseIsa(config.isa(), &options.isa)) {
+    return InvalidArgument("engine.isa \"{}\" is none of auto, reference, avx2, avx512, amx",
+                           config.isa());
+  }
+  if (config.numerics() == "batch_invariant") {
+    options.numerics = kernels::Numerics::kBatchInvariant;
+  } else if (config.numerics() != "fast") {
+    return InvalidArgument("engine.numerics \"{}\" is none of fast, batch_invariant",
+                           config.numerics());
+  }
+  std::unique_ptr<kernels::Ops> ops = kernels::MakeOps(options);
+  if (ops == nullptr) {
+    return FailedPrecondition("engine.isa: this machine cannot run {}; it can run {}",
+                              kernels::IsaName(options.isa), SupportedIsaNames());
+  }
+  return ops;
+}
+
+WorkerEpoch DrawEpoch() {
+  std::random_device random;
+  const uint64_t value = uint64_t{random()} << 32 | random();
+  return {value == 0 ? 1 : value};
+}
+
+// The configured name, else role and port, else role and epoch: a port that the system will pick is
+// not known yet, and a socket path has none.
+std::string NameOf(const v1::WorkerConfig& config, std::string_view role, WorkerEpoch epoch) {
+  if (!config.worker_id().empty()) return config.worker_id();
+  const std::string& listen = config.server().listen();
+  const std::string port = listen.substr(listen.rfind(':') + 1);
+  const bool is_number = port.find_first_not_of("0123456789") == std::string::npos;
+  if (is_number && port != "0") return fmt::format("{}-{}", role, port);
+  return fmt::format("{}-{:08x}", role, epoch.value >> 32);
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
+    const v1::WorkerConfig& config, std::string_view role, const TransportFactory& make_transport) {
+  std::unique_ptr<WorkerRuntime> runtime(new WorkerRuntime());
+  runtime->config_ = config;
+  runtime->role_ = role;
+  runtime->epoch_ = DrawEpoch();
+  runtime->worker_id_ = NameOf(config, role, runtime->epoch_);
+  ASSIGN_OR_RETURN(runtime->cluster_token_,
+                   config::ReadClusterToken(config.server().cluster_token_file()));
+  ASSIGN_OR_RETURN(runtime->model_, model::Model::Load(config.model().path()));
+  RETURN_IF_ERROR(runtime->CreateEngine());
+  RETURN_IF_ERROR(runtime->CreateTransport(make_transport));
+  runtime->board_ = std::make_unique<LoadBoard>();
+  runtime->metrics_ = std::make_unique<telemetry::Metrics>();
+  runtime->worker_metrics_ = std::make_unique<WorkerMetrics>(
+      *runtime->metrics_, *runtime->pool_, *runtime->transport_, *runtime->board_);
+  if (!config.server().metrics_listen().empty()) {
+    RETURN_IF_ERROR(runtime->metrics_->Serve(config.server().metrics_listen()));
+  }
+  return runtime;
+}
+
+absl::Status WorkerRuntime::CreateEngine() {
+  ASSIGN_OR_RETURN(std::unique_ptr<kernels::Ops> ops, CreateOps(config_.engine()));
+  numerics_class_ = fmt::format("{}/{}", config_.engine().numerics(), kernels::IsaName(ops->isa()));
+  const model::ModelConfig& model = model_->config;
+  const kernels::KvLayout layout = engine::KvLayoutOf(model, kBlockTokens);
+  const int64_t block_bytes = layout.PageBytes() * model.layers;
+  const int64_t blocks = config_.engine().kv_memory_bytes() / block_bytes;
+  if (blocks < 1 || blocks > INT32_MAX) {
+    return InvalidArgument("engine.kv_memory_bytes {} holds {} KV blocks of {} bytes",
+                           config_.engine().kv_memory_bytes(), blocks, block_bytes);
+  }
+  ASSIGN_OR_RETURN(storage_,
+                   kv::KvStorage::Create(layout, model.layers, static_cast<int32_t>(blocks)));
+  pool_ = std::make_unique<kv::BlockPool>(static_cast<int32_t>(blocks),
+                                          [storage = storage_](BlockId b) { storage->Scrub(b); });
+  engine_ = std::make_unique<engine::Engine>(model_, std::move(ops), storage_);
+  return absl::OkStatus();
+}
+
+absl::Status WorkerRuntime::CreateTransport(const TransportFactory& make_transport) {
+  transfer::TransportOptions options;
+  options.storage = storage_;
+  options.epoch = epoch_;
+  options.timeouts.scale = config_.transfer().timeout_scale();
+  options.interface = config_.transfer().interface();
+  ASSIGN_OR_RETURN(transport_, make_transport(std::move(options)));
+  return absl::OkStatus();
+}
+
+LoopContext WorkerRuntime::loop_context() const {
+  const transfer::TransferTimeouts timeouts;
+  const double scale = config_.transfer().timeout_scale();
+  return {.engine = engine_.get(),
+          .pool = pool_.get(),
+          .transport = transport_.get(),
+          .board = board_.get(),
+          .probe = worker_metrics_.get(),
+          .clock = &Clock::Real(),
+          .step_tokens = config_.engine().step_tokens(),
+          .requests_max = config_.engine().requests_max(),
+          .keep_alive_interval =
+              std::chrono::duration_cast<Duration>(timeouts.unused_ticket * scale / 8)};
+}
+
+StageLimits WorkerRuntime::limits() const {
+  return {.vocab = model_->config.vocab,
+          .context = model_->config.context,
+          .fingerprint = model_->fingerprint,
+          .numerics_class = numerics_class_};
+}
+
+v1::WorkerState WorkerRuntime::State() const {
+  v1::WorkerState state;
+  state.set_worker_id(worker_id_);
+  state.set_role(role_);
+  state.set_epoch(epoch_.value);
+  state.set_fingerprint(model_->fingerprint);
+  state.set_numerics_class(numerics_class_);
+  state.set_wire_format(static_cast<uint32_t>(transfer::WireFormat::kF16));
+  state.set_version(std::string(config::Version()));
+  const Load load = board_->Get();
+  state.set_draining(load.draining);
+  state.set_steps(load.steps);
+  state.set_requests_running(load.requests_running);
+  state.set_requests_waiting(load.requests_waiting);
+  state.set_requests_max(load.requests_max);
+  state.set_prompt_tokens_waiting(load.prompt_tokens_waiting);
+  const kv::BlockPool::Counts blocks = pool_->counts();
+  state.set_blocks_total(blocks.total);
+  state.set_blocks_free(blocks.free);
+  state.set_blocks_used(blocks.used);
+  state.set_blocks_leased(blocks.leased);
+  state.set_block_tokens(kBlockTokens);
+  const engine::StepCost::Coefficients cost = worker_metrics_->step_cost().coefficients();
+  state.set_step_cost_base_s(cost.a);
+  state.set_step_cost_per_row_s(cost.b);
+  state.set_step_cost_per_key_s(cost.c);
+  return state;
+}
+
+}  // namespace trivium::worker

@@ -1,0 +1,76 @@
+// Everything that a worker process holds besides its stage: model, engine, KV pool, transport,
+// metrics, load. Thread-safety: built on one thread; afterwards all const methods from any thread.
+// Members go in reverse order, so that the transport has stopped touching blocks before pool and
+// storage go.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "common/base/status.h"
+#include "common/engine/engine.h"
+#include "common/kv/block_pool.h"
+#include "common/kv/kv_storage.h"
+#include "common/model/model.h"
+#include "common/telemetry/metrics.h"
+#include "common/transfer/transport.h"
+#include "common/worker/convert.h"
+#include "common/worker/load_board.h"
+#include "common/worker/loop_context.h"
+#include "common/worker/worker_metrics.h"
+#include "trivium/v1/config.pb.h"
+
+namespace trivium::v1 {
+class WorkerState;
+}
+
+namespace trivium::worker {
+
+using TransportFactory =
+    std::function<absl::StatusOr<std::unique_ptr<transfer::Transport>>(transfer::TransportOptions)>;
+
+class WorkerRuntime {
+ public:
+  // Loads the model and takes the memory: about a second for a small model. `config` is complete
+  // (config::Complete). Errors are one readable line each.
+  static absl::StatusOr<std::unique_ptr<WorkerRuntime>> Create(
+      const v1::WorkerConfig& config, std::string_view role,
+      const TransportFactory& make_transport);
+  WorkerRuntime(const WorkerRuntime&) = delete;
+  WorkerRuntime& operator=(const WorkerRuntime&) = delete;
+
+  LoopContext loop_context() const;
+  StageLimits limits() const;
+  const std::string& worker_id() const { return worker_id_; }
+  const std::string& cluster_token() const { return cluster_token_; }
+  const std::string& numerics_class() const { return numerics_class_; }
+  const model::Model& model() const { return *model_; }
+  kv::BlockPool& pool() const { return *pool_; }
+  transfer::Transport& transport() const { return *transport_; }
+  telemetry::Metrics& metrics() const { return *metrics_; }
+  LoopProbe& probe() const { return *worker_metrics_; }
+  // All but the sequence number.
+  v1::WorkerState State() const;
+
+ private:
+  WorkerRuntime() = default;
+  absl::Status CreateEngine();
+  absl::Status CreateTransport(const TransportFactory& make_transport);
+
+  v1::WorkerConfig config_;
+  std::string role_, worker_id_, cluster_token_, numerics_class_;
+  WorkerEpoch epoch_;
+  std::shared_ptr<const model::Model> model_;
+  std::shared_ptr<kv::KvStorage> storage_;
+  std::unique_ptr<kv::BlockPool> pool_;
+  std::unique_ptr<engine::Engine> engine_;
+  std::unique_ptr<LoadBoard> board_;
+  std::unique_ptr<transfer::Transport> transport_;
+  // Scrapes read all of the above: the registry stops first.
+  std::unique_ptr<WorkerMetrics> worker_metrics_;
+  std::unique_ptr<telemetry::Metrics> metrics_;
+};
+
+}  // namespace trivium::worker

@@ -1,0 +1,164 @@
+#include "common/worker/worker_metrics.h"
+
+#include <array>
+#include <map>
+#include <mutex>
+#include <string>
+
+namespace trivium::worker {
+namespace {
+
+using telemetry::Counter;
+using telemetry::Gauge;
+using telemetry::Histogram;
+using telemetry::Labels;
+using telemetry::Metrics;
+
+// A counter that follows a sum kept elsewhere.
+struct Followed {
+  Counter* counter = nullptr;
+  double seen = 0;
+  void Follow(double sum) {
+    if (sum > seen) counter->Add(sum - seen);
+    seen = sum;
+  }
+};
+
+const std::map<absl::StatusCode, std::string>& Outcomes() {
+  static const std::map<absl::StatusCode, std::string> outcomes = {
+      {absl::StatusCode::kOk, "ok"},
+      {absl::StatusCode::kCancelled, "cancelled"},
+      {absl::StatusCode::kInvalidArgument, "invalid"},
+      {absl::StatusCode::kFailedPrecondition, "mismatch"},
+      {absl::StatusCode::kUnauthenticated, "unauthenticated"},
+      {absl::StatusCode::kResourceExhausted, "no_room"},
+      {absl::StatusCode::kUnavailable, "unavailable"},
+      {absl::StatusCode::kUnknown, "error"}};  // and every code without an entry
+  return outcomes;
+}
+
+}  // namespace
+
+struct WorkerMetrics::Handles {
+  explicit Handles(Metrics& metrics);
+
+  Histogram *step_seconds, *step_rows, *first_token_seconds;
+  Counter *steps, *rows;
+  std::map<absl::StatusCode, Counter*> requests;
+  Gauge *running, *waiting, *draining;
+  Gauge *blocks_total, *blocks_free, *blocks_used, *blocks_leased;
+  Gauge *cost_base, *cost_row, *cost_key;
+  Gauge *landings, *senders;
+
+  std::mutex mutex;  // of what follows, for scrapes at the same time
+  Followed sent, received, expired, lost;
+  std::array<Followed, static_cast<size_t>(transfer::Refusal::kCount)> refused;
+};
+
+WorkerMetrics::Handles::Handles(Metrics& metrics) {
+  step_seconds =
+      &metrics.AddHistogram("step_seconds", "Time of one engine step", Metrics::LatencyBuckets());
+  step_rows =
+      &metrics.AddHistogram("step_rows", "Rows of one engine step",
+                            {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192});
+  first_token_seconds = &metrics.AddHistogram("first_token_seconds",
+                                              "From a request's arrival to its first token here",
+                                              Metrics::LatencyBuckets());
+  steps = &metrics.AddCounter("steps_total", "Engine steps");
+  rows = &metrics.AddCounter("rows_total", "Rows of all engine steps");
+  for (const auto& [code, name] : Outcomes()) {
+    requests[code] =
+        &metrics.AddCounter("requests_total", "Requests that have ended", {{"outcome", name}});
+  }
+  running = &metrics.AddGauge("requests_running", "Requests that hold a place in the batch");
+  waiting = &metrics.AddGauge("requests_waiting", "Requests that wait for blocks or for their KV");
+  draining = &metrics.AddGauge("draining", "1 while no new request is taken");
+  const auto blocks = [&metrics](const char* state) {
+    return &metrics.AddGauge("kv_blocks", "KV blocks by state", {{"state", state}});
+  };
+  blocks_total = &metrics.AddGauge("kv_blocks_capacity", "KV blocks of the pool");
+  blocks_free = blocks("free");
+  blocks_used = blocks("used");
+  blocks_leased = blocks("leased");
+  const auto cost = [&metrics](const char* term) {
+    return &metrics.AddGauge("step_cost_seconds",
+                             "Fitted cost of a step: base + row * rows + key * keys",
+                             {{"term", term}});
+  };
+  cost_base = cost("base");
+  cost_row = cost("row");
+  cost_key = cost("key");
+  landings = &metrics.AddGauge("transfer_landings", "Landings open");
+  senders = &metrics.AddGauge("transfer_senders", "Senders open");
+  sent.counter = &metrics.AddCounter("kv_sent_bytes_total", "KV bytes sent");
+  received.counter = &metrics.AddCounter("kv_received_bytes_total", "KV bytes received");
+  expired.counter = &metrics.AddCounter("transfer_landings_expired_total",
+                                        "Landings that no message reached in time");
+  lost.counter = &metrics.AddCounter("transfer_peers_lost_total", "Peers that missed their lease");
+  for (size_t i = 0; i < refused.size(); ++i) {
+    refused[i].counter =
+        &metrics.AddCounter("transfer_refused_total", "Messages of peers refused, by reason",
+                            {{"reason", transfer::RefusalName(static_cast<transfer::Refusal>(i))}});
+  }
+}
+
+WorkerMetrics::WorkerMetrics(Metrics& metrics, const kv::BlockPool& pool,
+                             const transfer::Transport& transport, const LoadBoard& board)
+    : pool_(pool),
+      transport_(transport),
+      board_(board),
+      handles_(std::make_unique<Handles>(metrics)) {
+  metrics.OnScrape([this] { Refresh(); });
+}
+
+WorkerMetrics::~WorkerMetrics() = default;
+
+void WorkerMetrics::OnStep(const StepRecord& step) {
+  step_cost_.Observe(step.rows, step.keys, step.seconds);
+  handles_->step_seconds->Observe(step.seconds);
+  handles_->step_rows->Observe(static_cast<double>(step.rows));
+  handles_->steps->Add();
+  handles_->rows->Add(static_cast<double>(step.rows));
+}
+
+void WorkerMetrics::OnFirstToken(double seconds_since_submit) {
+  handles_->first_token_seconds->Observe(seconds_since_submit);
+}
+
+void WorkerMetrics::OnEnd(const absl::Status& status) {
+  const auto found = handles_->requests.find(status.code());
+  (found == handles_->requests.end() ? handles_->requests.at(absl::StatusCode::kUnknown)
+                                     : found->second)
+      ->Add();
+}
+
+void WorkerMetrics::Refresh() {
+  Handles& h = *handles_;
+  const Load load = board_.Get();
+  h.running->Set(load.requests_running);
+  h.waiting->Set(load.requests_waiting);
+  h.draining->Set(load.draining ? 1 : 0);
+  const kv::BlockPool::Counts blocks = pool_.counts();
+  h.blocks_total->Set(blocks.total);
+  h.blocks_free->Set(blocks.free);
+  h.blocks_used->Set(blocks.used);
+  h.blocks_leased->Set(blocks.leased);
+  const engine::StepCost::Coefficients cost = step_cost_.coefficients();
+  h.cost_base->Set(cost.a);
+  h.cost_row->Set(cost.b);
+  h.cost_key->Set(cost.c);
+  const transfer::TransferCounters counters = transport_.counters();
+  h.landings->Set(static_cast<double>(counters.landings_open));
+  h.senders->Set(static_cast<double>(counters.senders_open));
+
+  std::lock_guard lock(h.mutex);
+  h.sent.Follow(static_cast<double>(counters.bytes_sent));
+  h.received.Follow(static_cast<double>(counters.bytes_received));
+  h.expired.Follow(static_cast<double>(counters.landings_expired));
+  h.lost.Follow(static_cast<double>(counters.peers_lost));
+  for (size_t i = 0; i < h.refused.size(); ++i) {
+    h.refused[i].Follow(static_cast<double>(counters.refused[i]));
+  }
+}
+
+}  // namespace trivium::worker

@@ -1,0 +1,39 @@
+// The Prometheus metrics of a worker process: one place that knows their names. Thread-safety: all
+// methods, any thread. `pool`, `transport` and `board` outlive the scrapes.
+#pragma once
+
+#include <memory>
+
+#include "common/engine/step_cost.h"
+#include "common/kv/block_pool.h"
+#include "common/telemetry/metrics.h"
+#include "common/transfer/transport.h"
+#include "common/worker/load_board.h"
+#include "common/worker/loop_context.h"
+
+namespace trivium::worker {
+
+class WorkerMetrics final : public LoopProbe {
+ public:
+  WorkerMetrics(telemetry::Metrics& metrics, const kv::BlockPool& pool,
+                const transfer::Transport& transport, const LoadBoard& board);
+  ~WorkerMetrics() override;
+
+  void OnStep(const StepRecord& step) override;
+  void OnFirstToken(double seconds_since_submit) override;
+  void OnEnd(const absl::Status& status) override;
+
+  const engine::StepCost& step_cost() const { return step_cost_; }
+
+ private:
+  struct Handles;
+  void Refresh();
+
+  const kv::BlockPool& pool_;
+  const transfer::Transport& transport_;
+  const LoadBoard& board_;
+  engine::StepCost step_cost_;
+  std::unique_ptr<Handles> handles_;
+};
+
+}  // namespace trivium::worker

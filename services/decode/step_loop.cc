@@ -1,0 +1,296 @@
+#include "services/decode/step_loop.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/engine/sampler.h"
+#include "common/engine/step_cost.h"
+#include "common/telemetry/log.h"
+#include "common/worker/convert.h"
+
+namespace trivium::decode {
+namespace {
+
+template <typename... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+
+// One step has a row with logits for every running request.
+worker::LoopContext Bounded(worker::LoopContext context) {
+  context.requests_max =
+      std::min({context.requests_max, context.step_tokens, int32_t{engine::Engine::kMaxLogitRows}});
+  return context;
+}
+
+}  // namespace
+
+struct StepLoop::Job {
+  enum class State : uint8_t { kLanding, kRunning };
+
+  uint64_t number = 0;
+  worker::StageRequest request;
+  DecodeSink* sink = nullptr;
+  TimePoint submitted, joined;
+
+  State state = State::kLanding;
+  kv::Reservation blocks;
+  std::optional<uint64_t> landing_id;
+  int64_t kv_bytes = 0;  // that landed
+  int32_t tokens = 0;    // emitted here
+  int32_t last_id = 0;   // of the newest token, whose KV the next step computes
+  // Late callbacks of a request that has ended find this gone and post nothing.
+  std::shared_ptr<const uint64_t> alive;
+
+  // Of the newest token.
+  int32_t index() const { return request.output_index + tokens - 1; }
+  int32_t position() const { return request.prompt_tokens() + tokens - 1; }
+};
+
+StepLoop::StepLoop(const worker::LoopContext& context)
+    : context_(Bounded(context)),
+      admission_(context_.requests_max),
+      mailbox_(std::make_shared<worker::Mailbox<Command>>()) {
+  PublishLoad();
+  thread_ = std::thread([this] { Run(); });
+}
+
+StepLoop::~StepLoop() { Stop(); }
+
+absl::StatusOr<StepLoop::Submitted> StepLoop::Submit(worker::StageRequest request,
+                                                     DecodeSink* sink) {
+  RETURN_IF_ERROR(admission_.Enter());
+  return SubmitAdmitted(std::move(request), sink);
+}
+
+absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageRequest request,
+                                                             DecodeSink* sink) {
+  auto blocks =
+      context_.pool->Reserve(worker::BlocksFor(request.prompt_tokens() + request.remaining_tokens(),
+                                               context_.engine->storage().layout().block_tokens));
+  if (!blocks.ok()) {
+    admission_.Leave();
+    if (!absl::IsResourceExhausted(blocks.status())) return blocks.status();
+    return worker::RetryLater(Message(blocks.status()));
+  }
+  auto job = std::make_unique<Job>();
+  const uint64_t number = next_number_++;
+  job->number = number;
+  job->request = std::move(request);
+  job->sink = sink;
+  job->submitted = context_.clock->Now();
+  job->blocks = *std::move(blocks);
+  job->alive = std::make_shared<const uint64_t>(number);
+  transfer::LandingOptions landing = LandingFor(*job);
+  if (!mailbox_->Post(Reserved{std::move(job)})) {
+    admission_.Leave();
+    return Unavailable("the worker is stopping");
+  }
+  auto ticket = context_.transport->Expect(std::move(landing));
+  if (!ticket.ok()) {
+    mailbox_->Post(Cancelled{number, true});
+    return ticket.status();
+  }
+  mailbox_->Post(Expected{number, ticket->landing_id});
+  return Submitted{number, *std::move(ticket)};
+}
+
+// The job must be in the mailbox before the landing is open, so that its arrival finds it there.
+transfer::LandingOptions StepLoop::LandingFor(const Job& job) const {
+  uint64_t generation = 0;
+  for (BlockId block : job.blocks.blocks()) {
+    generation = std::max<uint64_t>(generation, context_.pool->generation(block));
+  }
+  const std::weak_ptr<const uint64_t> alive = job.alive;
+  const std::span<const BlockId> blocks = job.blocks.blocks();
+  return {.credentials = job.request.key,
+          .into = {.blocks = {blocks.begin(), blocks.end()}, .lease = job.blocks.Lease()},
+          .generation = generation,
+          .token_begin = 0,
+          .token_end = job.request.prompt_tokens(),
+          .on_arrival = [mailbox = mailbox_, alive](absl::StatusOr<transfer::Arrival> arrival) {
+            const auto number = alive.lock();
+            if (number != nullptr) mailbox->Post(Landed{*number, std::move(arrival)});
+          }};
+}
+
+void StepLoop::Cancel(uint64_t number) { mailbox_->Post(Cancelled{number, false}); }
+
+void StepLoop::Drain() {
+  admission_.Drain();
+  context_.board->SetDraining();
+}
+
+void StepLoop::Stop() {
+  mailbox_->Close();
+  if (thread_.joinable()) thread_.join();
+}
+
+void StepLoop::Run() {
+  while (true) {
+    for (Command& command : mailbox_->Take(IdleTime())) Apply(std::move(command));
+    if (mailbox_->closed()) break;
+    KeepLandingsAlive();
+    PublishLoad();
+    RunStep();
+  }
+  for (Command& command : mailbox_->Take(Duration::zero())) Apply(std::move(command));
+  while (!jobs_.empty()) End(jobs_.begin()->first, Unavailable("the worker is stopping"));
+}
+
+std::optional<Duration> StepLoop::IdleTime() const {
+  if (jobs_.empty()) return std::nullopt;
+  for (const auto& [number, job] : jobs_) {
+    if (job->state == Job::State::kRunning) return Duration::zero();
+  }
+  return context_.keep_alive_interval;
+}
+
+void StepLoop::Apply(Command command) {
+  const auto find = [this](uint64_t number) {
+    const auto found = jobs_.find(number);
+    return found == jobs_.end() ? nullptr : found->second.get();
+  };
+  std::visit(Overloaded{[this](Reserved& reserved) {
+                          const uint64_t number = reserved.job->number;
+                          jobs_.emplace(number, std::move(reserved.job));
+                        },
+                        [&](Expected& expected) {
+                          if (Job* job = find(expected.number))
+                            job->landing_id = expected.landing_id;
+                        },
+                        [&](Cancelled& cancelled) {
+                          if (find(cancelled.number) == nullptr) return;
+                          End(cancelled.number, absl::CancelledError("cancelled by the caller"),
+                              cancelled.silent);
+                        },
+                        [&](Landed& landed) {
+                          if (Job* job = find(landed.number)) Land(*job, std::move(landed.arrival));
+                        }},
+             command);
+}
+
+void StepLoop::Land(Job& job, absl::StatusOr<transfer::Arrival> arrival) {
+  job.landing_id.reset();  // the transport has closed it
+  if (!arrival.ok()) {
+    End(job.number, Unavailable("landing failed: {}", Message(arrival.status())));
+    return;
+  }
+  if (absl::Status status = Join(job, *arrival); !status.ok()) End(job.number, std::move(status));
+}
+
+absl::Status StepLoop::Join(Job& job, const transfer::Arrival& arrival) {
+  ASSIGN_OR_RETURN(const worker::OutputToken first,
+                   worker::ParseTail(arrival.tail, context_.engine->model().config.vocab,
+                                     job.request.output_index));
+  const bool finished = first.finish != engine::FinishReason::kNone;
+  if (!finished && !arrival.kv_complete) {
+    return absl::DataLossError("landing failed: the request goes on, but its KV is not complete");
+  }
+  if (!finished && job.request.remaining_tokens() == 1) {
+    return absl::DataLossError("landing failed: the last token does not end the request");
+  }
+  job.kv_bytes = arrival.kv_bytes;
+  job.state = Job::State::kRunning;
+  job.joined = context_.clock->Now();
+  context_.probe->OnFirstToken(worker::SecondsBetween(job.submitted, job.joined));
+  Emit(job, first);
+  return absl::OkStatus();
+}
+
+// A landing lives as long as the request does: it is the open call, not a guess, that says a sender
+// is due.
+void StepLoop::KeepLandingsAlive() {
+  const TimePoint now = context_.clock->Now();
+  if (now - kept_alive_ < context_.keep_alive_interval) return;
+  kept_alive_ = now;
+  for (const auto& [number, job] : jobs_) {
+    if (job->landing_id.has_value()) context_.transport->KeepAlive(*job->landing_id);
+  }
+}
+
+void StepLoop::RunStep() {
+  std::vector<Job*> running;
+  std::vector<engine::SequenceRange> ranges;
+  std::vector<worker::RangeRecord> records;
+  worker::StepRecord step;
+  for (const auto& [number, job] : jobs_) {
+    if (job->state != Job::State::kRunning) continue;
+    running.push_back(job.get());
+    ranges.push_back({.tokens = {&job->last_id, 1},
+                      .position = job->position(),
+                      .block_table = job->blocks.block_table(),
+                      .logits = engine::LogitsWanted::kLast});
+    records.push_back({number, job->position(), 1});
+    step.keys += engine::KeysOfRange(job->position(), 1);
+  }
+  if (running.empty()) return;
+  const TimePoint begin = context_.clock->Now();
+  const engine::StepResult result = context_.engine->Step(ranges);
+  ++steps_;
+  const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
+  const auto end_ids = context_.engine->model().tokenizer->end_of_generation_ids();
+  std::vector<worker::OutputToken> tokens;
+  for (size_t i = 0; i < running.size(); ++i) {
+    const engine::SamplingParams& params = running[i]->request.sampling;
+    const int32_t index = running[i]->index() + 1;
+    const auto logits =
+        result.logits.subspan(static_cast<size_t>(result.first_row[i]) * vocab, vocab);
+    worker::OutputToken token{.index = index,
+                              .token = engine::Sample(logits, params, index, end_ids),
+                              .has_logprob = params.logprobs >= 0};
+    token.finish = engine::FinishAfter(token.token.id, params, index, end_ids);
+    tokens.push_back(std::move(token));
+  }
+  step.ranges = records;
+  step.rows = static_cast<int64_t>(records.size());
+  step.seconds = worker::SecondsBetween(begin, context_.clock->Now());
+  context_.probe->OnStep(step);
+  for (size_t i = 0; i < running.size(); ++i) Emit(*running[i], tokens[i]);
+}
+
+void StepLoop::Emit(Job& job, const worker::OutputToken& token) {
+  ++job.tokens;
+  job.last_id = token.token.id;
+  job.sink->OnToken(token);
+  if (token.finish != engine::FinishReason::kNone) End(job.number, absl::OkStatus());
+}
+
+void StepLoop::End(uint64_t number, absl::Status status, bool silent) {
+  auto node = jobs_.extract(number);
+  std::unique_ptr<Job> job = std::move(node.mapped());
+  DecodeSink* sink = job->sink;
+  const bool expected = status.ok() || absl::IsCancelled(status);
+  const double decode_s =
+      job->tokens == 0 ? 0 : worker::SecondsBetween(job->joined, context_.clock->Now());
+  if (!silent) context_.probe->OnEnd(status);
+  telemetry::Log(expected ? telemetry::Level::kInfo : telemetry::Level::kWarning, "decode_end",
+                 {{"request_id", job->request.key.request.value},
+                  {"attempt", job->request.key.attempt.value},
+                  {"status", absl::StatusCodeToString(status.code())},
+                  {"error", Message(status)},
+                  {"prompt_tokens", job->request.prompt_tokens()},
+                  {"tokens", job->tokens},
+                  {"kv_bytes", job->kv_bytes},
+                  {"decode_s", decode_s}});
+  if (job->landing_id.has_value()) context_.transport->Withdraw(*job->landing_id);
+  job.reset();
+  admission_.Leave();
+  PublishLoad();
+  if (!silent) sink->OnEnd(std::move(status));
+}
+
+void StepLoop::PublishLoad() {
+  worker::Load load{.steps = steps_, .requests_max = context_.requests_max};
+  for (const auto& [number, job] : jobs_) {
+    if (job->state == Job::State::kRunning) {
+      ++load.requests_running;
+    } else {
+      ++load.requests_waiting;
+      load.prompt_tokens_waiting += job->request.prompt_tokens();
+    }
+  }
+  context_.board->Set(load);
+}
+
+}  // namespace trivium::decode

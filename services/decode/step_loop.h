@@ -1,0 +1,106 @@
+// The decode stage without its network: reserves blocks and a landing place for each request, waits
+// for its KV, then gives every running request one token a step until it ends.
+//
+// One thread owns the engine and every request. Commands reach it through a mailbox and are read at
+// step boundaries; outputs leave through DecodeSink. Thread-safety: all public methods, any thread.
+// Invariants: a request holds all the blocks it may ever need, from Submit on; a step holds exactly
+// one row for every running request; every submitted request ends with exactly one OnEnd; its
+// blocks stay leased while the transport may write them.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/worker/admission.h"
+#include "common/worker/loop_context.h"
+#include "common/worker/mailbox.h"
+#include "common/worker/types.h"
+
+namespace trivium::decode {
+
+// Where the outputs of one request go. Called on the engine's thread; must not block. Not touched
+// after OnEnd, until which it must live.
+class DecodeSink {
+ public:
+  virtual void OnToken(const worker::OutputToken& token) = 0;  // the first is the prefill worker's
+  virtual void OnEnd(absl::Status status) = 0;
+
+ protected:
+  ~DecodeSink() = default;
+};
+
+class StepLoop {
+ public:
+  explicit StepLoop(const worker::LoopContext& context);
+  ~StepLoop();  // Stop
+  StepLoop(const StepLoop&) = delete;
+  StepLoop& operator=(const StepLoop&) = delete;
+
+  struct Submitted {
+    uint64_t number = 0;  // for Cancel
+    transfer::Ticket ticket;
+  };
+  // Reserves at once, without waiting for the running step. An error ends the request, without
+  // OnEnd: UNAVAILABLE while draining, RESOURCE_EXHAUSTED with a retry hint when blocks or places
+  // are taken, INVALID_ARGUMENT when this pool can never hold the request. OnEnd later gives: OK,
+  // UNAVAILABLE "landing failed: …", DATA_LOSS for a tail that is no token of this request,
+  // CANCELLED.
+  absl::StatusOr<Submitted> Submit(worker::StageRequest request, DecodeSink* sink);
+  // At the next step boundary: withdraws the landing and gives the blocks back. Ignored for a
+  // request that has ended.
+  void Cancel(uint64_t number);
+  // Refuses new requests from now on; running ones finish.
+  void Drain();
+  // Ends what still runs with UNAVAILABLE and joins the thread.
+  void Stop();
+
+ private:
+  struct Job;
+  struct Reserved {
+    std::unique_ptr<Job> job;
+  };
+  struct Expected {
+    uint64_t number, landing_id;
+  };
+  struct Cancelled {
+    uint64_t number;
+    bool silent;  // Submit itself reports the end
+  };
+  struct Landed {
+    uint64_t number;
+    absl::StatusOr<transfer::Arrival> arrival;
+  };
+  using Command = std::variant<Reserved, Expected, Cancelled, Landed>;
+
+  absl::StatusOr<Submitted> SubmitAdmitted(worker::StageRequest request, DecodeSink* sink);
+  transfer::LandingOptions LandingFor(const Job& job) const;
+  void Run();
+  std::optional<Duration> IdleTime() const;
+  void Apply(Command command);
+  void Land(Job& job, absl::StatusOr<transfer::Arrival> arrival);
+  absl::Status Join(Job& job, const transfer::Arrival& arrival);
+  void KeepLandingsAlive();
+  void RunStep();
+  void Emit(Job& job, const worker::OutputToken& token);
+  void End(uint64_t number, absl::Status status, bool silent = false);
+  void PublishLoad();
+
+  const worker::LoopContext context_;
+  worker::Admission admission_;
+  std::shared_ptr<worker::Mailbox<Command>>
+      mailbox_;  // callbacks of the transport may outlive the loop
+  std::atomic<uint64_t> next_number_{1};
+  // The engine's thread only.
+  std::map<uint64_t, std::unique_ptr<Job>> jobs_;
+  TimePoint kept_alive_{};
+  uint64_t steps_ = 0;
+  std::thread thread_;
+};
+
+}  // namespace trivium::decode

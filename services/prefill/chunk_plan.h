@@ -1,0 +1,33 @@
+// Which tokens of which prompts share the next step. Pure functions; safe from any thread.
+//
+// Rules (chunked prefill): the oldest prompt first; a step holds at most `budget` rows; a chunk
+// ends on a block border or at its prompt's end; prompts share a step while rows are left.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace trivium::prefill {
+
+struct PromptProgress {
+  int32_t done = 0;   // tokens computed, on a block border
+  int32_t total = 0;  // of the prompt, > done
+};
+
+struct PlannedChunk {
+  size_t prompt = 0;  // index into the prompts given
+  int32_t begin = 0, end = 0;
+};
+
+// `prompts` in order of arrival; budget >= block_tokens, so that there is always progress. At most
+// `chunks_max` chunks.
+std::vector<PlannedChunk> PlanChunks(std::span<const PromptProgress> prompts, int32_t budget,
+                                     int32_t block_tokens, size_t chunks_max);
+
+// Layers are sent in groups of this many: at least four groups where there are four layers, so that
+// sending overlaps computing; six where there are many, so that little is left to send after the
+// last layer.
+int LayersPerGroup(int layers);
+
+}  // namespace trivium::prefill

@@ -1,0 +1,297 @@
+#include "services/prefill/step_loop.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "common/engine/sampler.h"
+#include "common/engine/step_cost.h"
+#include "common/telemetry/log.h"
+#include "common/worker/convert.h"
+#include "services/prefill/chunk_plan.h"
+
+namespace trivium::prefill {
+namespace {
+
+// Leases end on the transport's thread, which posts no command: so waiting prompts look again this
+// often.
+constexpr Duration kLeasePoll = std::chrono::milliseconds(5);
+
+template <typename... F>
+struct Overloaded : F... {
+  using F::operator()...;
+};
+
+}  // namespace
+
+struct StepLoop::Job {
+  enum class State : uint8_t { kWaiting, kComputing, kSending };
+
+  uint64_t number = 0;
+  worker::StageRequest request;
+  transfer::Ticket ticket;
+  PrefillSink* sink = nullptr;
+  TimePoint submitted;
+
+  State state = State::kWaiting;
+  int32_t done = 0;  // tokens whose KV is computed
+  TimePoint started;
+  double queue_s = 0, compute_s = 0;
+  // The sender goes first: it stops reading before the blocks go.
+  kv::Reservation blocks;
+  std::unique_ptr<transfer::Sender> sender;
+  // Late callbacks of a request that has ended find this gone and post nothing.
+  std::shared_ptr<const uint64_t> alive;
+};
+
+StepLoop::StepLoop(const worker::LoopContext& context)
+    : context_(context),
+      admission_(context.requests_max),
+      mailbox_(std::make_shared<worker::Mailbox<Command>>()) {
+  PublishLoad();
+  thread_ = std::thread([this] { Run(); });
+}
+
+StepLoop::~StepLoop() { Stop(); }
+
+absl::StatusOr<uint64_t> StepLoop::Submit(worker::StageRequest request, transfer::Ticket ticket,
+                                          PrefillSink* sink) {
+  const int32_t blocks =
+      worker::BlocksFor(request.prompt_tokens(), context_.engine->storage().layout().block_tokens);
+  const int32_t total = context_.pool->counts().total;
+  if (blocks > total) {
+    return InvalidArgument("token_ids needs {} KV blocks, this worker has {}", blocks, total);
+  }
+  RETURN_IF_ERROR(admission_.Enter());
+  auto job = std::make_unique<Job>();
+  const uint64_t number = next_number_++;
+  job->number = number;
+  job->request = std::move(request);
+  job->ticket = std::move(ticket);
+  job->sink = sink;
+  job->submitted = context_.clock->Now();
+  job->alive = std::make_shared<const uint64_t>(number);
+  if (mailbox_->Post(Arrived{std::move(job)})) return number;
+  admission_.Leave();
+  return Unavailable("the worker is stopping");
+}
+
+void StepLoop::Cancel(uint64_t number) { mailbox_->Post(Cancelled{number}); }
+
+void StepLoop::Drain() {
+  admission_.Drain();
+  context_.board->SetDraining();
+}
+
+void StepLoop::Stop() {
+  mailbox_->Close();
+  if (thread_.joinable()) thread_.join();
+}
+
+void StepLoop::Run() {
+  while (true) {
+    for (Command& command : mailbox_->Take(IdleTime())) Apply(std::move(command));
+    if (mailbox_->closed()) break;
+    Admit();
+    PublishLoad();
+    if (const std::vector<Chunk> chunks = Plan(); !chunks.empty()) RunStep(chunks);
+  }
+  for (Command& command : mailbox_->Take(Duration::zero())) Apply(std::move(command));
+  while (!jobs_.empty()) End(jobs_.begin()->first, Unavailable("the worker is stopping"));
+}
+
+std::optional<Duration> StepLoop::IdleTime() const {
+  bool waiting = false;
+  for (const auto& [number, job] : jobs_) {
+    if (job->state == Job::State::kComputing) return Duration::zero();
+    waiting |= job->state == Job::State::kWaiting;
+  }
+  if (waiting) return kLeasePoll;
+  return std::nullopt;
+}
+
+void StepLoop::Apply(Command command) {
+  std::visit(Overloaded{[this](Arrived& arrived) {
+                          const uint64_t number = arrived.job->number;
+                          jobs_.emplace(number, std::move(arrived.job));
+                        },
+                        [this](Cancelled& cancelled) {
+                          if (!jobs_.contains(cancelled.number)) return;
+                          End(cancelled.number, absl::CancelledError("cancelled by the caller"));
+                        },
+                        [this](Delivered& delivered) {
+                          const auto job = jobs_.find(delivered.number);
+                          if (job == jobs_.end()) return;
+                          Finish(*job->second, std::move(delivered.stats));
+                        }},
+             command);
+}
+
+void StepLoop::Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats) {
+  if (!stats.ok()) {
+    End(job.number, Unavailable("decode worker lost: {}", Message(stats.status())));
+    return;
+  }
+  TRIVIUM_CHECK(job.state == Job::State::kSending, "a transfer was delivered before its end");
+  job.sink->OnSent({.transfer = *stats, .queue_s = job.queue_s, .compute_s = job.compute_s});
+  End(job.number, absl::OkStatus());
+}
+
+// In order of arrival: a prompt that does not fit keeps those behind it waiting, so that it cannot
+// starve.
+void StepLoop::Admit() {
+  std::vector<std::pair<uint64_t, absl::Status>> failed;
+  for (const auto& [number, job] : jobs_) {
+    if (job->state != Job::State::kWaiting) continue;
+    const absl::Status status = Start(*job);
+    if (absl::IsResourceExhausted(status)) break;
+    if (!status.ok()) failed.emplace_back(number, status);
+  }
+  for (auto& [number, status] : failed) End(number, std::move(status));
+}
+
+absl::Status StepLoop::Start(Job& job) {
+  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
+  ASSIGN_OR_RETURN(job.blocks, context_.pool->Reserve(
+                                   worker::BlocksFor(job.request.prompt_tokens(), block_tokens)));
+  const std::weak_ptr<const uint64_t> alive = job.alive;
+  auto done = [mailbox = mailbox_, alive](absl::StatusOr<transfer::TransferStats> stats) {
+    const auto number = alive.lock();
+    if (number != nullptr) mailbox->Post(Delivered{*number, std::move(stats)});
+  };
+  const std::span<const BlockId> blocks = job.blocks.blocks();
+  auto sender = context_.transport->Open(
+      job.ticket, job.request.key,
+      {.blocks = {blocks.begin(), blocks.end()}, .lease = job.blocks.Lease()}, std::move(done));
+  if (absl::IsResourceExhausted(sender.status())) {
+    return Unavailable("decode worker cannot be reached: {}", Message(sender.status()));
+  }
+  RETURN_IF_ERROR(sender.status());
+  job.sender = *std::move(sender);
+  job.state = Job::State::kComputing;
+  return absl::OkStatus();
+}
+
+std::vector<StepLoop::Chunk> StepLoop::Plan() {
+  std::vector<Job*> computing;
+  std::vector<PromptProgress> progress;
+  for (const auto& [number, job] : jobs_) {
+    if (job->state != Job::State::kComputing) continue;
+    computing.push_back(job.get());
+    progress.push_back({job->done, job->request.prompt_tokens()});
+  }
+  std::vector<Chunk> chunks;
+  const int32_t budget = std::min(context_.step_tokens, engine::Engine::kMaxRows);
+  for (const PlannedChunk& chunk :
+       PlanChunks(progress, budget, context_.engine->storage().layout().block_tokens,
+                  engine::Engine::kMaxLogitRows)) {
+    chunks.push_back({computing[chunk.prompt], chunk.begin, chunk.end});
+  }
+  return chunks;
+}
+
+void StepLoop::RunStep(const std::vector<Chunk>& chunks) {
+  const TimePoint begin = context_.clock->Now();
+  std::vector<engine::SequenceRange> ranges;
+  std::vector<worker::RangeRecord> records;
+  worker::StepRecord step;
+  for (const Chunk& chunk : chunks) {
+    Job& job = *chunk.job;
+    if (job.done == 0) {
+      job.started = begin;
+      job.queue_s = worker::SecondsBetween(job.submitted, begin);
+    }
+    const int32_t rows = chunk.end - chunk.begin;
+    const bool last = chunk.end == job.request.prompt_tokens();
+    ranges.push_back(
+        {.tokens = std::span(job.request.token_ids)
+                       .subspan(static_cast<size_t>(chunk.begin), static_cast<size_t>(rows)),
+         .position = chunk.begin,
+         .block_table = job.blocks.block_table(),
+         .logits = last ? engine::LogitsWanted::kLast : engine::LogitsWanted::kNone});
+    records.push_back({job.number, chunk.begin, rows});
+    step.rows += rows;
+    step.keys += engine::KeysOfRange(chunk.begin, rows);
+  }
+  const engine::StepResult result =
+      context_.engine->Step(ranges, [&](int layer) { SendLayers(chunks, layer); });
+  ++steps_;
+  const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    chunks[i].job->done = chunks[i].end;
+    if (result.first_row[i] < 0) continue;
+    Sample(*chunks[i].job,
+           result.logits.subspan(static_cast<size_t>(result.first_row[i]) * vocab, vocab));
+  }
+  step.ranges = records;
+  step.seconds = worker::SecondsBetween(begin, context_.clock->Now());
+  context_.probe->OnStep(step);
+}
+
+// What the receiver holds already (before ticket.token_begin) stays here.
+void StepLoop::SendLayers(const std::vector<Chunk>& chunks, int layer) {
+  const int layers = context_.engine->model().config.layers;
+  const int group = LayersPerGroup(layers);
+  if ((layer + 1) % group != 0 && layer + 1 != layers) return;
+  for (const Chunk& chunk : chunks) {
+    const int32_t begin = std::max(chunk.begin, chunk.job->ticket.token_begin);
+    if (begin >= chunk.end) continue;
+    chunk.job->sender->Send({.layer_begin = layer / group * group,
+                             .layer_end = layer + 1,
+                             .token_begin = begin,
+                             .token_end = chunk.end});
+  }
+}
+
+void StepLoop::Sample(Job& job, std::span<const float> logits) {
+  const engine::SamplingParams& params = job.request.sampling;
+  const auto end_ids = context_.engine->model().tokenizer->end_of_generation_ids();
+  worker::OutputToken token{
+      .index = job.request.output_index,
+      .token = engine::Sample(logits, params, job.request.output_index, end_ids),
+      .has_logprob = params.logprobs >= 0};
+  token.finish = engine::FinishAfter(token.token.id, params, token.index, end_ids);
+  const TimePoint now = context_.clock->Now();
+  job.compute_s = worker::SecondsBetween(job.started, now);
+  job.state = Job::State::kSending;
+  job.sink->OnFirstToken(token);
+  context_.probe->OnFirstToken(worker::SecondsBetween(job.submitted, now));
+  job.sender->Finish(worker::SerializeTail(token), token.finish == engine::FinishReason::kNone);
+}
+
+void StepLoop::End(uint64_t number, absl::Status status) {
+  auto node = jobs_.extract(number);
+  std::unique_ptr<Job> job = std::move(node.mapped());
+  PrefillSink* sink = job->sink;
+  context_.probe->OnEnd(status);
+  const bool expected = status.ok() || absl::IsCancelled(status);
+  telemetry::Log(expected ? telemetry::Level::kInfo : telemetry::Level::kWarning, "prefill_end",
+                 {{"request_id", job->request.key.request.value},
+                  {"attempt", job->request.key.attempt.value},
+                  {"status", absl::StatusCodeToString(status.code())},
+                  {"error", Message(status)},
+                  {"prompt_tokens", job->request.prompt_tokens()},
+                  {"computed_tokens", job->done},
+                  {"queue_s", job->queue_s},
+                  {"compute_s", job->compute_s}});
+  job.reset();
+  admission_.Leave();
+  PublishLoad();
+  sink->OnEnd(std::move(status));
+}
+
+void StepLoop::PublishLoad() {
+  worker::Load load{.steps = steps_, .requests_max = context_.requests_max};
+  for (const auto& [number, job] : jobs_) {
+    if (job->state == Job::State::kWaiting) {
+      ++load.requests_waiting;
+    } else {
+      ++load.requests_running;
+    }
+    if (job->state != Job::State::kSending) {
+      load.prompt_tokens_waiting += job->request.prompt_tokens() - job->done;
+    }
+  }
+  context_.board->Set(load);
+}
+
+}  // namespace trivium::prefill

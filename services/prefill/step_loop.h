@@ -1,0 +1,110 @@
+// The prefill stage without its network: takes prompts, computes their KV in a continuous batch of
+// chunks, sends it layer group by layer group while later layers run, and samples each prompt's
+// first token.
+//
+// One thread owns the engine and every request. Commands reach it through a mailbox and are read at
+// step boundaries; outputs leave through PrefillSink. Thread-safety: all public methods, any
+// thread. Invariants: a prompt holds all its blocks or none; blocks are given in order of arrival;
+// every submitted request ends with exactly one OnEnd; its blocks stay leased while the transport
+// may read them.
+#pragma once
+
+#include <atomic>
+#include <deque>
+#include <functional>
+#include <map>
+#include <memory>
+#include <thread>
+#include <variant>
+#include <vector>
+
+#include "common/base/status.h"
+#include "common/worker/admission.h"
+#include "common/worker/loop_context.h"
+#include "common/worker/mailbox.h"
+#include "common/worker/types.h"
+
+namespace trivium::prefill {
+
+struct SentReport {
+  transfer::TransferStats transfer;
+  double queue_s = 0;    // waited before its first step
+  double compute_s = 0;  // first step's start to the first token
+};
+
+// Where the outputs of one request go. Called on the engine's thread; must not block. Not touched
+// after OnEnd, until which it must live. Order: OnFirstToken, OnSent, OnEnd; the first two may be
+// missing.
+class PrefillSink {
+ public:
+  virtual void OnFirstToken(const worker::OutputToken& token) = 0;
+  virtual void OnSent(const SentReport& report) = 0;
+  virtual void OnEnd(absl::Status status) = 0;
+
+ protected:
+  ~PrefillSink() = default;
+};
+
+class StepLoop {
+ public:
+  explicit StepLoop(const worker::LoopContext& context);
+  ~StepLoop();  // Stop
+  StepLoop(const StepLoop&) = delete;
+  StepLoop& operator=(const StepLoop&) = delete;
+
+  // Gives the request's number, for Cancel. An error ends the request at once, without OnEnd:
+  // UNAVAILABLE while draining, RESOURCE_EXHAUSTED with a retry hint when requests_max are inside,
+  // INVALID_ARGUMENT for a prompt that this pool can never hold. OnEnd later gives: OK when every
+  // row was acknowledged, UNAVAILABLE when the decode worker was lost (after OnFirstToken, if the
+  // token was there), CANCELLED.
+  absl::StatusOr<uint64_t> Submit(worker::StageRequest request, transfer::Ticket ticket,
+                                  PrefillSink* sink);
+  // At the next step boundary; ignored for a request that has ended.
+  void Cancel(uint64_t number);
+  // Refuses new requests from now on; running ones finish.
+  void Drain();
+  // Ends what still runs with UNAVAILABLE and joins the thread.
+  void Stop();
+
+ private:
+  struct Job;
+  struct Arrived {
+    std::unique_ptr<Job> job;
+  };
+  struct Cancelled {
+    uint64_t number;
+  };
+  struct Delivered {
+    uint64_t number;
+    absl::StatusOr<transfer::TransferStats> stats;
+  };
+  using Command = std::variant<Arrived, Cancelled, Delivered>;
+  struct Chunk {
+    Job* job;
+    int32_t begin, end;
+  };
+
+  void Run();
+  std::optional<Duration> IdleTime() const;
+  void Apply(Command command);
+  void Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats);
+  void Admit();
+  absl::Status Start(Job& job);
+  std::vector<Chunk> Plan();
+  void RunStep(const std::vector<Chunk>& chunks);
+  void SendLayers(const std::vector<Chunk>& chunks, int layer);
+  void Sample(Job& job, std::span<const float> logits);
+  void End(uint64_t number, absl::Status status);
+  void PublishLoad();
+
+  const worker::LoopContext context_;
+  worker::Admission admission_;
+  std::shared_ptr<worker::Mailbox<Command>>
+      mailbox_;  // callbacks of the transport may outlive the loop
+  std::atomic<uint64_t> next_number_{1};
+  std::map<uint64_t, std::unique_ptr<Job>> jobs_;  // by arrival; the engine's thread only
+  uint64_t steps_ = 0;
+  std::thread thread_;
+};
+
+}  // namespace trivium::prefill
