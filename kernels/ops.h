@@ -1,16 +1,18 @@
 // The numeric operations of a transformer step, behind one table a device.
 //
 // Dimension names used everywhere: R rows of the packed batch, N outputs, K inputs, H query heads,
-// G key-value heads, D head size. All activations are float32, row-major, in host memory of the device.
+// G key-value heads, D head size. All activations are float32, row-major, in host memory of the
+// device.
 //
 // Thread-safety: an Ops object is driven by one thread (it spreads the work over its own pool).
 // Matrices are immutable after Pack and belong to the Ops that packed them.
 //
-// Numerics: under kBatchInvariant every output row of every operation is bit-identical whatever other
-// rows share the batch, however rows are cut into calls, and for any number of threads.
-// Under kFast only the tolerance against `reference/` is promised.
+// Numerics: under kBatchInvariant every output row of every operation is bit-identical whatever
+// other rows share the batch, however rows are cut into calls, and for any number of threads. Under
+// kFast only the tolerance against `reference/` is promised.
 //
-// Broken preconditions (shapes that do not agree, null pointers) end the process: callers validate input.
+// Broken preconditions (shapes that do not agree, null pointers) end the process: callers validate
+// input.
 #pragma once
 
 #include <cstddef>
@@ -26,7 +28,8 @@ namespace trivium::kernels {
 
 enum class Numerics : uint8_t { kFast, kBatchInvariant };
 
-// The paths that can be forced. kReference is plain C++, the oracle. The rest need the machine's support.
+// The paths that can be forced. kReference is plain C++, the oracle. The rest need the machine's
+// support.
 enum class Isa : uint8_t { kReference, kAvx2, kAvx512, kAmx };
 
 const char* IsaName(Isa isa);                      // "avx2"
@@ -62,15 +65,15 @@ struct SequenceSpan {
 };
 
 struct AttentionArgs {
-  const float* q = nullptr;            // [R, H, D], already rotated
-  const int32_t* positions = nullptr;  // [R]
-  std::span<const SequenceSpan> spans; // cover every row exactly once
-  const uint16_t* kv_layer = nullptr;  // pages of this layer, keys rotated
+  const float* q = nullptr;             // [R, H, D], already rotated
+  const int32_t* positions = nullptr;   // [R]
+  std::span<const SequenceSpan> spans;  // cover every row exactly once
+  const uint16_t* kv_layer = nullptr;   // pages of this layer, keys rotated
   KvLayout layout;
-  int heads = 0;        // H, a multiple of layout.kv_heads; head h reads kv head h / (H / G)
-  float scale = 0;      // usually 1 / sqrt(D)
-  float* out = nullptr; // [R, H, D]
-  float* lse = nullptr; // [R, H] natural log of the sum of exp(score); null: not wanted
+  int heads = 0;         // H, a multiple of layout.kv_heads; head h reads kv head h / (H / G)
+  float scale = 0;       // usually 1 / sqrt(D)
+  float* out = nullptr;  // [R, H, D]
+  float* lse = nullptr;  // [R, H] natural log of the sum of exp(score); null: not wanted
 };
 
 struct StoreKvArgs {
@@ -82,8 +85,8 @@ struct StoreKvArgs {
   KvLayout layout;
 };
 
-// Rotary embedding of adjacent pairs (2i, 2i+1) as GGUF `llama` files expect; the angle of pair i at
-// position p is p * base^(-2i/rope_dim). Elements past rope_dim stay as they are.
+// Rotary embedding of adjacent pairs (2i, 2i+1) as GGUF `llama` files expect; the angle of pair i
+// at position p is p * base^(-2i/rope_dim). Elements past rope_dim stay as they are.
 struct RopeArgs {
   float* x = nullptr;  // [R, heads, D], in place
   const int32_t* positions = nullptr;
@@ -99,8 +102,9 @@ class Ops {
   virtual Numerics numerics() const = 0;
   virtual int threads() const = 0;
 
-  // Packs a weight matrix. Keeps pointing into `view.data` where that is already the best layout, so the
-  // file must stay mapped. Layouts needed by large batches only are built at their first use.
+  // Packs a weight matrix. Keeps pointing into `view.data` where that is already the best layout,
+  // so the file must stay mapped. Layouts needed by large batches only are built at their first
+  // use.
   virtual std::unique_ptr<Matrix> Pack(const WeightView& view) = 0;
 
   // y[R, N] = x[R, K] * w[N, K]^T
@@ -108,7 +112,8 @@ class Ops {
   // out[i, :] = table row ids[i], dequantised; 0 <= ids[i] < table.rows
   virtual void EmbedRows(const WeightView& table, std::span<const int32_t> ids, float* out) = 0;
   // out[R, dim] = x / sqrt(mean(x^2) + eps) * weight[dim]; out may be x
-  virtual void RmsNorm(const float* x, const float* weight, float eps, int rows, int dim, float* out) = 0;
+  virtual void RmsNorm(const float* x, const float* weight, float eps, int rows, int dim,
+                       float* out) = 0;
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void StoreKv(const StoreKvArgs& args) = 0;
   virtual void Attention(const AttentionArgs& args) = 0;

@@ -1,0 +1,16 @@
+#include <algorithm>
+
+#include "kernels/check.h"
+#include "kernels/ops.h"
+#include "kernels/reference/reference_ops.h"
+
+namespace trivium::kernels {
+
+std::unique_ptr<Ops> MakeOps(const OpsOptions& options) {
+  KERNELS_CHECK(options.threads >= 1 && options.threads <= 256);
+  const std::vector<Isa> supported = SupportedIsas();
+  if (std::find(supported.begin(), supported.end(), options.isa) == supported.end()) return nullptr;
+  return MakeReferenceOps(options);
+}
+
+}  // namespace trivium::kernels
