@@ -1,5 +1,6 @@
 // YAML files parsed strictly into the messages of proto/trivium/v1/config.proto.
-// Stateless; safe from any thread. Errors read "FILE:LINE: field.path: what is wrong and what is allowed".
+// Stateless; safe from any thread. Errors read "FILE:LINE: field.path: what is wrong and what is
+// allowed".
 #pragma once
 
 #include <cstdint>
@@ -11,20 +12,28 @@
 
 namespace trivium::config {
 
-// Fills `message` from a YAML file (empty path: nothing to read) by field names. Refused: unknown and
-// repeated keys, wrong types, numbers that do not fit, files over 1 MiB, YAML anchors and aliases.
+// Fills `message` from a YAML file (empty path: nothing to read) by field names. Refused: unknown
+// and repeated keys, wrong types, numbers that do not fit, files over 1 MiB, YAML anchors and
+// aliases.
 absl::Status LoadYaml(const std::string& path, google::protobuf::Message* message);
+// The same for text; `name` stands for the file in errors.
+absl::Status ParseYamlInto(const std::string& text, const std::string& name,
+                           google::protobuf::Message* message);
 
-// Sets what is unset to the defaults stated in config.proto and checks every range.
+// Sets what is unset to the defaults stated in config.proto and checks every range, that a model is
+// named, and that without a cluster token `listen` is an address of this machine alone. Errors
+// start with the field's path. `role`: prefill or decode.
 absl::Status Complete(v1::WorkerConfig* config, std::string_view role);
 absl::Status Complete(v1::RouterConfig* config);
 
+// Every field that is set, in a form that LoadYaml reads back to an equal message.
 std::string ToYaml(const google::protobuf::Message& message);
 
 // "512MiB", "2GiB", "1000000" -> bytes.
 absl::StatusOr<int64_t> ParseBytes(std::string_view text);
 
-// The token's bytes from a file, whitespace at the end cut; at least 16, at most 4096. "" for an empty path.
+// The token from a file, whitespace at its end cut: 16 to 4096 visible ASCII characters. "" for an
+// empty path.
 absl::StatusOr<std::string> ReadClusterToken(const std::string& path);
 
 }  // namespace trivium::config

@@ -12,7 +12,8 @@ namespace trivium::telemetry {
 
 enum class Level { kTrace, kDebug, kInfo, kWarning, kError };
 
-// Once, at the start of main; before that everything from kInfo up is printed. False: no such level name.
+// Once, at the start of main; before that everything from kInfo up is printed. False: no such level
+// name.
 bool InitLog(std::string_view service, std::string_view level);
 
 struct Field {
@@ -22,8 +23,9 @@ struct Field {
   std::string text;
 };
 
-// Log(Level::kInfo, "request_done", {{"request_id", id.value}, {"tokens", 40}}). Values are quoted where
-// they hold spaces, quotes or control characters, so that one event is always one line.
+// Log(Level::kInfo, "request_done", {{"request_id", id.value}, {"tokens", 40}}). Values are quoted
+// where they hold spaces, quotes or control characters, so that one event is always one line, and
+// are cut after 1 KiB.
 void Log(Level level, std::string_view event, std::initializer_list<Field> fields = {});
 
 }  // namespace trivium::telemetry

@@ -1,5 +1,5 @@
-// Prometheus metrics of one process, prefix `trivium_`, base units. Handles are cheap, live as long as the
-// registry, and may be used from any thread. Labels must come from a bounded set.
+// Prometheus metrics of one process, prefix `trivium_`, base units. Handles are cheap, live as long
+// as the registry, and may be used from any thread. Labels must come from a bounded set.
 #pragma once
 
 #include <functional>
@@ -35,7 +35,9 @@ class Metrics {
   Metrics();
   ~Metrics();
 
-  // The same name and labels give the same handle. Names: "requests_total", "step_seconds"; no prefix.
+  // The same name and labels give the same handle. Names: "requests_total", "step_seconds"; no
+  // prefix. A name that is malformed or belongs to another type ends the process: names are never
+  // input.
   Counter& AddCounter(const std::string& name, const std::string& help, const Labels& labels = {});
   Gauge& AddGauge(const std::string& name, const std::string& help, const Labels& labels = {});
   Histogram& AddHistogram(const std::string& name, const std::string& help,
@@ -45,6 +47,7 @@ class Metrics {
 
   // Serves GET /metrics; UNAVAILABLE naming the address when the port is taken.
   absl::Status Serve(const std::string& listen);
+  int port() const;  // of Serve, also where it was asked for port 0; 0 when nothing is served
   std::string Text() const;  // the exposition format
 
   static std::vector<double> LatencyBuckets();  // 0.1 ms … 100 s

@@ -1,0 +1,143 @@
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <limits>
+#include <set>
+
+#include "common/config/config.h"
+#include "common/config/fields.h"
+#include "common/config/yaml_tree.h"
+#include "common/net/address.h"
+#include "common/net/text.h"
+
+namespace trivium::config {
+namespace {
+
+constexpr int kWorkersMax = 1024;
+constexpr int kThreadsMax = 256;
+constexpr size_t kTokenBytesMin = 16, kTokenBytesMax = 4096;
+
+int UsableCores() {
+  cpu_set_t cores;
+  CPU_ZERO(&cores);
+  if (sched_getaffinity(0, sizeof(cores), &cores) != 0) {
+    return std::clamp(static_cast<int>(sysconf(_SC_NPROCESSORS_ONLN)), 1, kThreadsMax);
+  }
+  return std::clamp(CPU_COUNT(&cores), 1, kThreadsMax);
+}
+
+absl::Status CheckServer(const v1::ServerConfig& server) {
+  ASSIGN_OR_RETURN(const net::Address listen, net::ParseAddress(server.listen()));
+  if (server.cluster_token_file().empty() && !listen.IsLoopback()) {
+    return InvalidArgument(
+        "server.listen: {} can be reached from other machines; set server.cluster_token_file "
+        "(--cluster-token-file FILE), or listen on 127.0.0.1, [::1] or unix:PATH",
+        server.listen());
+  }
+  if (server.metrics_listen().substr(0, 5) == "unix:") {
+    return InvalidArgument("server.metrics_listen: must be host:port");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckModel(const v1::ModelFileConfig& model) {
+  if (!model.path().empty()) return absl::OkStatus();
+  return InvalidArgument("model.path: not set; name a GGUF file (--model FILE)");
+}
+
+// Unique on this machine also where the port is not known yet.
+std::string DefaultWorkerId(std::string_view role, const std::string& listen) {
+  const absl::StatusOr<net::Address> address = net::ParseAddress(listen);
+  const bool has_port = address.ok() && address->port != 0;
+  return has_port ? fmt::format("{}-{}", role, address->port)
+                  : fmt::format("{}-pid{}", role, getpid());
+}
+
+absl::Status CheckWorkers(const v1::RouterConfig& config) {
+  if (config.workers_size() == 0) {
+    return InvalidArgument(
+        "workers: none; list each as address and role (--worker prefill=HOST:PORT)");
+  }
+  if (config.workers_size() > kWorkersMax) {
+    return InvalidArgument("workers: {}; allowed: 1 to {}", config.workers_size(), kWorkersMax);
+  }
+  std::set<std::string> seen;
+  for (int i = 0; i < config.workers_size(); ++i) {
+    const v1::WorkerEndpoint& worker = config.workers(i);
+    if (worker.address().empty()) return InvalidArgument("workers[{}].address: not set", i);
+    if (worker.role().empty()) {
+      return InvalidArgument("workers[{}].role: not set; allowed: prefill, decode", i);
+    }
+    if (!seen.insert(worker.address()).second) {
+      return InvalidArgument("workers[{}].address: {} is listed twice", i, worker.address());
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Complete(v1::WorkerConfig* config, std::string_view role) {
+  TRIVIUM_CHECK(role == "prefill" || role == "decode", "no such role: {}", role);
+  if (config->server().listen().empty()) {
+    config->mutable_server()->set_listen(role == "prefill" ? "127.0.0.1:7401" : "127.0.0.1:7402");
+  }
+  if (!config->engine().has_threads()) config->mutable_engine()->set_threads(UsableCores());
+  RETURN_IF_ERROR(CompleteFields(config, ""));
+  if (config->worker_id().empty()) {
+    config->set_worker_id(DefaultWorkerId(role, config->server().listen()));
+  }
+  RETURN_IF_ERROR(CheckServer(config->server()));
+  return CheckModel(config->model());
+}
+
+absl::Status Complete(v1::RouterConfig* config) {
+  if (config->server().listen().empty()) config->mutable_server()->set_listen("127.0.0.1:7400");
+  RETURN_IF_ERROR(CompleteFields(config, ""));
+  RETURN_IF_ERROR(CheckServer(config->server()));
+  RETURN_IF_ERROR(CheckModel(config->model()));
+  return CheckWorkers(*config);
+}
+
+absl::StatusOr<int64_t> ParseBytes(std::string_view text) {
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  const std::string_view unit(end, text.data() + text.size() - end);
+  int shift = -1;
+  for (const auto& [name, bits] : {std::pair<std::string_view, int>{"", 0},
+                                   {"KiB", 10},
+                                   {"MiB", 20},
+                                   {"GiB", 30},
+                                   {"TiB", 40}}) {
+    if (unit == name) shift = bits;
+  }
+  if (error == std::errc::invalid_argument || value < 0 || shift < 0) {
+    return InvalidArgument(
+        "\"{}\" is no size; allowed: a whole number, alone or with KiB, MiB, GiB, TiB",
+        net::Escape(text, 40));
+  }
+  if (error != std::errc() || value > std::numeric_limits<int64_t>::max() >> shift) {
+    return InvalidArgument("{} does not fit in 64 bits", net::Escape(text, 40));
+  }
+  return value << shift;
+}
+
+absl::StatusOr<std::string> ReadClusterToken(const std::string& path) {
+  if (path.empty()) return std::string();
+  ASSIGN_OR_RETURN(std::string token, ReadSmallFile(path));
+  token.erase(token.find_last_not_of(" \t\r\n") + 1);
+  const auto visible = [](char c) { return c > 0x20 && c < 0x7f; };
+  if (token.size() < kTokenBytesMin || token.size() > kTokenBytesMax ||
+      !std::all_of(token.begin(), token.end(), visible)) {
+    return InvalidArgument(
+        "server.cluster_token_file: {} must hold {} to {} visible ASCII characters, for example "
+        "from "
+        "`openssl rand -hex 32`",
+        net::Escape(path, 300), kTokenBytesMin, kTokenBytesMax);
+  }
+  return token;
+}
+
+}  // namespace trivium::config

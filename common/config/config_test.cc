@@ -1,0 +1,247 @@
+#include "common/config/config.h"
+
+#include <gtest/gtest.h>
+#include <sched.h>
+
+#include <fstream>
+#include <random>
+#include <thread>
+
+#include "common/config/schema.h"
+
+namespace trivium::config {
+namespace {
+
+using google::protobuf::Descriptor;
+
+v1::WorkerConfig Worker() {
+  v1::WorkerConfig config;
+  config.mutable_model()->set_path("m.gguf");
+  return config;
+}
+v1::RouterConfig Router() {
+  v1::RouterConfig config;
+  config.mutable_model()->set_path("m.gguf");
+  for (const char* role : {"prefill", "decode"}) {
+    v1::WorkerEndpoint* worker = config.add_workers();
+    worker->set_role(role);
+    worker->set_address(std::string(role) + ":1");
+  }
+  return config;
+}
+std::string TempFile(const std::string& name, const std::string& content) {
+  const std::string path = testing::TempDir() + "config_test_" + name;
+  std::ofstream(path, std::ios::binary) << content;
+  return path;
+}
+
+TEST(CompleteTest, WorkerDefaults) {
+  v1::WorkerConfig config = Worker();
+  ASSERT_TRUE(Complete(&config, "decode").ok());
+  cpu_set_t cores;
+  ASSERT_EQ(sched_getaffinity(0, sizeof(cores), &cores), 0);
+  EXPECT_EQ(config.engine().threads(), std::min(256, CPU_COUNT(&cores)));
+  config.mutable_engine()->clear_threads();
+  EXPECT_EQ(
+      ToYaml(config),
+      "worker_id: decode-7402\nserver:\n  listen: \"127.0.0.1:7402\"\n  log_level: info\n"
+      "  drain_timeout_s: 30\nmodel:\n  path: m.gguf\nengine:\n  isa: auto\n  numerics: fast\n"
+      "  kv_memory_bytes: 1073741824\n  step_tokens: 512\n  requests_max: 64\ntransfer:\n"
+      "  interface: lo\n  timeout_scale: 1\n  transports: posix,tcp,self\n");
+}
+
+TEST(CompleteTest, RouterDefaults) {
+  v1::RouterConfig config = Router();
+  ASSERT_TRUE(Complete(&config).ok());
+  EXPECT_EQ(
+      ToYaml(config),
+      "server:\n  listen: \"127.0.0.1:7400\"\n  log_level: info\n  drain_timeout_s: 30\n"
+      "model:\n  path: m.gguf\nworkers:\n  - address: \"prefill:1\"\n    role: prefill\n"
+      "  - address: \"decode:1\"\n    role: decode\nqueue_requests: 1024\nqueue_timeout_s: 60\n"
+      "attempts_max: 8\nworker_suspect_s: 1.5\ndefault_max_tokens: 256\n"
+      "stage_missing_timeout_s: 3\n");
+}
+
+TEST(CompleteTest, ZeroIsAValueWhereTheRangeHasIt) {
+  v1::RouterConfig config = Router();
+  config.set_queue_requests(0);
+  ASSERT_TRUE(Complete(&config).ok());
+  EXPECT_EQ(config.queue_requests(), 0);
+}
+
+// Every number of the schema has a rule, and the rule's default lies inside its range.
+void CheckRules(const Descriptor& type) {
+  for (int i = 0; i < type.field_count(); ++i) {
+    const auto& field = *type.field(i);
+    if (field.message_type() != nullptr) {
+      CheckRules(*field.message_type());
+      continue;
+    }
+    if (field.cpp_type() == field.CPPTYPE_STRING) continue;
+    const FieldRule* rule = FindRule(field);
+    ASSERT_NE(rule, nullptr) << field.full_name();
+    EXPECT_TRUE(field.has_presence()) << field.full_name();
+    EXPECT_LT(rule->min, rule->max);
+    if (field.name() != "threads") {
+      EXPECT_TRUE(CheckNumber(*rule, rule->value).ok()) << field.name();
+    }
+    EXPECT_FALSE(CheckNumber(*rule, rule->min - 1).ok());
+    EXPECT_FALSE(CheckNumber(*rule, rule->max * 1.01 + 1).ok());
+    EXPECT_FALSE(CheckNumber(*rule, std::nan("")).ok());
+  }
+}
+TEST(CompleteTest, EveryNumberHasARange) {
+  CheckRules(*v1::WorkerConfig::descriptor());
+  CheckRules(*v1::RouterConfig::descriptor());
+}
+
+TEST(CompleteTest, LoopbackUnlessTheClusterHasAToken) {
+  for (const char* listen : {"0.0.0.0:1", "[::]:1", "10.1.2.3:1", "worker:1"}) {
+    v1::WorkerConfig config = Worker();
+    config.mutable_server()->set_listen(listen);
+    EXPECT_EQ(Message(Complete(&config, "prefill")),
+              fmt::format("server.listen: {} can be reached from other machines; set "
+                          "server.cluster_token_file (--cluster-token-file FILE), or listen on "
+                          "127.0.0.1, [::1] or unix:PATH",
+                          listen));
+    config.mutable_server()->set_cluster_token_file("token");
+    EXPECT_TRUE(Complete(&config, "prefill").ok());
+    v1::RouterConfig router = Router();
+    router.mutable_server()->set_listen(listen);
+    EXPECT_FALSE(Complete(&router).ok());
+  }
+  for (const char* listen : {"127.0.0.1:1", "[::1]:1", "localhost:1", "unix:/tmp/s"}) {
+    v1::WorkerConfig config = Worker();
+    config.mutable_server()->set_listen(listen);
+    EXPECT_TRUE(Complete(&config, "prefill").ok()) << listen;
+  }
+}
+
+TEST(CompleteTest, WorkerIdFollowsThePort) {
+  v1::WorkerConfig config = Worker();
+  config.mutable_server()->set_listen("127.0.0.1:9");
+  ASSERT_TRUE(Complete(&config, "prefill").ok());
+  EXPECT_EQ(config.worker_id(), "prefill-9");
+  config = Worker();
+  config.mutable_server()->set_listen("127.0.0.1:0");
+  ASSERT_TRUE(Complete(&config, "prefill").ok());
+  EXPECT_EQ(config.worker_id().substr(0, 11), "prefill-pid");
+}
+
+TEST(CompleteTest, RefusesWhatCannotRun) {
+  v1::WorkerConfig worker;
+  EXPECT_EQ(Message(Complete(&worker, "decode")),
+            "model.path: not set; name a GGUF file (--model FILE)");
+  worker = Worker();
+  worker.mutable_engine()->set_step_tokens(15);
+  EXPECT_EQ(Message(Complete(&worker, "decode")),
+            "engine.step_tokens: 15 is out of range; allowed: 16 to 65536");
+  v1::RouterConfig router = Router();
+  router.mutable_workers(1)->set_address("prefill:1");
+  EXPECT_EQ(Message(Complete(&router)), "workers[1].address: prefill:1 is listed twice");
+  router = Router();
+  router.mutable_workers(1)->clear_role();
+  EXPECT_EQ(Message(Complete(&router)), "workers[1].role: not set; allowed: prefill, decode");
+  router.mutable_workers(1)->set_role("encode");
+  EXPECT_EQ(Message(Complete(&router)),
+            "workers[1].role: \"encode\" is not known; allowed: prefill, decode");
+  router.clear_workers();
+  EXPECT_EQ(Message(Complete(&router)),
+            "workers: none; list each as address and role (--worker prefill=HOST:PORT)");
+}
+
+TEST(ToYamlTest, RoundTripOfAwkwardText) {
+  std::mt19937 random(99);
+  const std::string pieces[] = {"a",
+                                " ",
+                                ":",
+                                "#",
+                                "'",
+                                "\"",
+                                "\\",
+                                "\n",
+                                "\t",
+                                "-",
+                                "[",
+                                "{",
+                                "&",
+                                "*",
+                                "null",
+                                "~",
+                                "true",
+                                "\xc3\xa9",
+                                "%",
+                                "@",
+                                "\r",
+                                "?",
+                                "|",
+                                ">",
+                                "!",
+                                "0",
+                                "1e3",
+                                "\x1b",
+                                "\x7f",
+                                ",",
+                                ".",
+                                "\xe2\x80\xa8",
+                                "\xef\xbb\xbf",
+                                "\xc2\x85"};
+  for (int round = 0; round < 3000; ++round) {
+    v1::WorkerConfig config;
+    std::string text;
+    for (int i = random() % 6; i >= 0; --i) text += pieces[random() % std::size(pieces)];
+    config.mutable_model()->set_path(text);
+    config.mutable_engine()->set_threads(1 + random() % 256);
+    config.mutable_transfer()->set_timeout_scale(0.05 + (random() % 100000) / 1001.0);
+    if (round % 3 == 0) config.mutable_server();
+    v1::WorkerConfig again;
+    const absl::Status status = ParseYamlInto(ToYaml(config), "x", &again);
+    ASSERT_TRUE(status.ok()) << status.message() << "\n" << ToYaml(config);
+    ASSERT_EQ(again.SerializeAsString(), config.SerializeAsString()) << ToYaml(config);
+  }
+}
+
+TEST(ParseBytesTest, Table) {
+  EXPECT_EQ(*ParseBytes("0"), 0);
+  EXPECT_EQ(*ParseBytes("1000000"), 1000000);
+  EXPECT_EQ(*ParseBytes("512MiB"), 536870912);
+  EXPECT_EQ(*ParseBytes("3KiB"), 3072);
+  EXPECT_EQ(*ParseBytes("2GiB"), int64_t{2} << 30);
+  EXPECT_EQ(*ParseBytes("8388607TiB"), int64_t{8388607} << 40);
+  for (const char* bad : {"", "MiB", "-1", "+1", " 1", "1 ", "1 MiB", "1.5GiB", "1mib", "1MB", "1M",
+                          "8388608TiB", "9223372036854775808", "0x10", "1e3"}) {
+    EXPECT_EQ(ParseBytes(bad).status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+}
+
+TEST(ClusterTokenTest, Files) {
+  EXPECT_EQ(*ReadClusterToken(""), "");
+  EXPECT_EQ(*ReadClusterToken(TempFile("good", "0123456789abcdef\n")), "0123456789abcdef");
+  EXPECT_TRUE(ReadClusterToken(TempFile("long", std::string(4096, 'x') + " \r\n")).ok());
+  for (const std::string& bad :
+       {std::string("short\n"), std::string(4097, 'x'), std::string(16, ' '),
+        std::string("two words of text here"), std::string(20, '\0')}) {
+    const auto token = ReadClusterToken(TempFile("bad", bad));
+    EXPECT_EQ(token.status().code(), absl::StatusCode::kInvalidArgument);
+    if (bad.find("words") != std::string::npos) {
+      EXPECT_EQ(Message(token.status()).find("words"), std::string::npos) << "the token is secret";
+    }
+  }
+  EXPECT_EQ(Message(ReadClusterToken("/nowhere/token").status()),
+            "/nowhere/token: cannot be read: No such file or directory");
+}
+
+TEST(LoadYamlTest, Files) {
+  v1::WorkerConfig config;
+  EXPECT_TRUE(LoadYaml("", &config).ok());
+  EXPECT_EQ(Message(LoadYaml("/nowhere.yaml", &config)),
+            "/nowhere.yaml: cannot be read: No such file or directory");
+  EXPECT_EQ(Message(LoadYaml("/", &config)), "/: cannot be read: Is a directory");
+  EXPECT_EQ(Message(LoadYaml("/dev/zero", &config)), "/dev/zero: larger than 1 MiB");
+  const std::string path = TempFile("file.yaml", "engine:\n  threads: 300\n");
+  EXPECT_EQ(Message(LoadYaml(path, &config)),
+            path + ":2: engine.threads: 300 is out of range; allowed: 1 to 256");
+}
+
+}  // namespace
+}  // namespace trivium::config

@@ -1,0 +1,99 @@
+#include "common/config/schema.h"
+
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "common/net/address.h"
+#include "common/net/text.h"
+
+namespace trivium::config {
+namespace {
+
+constexpr double kMiB = 1 << 20;
+
+const std::vector<FieldRule>& Rules() {
+  static const auto* rules = new std::vector<FieldRule>{
+      {.field = "ServerConfig.listen", .form = FieldRule::Form::kAddress},
+      {.field = "ServerConfig.metrics_listen", .form = FieldRule::Form::kAddress},
+      {.field = "ServerConfig.log_level",
+       .text = "info",
+       .choices = {"trace", "debug", "info", "warning", "error"}},
+      {.field = "ServerConfig.drain_timeout_s", .min = 1, .max = 3600, .value = 30},
+      {.field = "EngineConfig.threads", .min = 1, .max = 256},
+      {.field = "EngineConfig.isa",
+       .text = "auto",
+       .choices = {"auto", "reference", "avx2", "avx512", "amx"}},
+      {.field = "EngineConfig.numerics", .text = "fast", .choices = {"fast", "batch_invariant"}},
+      {.field = "EngineConfig.kv_memory_bytes",
+       .min = kMiB,
+       .max = 16 * kMiB * kMiB,
+       .value = 1024 * kMiB,
+       .is_bytes = true},
+      {.field = "EngineConfig.step_tokens", .min = 16, .max = 65536, .value = 512},
+      {.field = "EngineConfig.requests_max", .min = 1, .max = 4096, .value = 64},
+      {.field = "TransferConfig.interface", .text = "lo"},
+      {.field = "TransferConfig.timeout_scale", .min = 0.05, .max = 100, .value = 1},
+      {.field = "TransferConfig.transports", .text = "posix,tcp,self"},
+      {.field = "WorkerConfig.worker_id", .form = FieldRule::Form::kName},
+      {.field = "WorkerEndpoint.address", .form = FieldRule::Form::kAddress},
+      {.field = "WorkerEndpoint.role", .choices = {"prefill", "decode"}},
+      {.field = "RouterConfig.queue_requests", .min = 0, .max = 100000, .value = 1024},
+      {.field = "RouterConfig.queue_timeout_s", .min = 0, .max = 86400, .value = 60},
+      {.field = "RouterConfig.attempts_max", .min = 1, .max = 100, .value = 8},
+      {.field = "RouterConfig.worker_suspect_s", .min = 0.05, .max = 3600, .value = 1.5},
+      {.field = "RouterConfig.default_max_tokens", .min = 1, .max = 1000000, .value = 256},
+      {.field = "RouterConfig.stage_missing_timeout_s", .min = 0.05, .max = 3600, .value = 3},
+  };
+  return *rules;
+}
+
+// Without an exponent where the number is whole.
+std::string Plain(double value) {
+  const bool whole = std::abs(value) < 1e15 && value == std::floor(value);
+  return whole ? fmt::format("{:.0f}", value) : fmt::format("{}", value);
+}
+
+bool IsName(std::string_view text) {
+  constexpr size_t kNameBytesMax = 64;
+  constexpr std::string_view kAllowed =
+      "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+  return text.size() <= kNameBytesMax && text.find_first_not_of(kAllowed) == std::string_view::npos;
+}
+
+}  // namespace
+
+const FieldRule* FindRule(const google::protobuf::FieldDescriptor& field) {
+  const std::string name = field.containing_type()->name() + "." + field.name();
+  for (const FieldRule& rule : Rules()) {
+    if (rule.field == name) return &rule;
+  }
+  return nullptr;
+}
+
+std::string Allowed(const FieldRule& rule) {
+  if (!rule.choices.empty()) return fmt::format("{}", fmt::join(rule.choices, ", "));
+  if (rule.is_bytes) return "1 MiB to 16 TiB, as a number or like \"512MiB\"";
+  return fmt::format("{} to {}", Plain(rule.min), Plain(rule.max));
+}
+
+absl::Status CheckNumber(const FieldRule& rule, double value) {
+  if (value >= rule.min && value <= rule.max) return absl::OkStatus();
+  return InvalidArgument("{} is out of range; allowed: {}", Plain(value), Allowed(rule));
+}
+
+absl::Status CheckText(const FieldRule& rule, std::string_view value) {
+  if (value.empty()) return absl::OkStatus();
+  if (rule.form == FieldRule::Form::kAddress) return net::ParseAddress(value).status();
+  if (rule.form == FieldRule::Form::kName && !IsName(value)) {
+    return InvalidArgument("\"{}\" is no name; allowed: at most 64 of A-Z a-z 0-9 . _ -",
+                           net::Escape(value, 80));
+  }
+  if (rule.choices.empty() || std::count(rule.choices.begin(), rule.choices.end(), value) > 0) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument("\"{}\" is not known; allowed: {}", net::Escape(value, 40), Allowed(rule));
+}
+
+}  // namespace trivium::config
