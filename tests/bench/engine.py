@@ -1,0 +1,73 @@
+"""Prefill and decode speed of the engine, with --peers beside llama.cpp in the same run.
+
+Rounds alternate between the engines, so that both see the same noise; the best of all rounds counts.
+"""
+import argparse
+import json
+import os
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+ENGINE = os.path.join(HERE, '..', '..', 'build', 'release', 'bin', 'engine_bench')
+
+
+def run(command):
+    out = subprocess.run(command, capture_output=True, text=True)
+    if out.returncode != 0:
+        sys.exit(f'{command[0]} failed: {out.stderr.strip()[-500:]}')
+    return json.loads(out.stdout.strip().split('\n')[-1])
+
+
+def engine(args, isa, numerics):
+    got = run([ENGINE, '--model', args.model, '--threads', str(args.threads), '--prompt', str(args.prompt), '--isa', isa,
+               '--numerics', numerics, '--sequences', args.sequences, '--repeats', '3', '--json'])
+    rates = {f'decode {d["sequences"]}': d['tokens_per_second'] for d in got['decode']}
+    return {f'prefill {args.prompt}': got['prefill_tokens_per_second'], **rates}
+
+
+def llama(args):
+    got = run([sys.executable, os.path.join(HERE, 'peer_llama.py'), args.model, '--threads', str(args.threads),
+               '--prompt', str(args.prompt), '--sequences', args.sequences])
+    rates = {f'decode {s}': rate for s, rate in got['decode_tokens_per_s'].items()}
+    return {f'prefill {args.prompt}': got['prefill_tokens_per_s'], **rates}
+
+
+def supported_isas():
+    flags = next(line for line in open('/proc/cpuinfo') if line.startswith('flags')).split()
+    needs = {'avx2': ['avx2', 'fma', 'f16c'], 'avx512': ['avx512f', 'avx512bw', 'avx512vl'], 'amx': ['amx_bf16']}
+    return [isa for isa, wants in needs.items() if all(w in flags for w in wants)]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--model', required=True)
+    parser.add_argument('--peers', action='store_true')
+    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument('--prompt', type=int, default=512)
+    parser.add_argument('--sequences', default='1,16')
+    parser.add_argument('--rounds', type=int, default=3)
+    args = parser.parse_args()
+
+    runs = {'llama.cpp': lambda: llama(args)} if args.peers else {}
+    for isa in supported_isas():
+        for numerics in ('fast', 'batch_invariant'):
+            runs[f'{isa} {numerics}'] = lambda isa=isa, numerics=numerics: engine(args, isa, numerics)
+    best = {name: {} for name in runs}
+    for number in range(args.rounds):
+        for name, measure in runs.items():
+            print(f'round {number + 1}/{args.rounds}: {name}', file=sys.stderr)
+            for what, rate in measure().items():
+                best[name][what] = max(rate, best[name].get(what, 0))
+
+    columns = list(next(iter(best.values())))
+    print(f'tokens/s, {args.threads} threads, best of {args.rounds} rounds; in brackets the ratio to llama.cpp')
+    print('| engine |' + ''.join(f' {c} |' for c in columns))
+    print('| --- |' + ' ---: |' * len(columns))
+    for name, rates in best.items():
+        cells = [f'{rates[c]:.0f}' + (f' ({rates[c] / best["llama.cpp"][c]:.2f})' if args.peers else '') for c in columns]
+        print(f'| {name} | ' + ' | '.join(cells) + ' |')
+
+
+if __name__ == '__main__':
+    main()
