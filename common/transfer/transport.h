@@ -1,15 +1,17 @@
-// Moves the KV rows of one request from a prefill worker into blocks that a decode worker has reserved.
+// Moves the KV rows of one request from a prefill worker into blocks that a decode worker has
+// reserved.
 //
-// Receiver: Expect() turns reserved blocks into a Ticket; the router carries the ticket to the sender.
-// Sender: Open() with the ticket, Send() each finished (layers x tokens) range, Finish() with a small tail
-// (the first token). Delivery is the receiver's own acknowledgement after the checksum, never a completion
-// of the wire. The receiver alone decides where bytes land, after checking request, attempt, secret, epoch,
-// generation, layer and token range; what fails a check is refused and counted, and touches no block.
+// Receiver: Expect() turns reserved blocks into a Ticket; the router carries the ticket to the
+// sender. Sender: Open() with the ticket, Send() each finished (layers x tokens) range, Finish()
+// with a small tail (the first token). Delivery is the receiver's own acknowledgement after the
+// checksum, never a completion of the wire. The receiver alone decides where bytes land, after
+// checking request, attempt, secret, epoch, generation, layer and token range; what fails a check
+// is refused and counted, and touches no block.
 //
-// Ownership: blocks named on either side stay leased (the BlockLease given) until no message in flight can
-// touch them, also after an abort, a lost peer or a stopped one. Every callback is called exactly once, on
-// the transport's own thread; callbacks must not block and may call back into the transport.
-// Thread-safety: all methods, any thread. No method blocks on a peer.
+// Ownership: blocks named on either side stay leased (the BlockLease given) until no message in
+// flight can touch them, also after an abort, a lost peer or a stopped one. Every callback is
+// called exactly once, on the transport's own thread; callbacks must not block and may call back
+// into the transport. Thread-safety: all methods, any thread. No method blocks on a peer.
 #pragma once
 
 #include <array>
@@ -34,15 +36,15 @@ enum class WireFormat : uint8_t { kF16 = 1 };  // rows as they lie in the KV pag
 
 // What a sender must know to reach a landing place. Travels through the router.
 struct Ticket {
-  std::string address;       // the receiver's transport address, opaque bytes
-  WorkerEpoch epoch;         // of the receiver
-  uint64_t landing_id = 0;   // names the landing inside the receiver
-  uint64_t generation = 0;   // of the landing blocks; raised by every new attempt
+  std::string address;      // the receiver's transport address, opaque bytes
+  WorkerEpoch epoch;        // of the receiver
+  uint64_t landing_id = 0;  // names the landing inside the receiver
+  uint64_t generation = 0;  // of the landing blocks; raised by every new attempt
   WireFormat wire_format = WireFormat::kF16;
   int32_t layers = 0;
-  int32_t token_begin = 0;   // tokens before it are complete at the receiver already
-  int32_t token_end = 0;     // one past the last token whose KV is wanted
-  int32_t row_elems = 0;     // kv heads x head size: both sides must agree
+  int32_t token_begin = 0;  // tokens before it are complete at the receiver already
+  int32_t token_end = 0;    // one past the last token whose KV is wanted
+  int32_t row_elems = 0;    // kv heads x head size: both sides must agree
   int32_t block_tokens = 0;
 };
 
@@ -72,7 +74,8 @@ struct LandingOptions {
   uint64_t generation = 0;
   int32_t token_begin = 0;
   int32_t token_end = 0;
-  ArrivalCallback on_arrival;  // DEADLINE_EXCEEDED, UNAVAILABLE (peer lost), CANCELLED (Withdraw), DATA_LOSS
+  ArrivalCallback
+      on_arrival;  // DEADLINE_EXCEEDED, UNAVAILABLE (peer lost), CANCELLED (Withdraw), DATA_LOSS
 };
 
 struct RowRange {
@@ -95,27 +98,40 @@ class Sender {
   virtual ~Sender() = default;
   // Queues rows that lie finished in the source blocks. Ranges must not overlap.
   virtual void Send(const RowRange& rows) = 0;
-  // All has been queued; `tail` (at most 64 KiB) arrives after the last row. With kv_complete = false
-  // nothing more is needed at the receiver (the request has ended) and missing rows are no error.
+  // All has been queued; `tail` (at most 64 KiB) arrives after the last row. With kv_complete =
+  // false nothing more is needed at the receiver (the request has ended) and missing rows are no
+  // error.
   virtual void Finish(std::string tail, bool kv_complete) = 0;
   virtual void Abort() = 0;
 };
 
-// The heartbeat of both directions and what follows from a missing one; `scale` stretches all of them.
+// The heartbeat of both directions and what follows from a missing one; `scale` stretches all of
+// them.
 struct TransferTimeouts {
   Duration connect = std::chrono::seconds(1);
   Duration heartbeat = std::chrono::milliseconds(500);
   Duration suspect = std::chrono::milliseconds(1500);
-  Duration lease = std::chrono::seconds(2);          // without a beat the peer is lost
-  Duration unused_ticket = std::chrono::seconds(2);  // a landing that no message reached; see Expect
+  Duration lease = std::chrono::seconds(2);  // without a beat the peer is lost
+  Duration unused_ticket =
+      std::chrono::seconds(2);  // a landing that no message reached; see Expect
   Duration acknowledgement = std::chrono::seconds(2);
   double scale = 1.0;
 };
 
 // Why a message was refused; the order is that of TransferCounters::refused.
 enum class Refusal : uint8_t {
-  kMalformed, kUnknownLanding, kWrongSecret, kOldAttempt, kOldEpoch, kOldGeneration,
-  kOutOfRange, kReplay, kChecksum, kOverLimit, kCount
+  kMalformed,
+  kUnknownLanding,
+  kWrongSecret,
+  kOldAttempt,
+  kOldEpoch,
+  kOldGeneration,
+  kOutOfRange,
+  kReplay,
+  kChecksum,
+  kOverLimit,
+  kUnknownPeer,  // whoever sent it did not begin this landing
+  kCount
 };
 const char* RefusalName(Refusal refusal);
 
@@ -124,23 +140,29 @@ struct TransferCounters {
   int64_t bytes_sent = 0, bytes_received = 0;
   int64_t landings_open = 0, senders_open = 0;
   int64_t landings_expired = 0, peers_lost = 0;
+  int64_t peers_suspect = 0;  // silent for `suspect` right now
 };
 
 class Transport {
  public:
-  virtual ~Transport() = default;  // force-closes every peer; every callback has come when it returns
+  virtual ~Transport() =
+      default;  // force-closes every peer; every callback has come when it returns
   virtual const std::string& address() const = 0;
   virtual WorkerEpoch epoch() const = 0;
 
-  // A landing place. It expires (DEADLINE_EXCEEDED) when nothing reached it for `unused_ticket` after
-  // KeepAlive was last called: the router's open stream, not a guess, says whether a sender is still due.
+  // A landing place. It expires (DEADLINE_EXCEEDED) when nothing reached it for `unused_ticket`
+  // after KeepAlive was last called: the router's open stream, not a guess, says whether a sender
+  // is still due.
   virtual absl::StatusOr<Ticket> Expect(LandingOptions options) = 0;
   virtual void KeepAlive(uint64_t landing_id) = 0;
-  virtual void Withdraw(uint64_t landing_id) = 0;  // on_arrival comes with CANCELLED unless it came already
+  virtual void Withdraw(
+      uint64_t landing_id) = 0;  // on_arrival comes with CANCELLED unless it came already
 
-  // INVALID_ARGUMENT when the ticket does not fit this worker's KV layout; connects in the background.
-  virtual absl::StatusOr<std::unique_ptr<Sender>> Open(const Ticket& ticket, Credentials credentials,
-                                                       SequenceBlocks from, DeliveryCallback done) = 0;
+  // INVALID_ARGUMENT when the ticket does not fit this worker's KV layout; connects in the
+  // background.
+  virtual absl::StatusOr<std::unique_ptr<Sender>> Open(const Ticket& ticket,
+                                                       Credentials credentials, SequenceBlocks from,
+                                                       DeliveryCallback done) = 0;
   virtual TransferCounters counters() const = 0;
 };
 
@@ -148,7 +170,8 @@ struct TransportOptions {
   std::shared_ptr<kv::KvStorage> storage;
   WorkerEpoch epoch;
   TransferTimeouts timeouts;
-  std::string interface = "lo";  // network device of the UCX port
+  std::string interface = "lo";               // network device of the UCX port
+  std::string transports = "posix,tcp,self";  // of UCX: any of these three
   Clock* clock = &Clock::Real();
 };
 

@@ -1,0 +1,121 @@
+#include "common/transfer/ucx_context.h"
+
+#include <signal.h>
+#include <ucs/debug/debug.h>
+
+#include <array>
+#include <mutex>
+#include <sstream>
+#include <utility>
+
+namespace trivium::transfer {
+namespace {
+
+// UCX prints its own backtrace on a crash; the process has its own way to end.
+void KeepSignalsOurs() {
+  static std::once_flag once;
+  std::call_once(once, [] {
+    for (const int signal : {SIGILL, SIGSEGV, SIGBUS, SIGFPE}) ucs_debug_disable_signal(signal);
+  });
+}
+
+absl::Status CheckTransports(const std::string& transports) {
+  std::istringstream names(transports);
+  std::string name;
+  bool any = false;
+  while (std::getline(names, name, ',')) {
+    if (name != "posix" && name != "tcp" && name != "self") {
+      return InvalidArgument("transfer: transport '{}' is not posix, tcp or self", name);
+    }
+    any = true;
+  }
+  if (!any) return InvalidArgument("transfer: no transport named");
+  return absl::OkStatus();
+}
+
+absl::Status Configure(ucp_config_t* config, const UcxLinkOptions& options) {
+  const std::array<std::pair<const char*, const char*>, 9> settings = {{
+      {"TLS", options.transports.c_str()},
+      {"NET_DEVICES", options.interface.c_str()},
+      // Without it, shared memory is left out as soon as endpoints handle errors.
+      {"MM_ERROR_HANDLING", "y"},
+      // So many and so large segments that a receiver without a core does not stall its sender.
+      {"MM_FIFO_SIZE", "256"},
+      {"MM_SEG_SIZE", "32k"},
+      // A put would write into the receiver's memory without asking it first.
+      {"TCP_PUT_ENABLE", "n"},
+      // Our heartbeats watch the peer; UCX's own probing does not survive a force-close of a
+      // stopped peer over TCP.
+      {"KEEPALIVE_INTERVAL", "inf"},
+      {"WARN_UNUSED_ENV_VARS", "n"},
+      {"RNDV_THRESH", "auto"},
+  }};
+  for (const auto& [name, value] : settings) {
+    const ucs_status_t status = ucp_config_modify(config, name, value);
+    if (status != UCS_OK)
+      return UcxStatus(fmt::format("setting {}={}", name, value).c_str(), status);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status UcxStatus(const char* what, ucs_status_t status) {
+  return Unavailable("UCX, {}: {}", what, ucs_status_string(status));
+}
+
+absl::StatusOr<std::unique_ptr<UcxContext>> UcxContext::Create(const UcxLinkOptions& options) {
+  RETURN_IF_ERROR(CheckTransports(options.transports));
+  KeepSignalsOurs();
+  std::unique_ptr<UcxContext> context(new UcxContext);
+  RETURN_IF_ERROR(context->Init(options));
+  RETURN_IF_ERROR(context->InitWorker());
+  return context;
+}
+
+absl::Status UcxContext::Init(const UcxLinkOptions& options) {
+  ucp_config_t* config = nullptr;
+  if (const ucs_status_t s = ucp_config_read(nullptr, nullptr, &config); s != UCS_OK) {
+    return UcxStatus("reading its configuration", s);
+  }
+  absl::Status configured = Configure(config, options);
+  ucp_params_t params = {};
+  params.field_mask = UCP_PARAM_FIELD_FEATURES | UCP_PARAM_FIELD_MT_WORKERS_SHARED;
+  params.features = UCP_FEATURE_AM | UCP_FEATURE_WAKEUP;
+  params.mt_workers_shared = 0;
+  const ucs_status_t status =
+      configured.ok() ? ucp_init(&params, config, &context_) : UCS_ERR_INVALID_PARAM;
+  ucp_config_release(config);
+  RETURN_IF_ERROR(configured);
+  if (status != UCS_OK) {
+    return UcxStatus(
+        fmt::format("starting with {} on interface '{}'", options.transports, options.interface)
+            .c_str(),
+        status);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status UcxContext::InitWorker() {
+  ucp_worker_params_t params = {};
+  params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  params.thread_mode = UCS_THREAD_MODE_SINGLE;
+  ucs_status_t status = ucp_worker_create(context_, &params, &worker_);
+  if (status != UCS_OK) return UcxStatus("making a worker", status);
+  status = ucp_worker_get_efd(worker_, &event_fd_);
+  if (status != UCS_OK) return UcxStatus("getting the event descriptor", status);
+  ucp_address_t* address = nullptr;
+  size_t length = 0;
+  status = ucp_worker_get_address(worker_, &address, &length);
+  if (status != UCS_OK) return UcxStatus("getting the worker's address", status);
+  address_.assign(reinterpret_cast<const char*>(address), length);
+  ucp_worker_release_address(worker_, address);
+  return absl::OkStatus();
+}
+
+UcxContext::~UcxContext() {
+  if (worker_ != nullptr) ucp_worker_destroy(worker_);
+  if (context_ != nullptr) ucp_cleanup(context_);
+}
+
+}  // namespace trivium::transfer
