@@ -1,21 +1,25 @@
 #include "common/transfer/ucx_context.h"
 
 #include <signal.h>
+#include <ucs/config/global_opts.h>
 #include <ucs/debug/debug.h>
 
-#include <array>
+#include <cstdlib>
 #include <mutex>
 #include <sstream>
 #include <utility>
+#include <vector>
 
 namespace trivium::transfer {
 namespace {
 
-// UCX prints its own backtrace on a crash; the process has its own way to end.
-void KeepSignalsOurs() {
+// UCX prints its own backtrace on a crash, and an error for every peer that goes; the process has
+// its own way to end and its own log.
+void KeepQuiet() {
   static std::once_flag once;
   std::call_once(once, [] {
     for (const int signal : {SIGILL, SIGSEGV, SIGBUS, SIGFPE}) ucs_debug_disable_signal(signal);
+    if (std::getenv("UCX_LOG_LEVEL") == nullptr) ucs_global_opts_set_value("LOG_LEVEL", "fatal");
   });
 }
 
@@ -33,27 +37,36 @@ absl::Status CheckTransports(const std::string& transports) {
   return absl::OkStatus();
 }
 
-absl::Status Configure(ucp_config_t* config, const UcxLinkOptions& options) {
-  const std::array<std::pair<const char*, const char*>, 9> settings = {{
-      {"TLS", options.transports.c_str()},
-      {"NET_DEVICES", options.interface.c_str()},
-      // Without it, shared memory is left out as soon as endpoints handle errors.
-      {"MM_ERROR_HANDLING", "y"},
-      // So many and so large segments that a receiver without a core does not stall its sender.
-      {"MM_FIFO_SIZE", "256"},
-      {"MM_SEG_SIZE", "32k"},
-      // A put would write into the receiver's memory without asking it first.
-      {"TCP_PUT_ENABLE", "n"},
+using Settings = std::vector<std::pair<const char*, std::string>>;
+
+Settings SettingsFor(const UcxLinkOptions& options) {
+  Settings settings = {
+      {"TLS", options.transports},
+      {"NET_DEVICES", options.interface},
       // Our heartbeats watch the peer; UCX's own probing does not survive a force-close of a
       // stopped peer over TCP.
       {"KEEPALIVE_INTERVAL", "inf"},
-      {"WARN_UNUSED_ENV_VARS", "n"},
-      {"RNDV_THRESH", "auto"},
-  }};
-  for (const auto& [name, value] : settings) {
-    const ucs_status_t status = ucp_config_modify(config, name, value);
-    if (status != UCS_OK)
+  };
+  if (options.transports.find("posix") != std::string::npos) {
+    // Without it, shared memory is left out as soon as endpoints handle errors.
+    settings.emplace_back("MM_ERROR_HANDLING", "y");
+    // So many and so large segments that a receiver without a core does not stall its sender.
+    settings.emplace_back("MM_FIFO_SIZE", "256");
+    settings.emplace_back("MM_SEG_SIZE", "32k");
+  }
+  if (options.transports.find("tcp") != std::string::npos) {
+    // A put would write into the receiver's memory without asking it first.
+    settings.emplace_back("PUT_ENABLE", "n");
+  }
+  return settings;
+}
+
+absl::Status Configure(ucp_config_t* config, const UcxLinkOptions& options) {
+  for (const auto& [name, value] : SettingsFor(options)) {
+    const ucs_status_t status = ucp_config_modify(config, name, value.c_str());
+    if (status != UCS_OK) {
       return UcxStatus(fmt::format("setting {}={}", name, value).c_str(), status);
+    }
   }
   return absl::OkStatus();
 }
@@ -66,7 +79,7 @@ absl::Status UcxStatus(const char* what, ucs_status_t status) {
 
 absl::StatusOr<std::unique_ptr<UcxContext>> UcxContext::Create(const UcxLinkOptions& options) {
   RETURN_IF_ERROR(CheckTransports(options.transports));
-  KeepSignalsOurs();
+  KeepQuiet();
   std::unique_ptr<UcxContext> context(new UcxContext);
   RETURN_IF_ERROR(context->Init(options));
   RETURN_IF_ERROR(context->InitWorker());
