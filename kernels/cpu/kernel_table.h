@@ -1,0 +1,108 @@
+// The inner loops that are compiled once for each instruction set, as plain functions on plain
+// data.
+//
+// simd/*.cc implement them with intrinsics; the rest of cpu/ is baseline x86-64 and reaches them
+// only through this table, so that no instruction leaks into code that runs on every machine.
+// Stateless; safe from any thread on disjoint outputs.
+// Invariant: every result element comes from a sequence of operations that depends on its own row,
+// weights and keys only, never on how many rows, outputs or tiles share the call.
+#pragma once
+
+#include <cstdint>
+
+namespace trivium::kernels {
+
+// Weights lie in panels of eight outputs (packed_matrix.h); the last one is padded with zero
+// weights.
+inline constexpr int kPanelOutputs = 8;
+inline constexpr int kQuantBlock = 32;  // inputs that share a scale
+
+enum class PanelKind : uint8_t { kQ4_0, kQ4_1, kQ8_0, kF32, kF16, kBF16 };
+
+// Rows of activations as signed integers, one scale for each 32 inputs.
+struct QuantisedRows {
+  const int8_t* q8 = nullptr;     // [rows, K] for 4-bit weights
+  const int16_t* q16 = nullptr;   // [rows, K] for 8-bit weights, the values within ±128
+  const float* scales = nullptr;  // [rows, K / 32]
+  const float* sums = nullptr;    // [rows, K / 32] scale * sum of the integers
+};
+
+// y[rows, n] for the panels panel_begin … panel_end - 1.
+struct MatmulTask {
+  PanelKind kind = PanelKind::kF32;
+  const uint8_t* panels = nullptr;  // the first panel of the matrix
+  int64_t panel_bytes = 0;
+  int64_t n = 0, k = 0;
+  int64_t panel_begin = 0, panel_end = 0;
+  int64_t rows = 0;
+  const float* x = nullptr;  // [rows, k], for float panels
+  QuantisedRows quantised;   // for the others
+  float* y = nullptr;        // [rows, n]
+};
+
+// Keys are attended in chunks of this many positions; the chunk borders are multiples of it,
+// whatever the batch, so that a row is always the same merge of the same partial results.
+inline constexpr int kChunkKeys = 256;
+inline constexpr int kTileKeys = 32;   // converted to float32 at a time
+inline constexpr int kBlockRows = 16;  // query rows that share a conversion
+
+// Rows of one sequence (at most kBlockRows) and the query heads of one key-value head.
+struct AttentionTask {
+  const float* q = nullptr;            // row 0, first head of the group; rows are q_stride apart
+  int64_t q_stride = 0;                // heads * head_dim
+  const int32_t* positions = nullptr;  // [rows]
+  int rows = 0;
+  int heads = 0;  // query heads of this kv head
+  int head_dim = 0;
+  int padded_dim = 0;                  // head_dim rounded up to 8
+  const uint16_t* kv_group = nullptr;  // kv_layer + kv head * head_dim
+  const int32_t* block_table = nullptr;
+  int block_tokens = 0;
+  int64_t page_elems = 0, row_elems = 0;
+  float scale = 0;
+};
+
+// Scratch of one thread, zeroed once; sizes in floats.
+struct AttentionScratch {
+  float* q = nullptr;       // [kBlockRows * heads, padded_dim]
+  float* scores = nullptr;  // [kBlockRows * heads, kChunkKeys]
+  float* tile = nullptr;    // [kTileKeys, padded_dim]
+};
+
+// Softmax over some keys, not yet divided: out = sum(exp(s - max) * v), sum = sum(exp(s - max)).
+// Query i = row * heads + head.
+struct AttentionPartial {
+  float* out = nullptr;  // [rows * heads, padded_dim]
+  float* max = nullptr;  // [rows * heads]
+  float* sum = nullptr;  // [rows * heads]
+};
+
+struct KernelTable {
+  // One row to integers. q16 and q8 differ in width only.
+  void (*quantise8)(const float* x, int64_t k, int8_t* q, float* scales, float* sums);
+  void (*quantise16)(const float* x, int64_t k, int16_t* q, float* scales, float* sums);
+  void (*matmul)(const MatmulTask& task);
+
+  // Fills `partial` for the rows that see keys of this chunk, leaves the other rows alone.
+  void (*attend_chunk)(const AttentionTask& task, int chunk, const AttentionScratch& scratch,
+                       const AttentionPartial& partial);
+  // Adds the partial of a later chunk into `total`, for the rows that see it.
+  void (*merge_chunk)(const AttentionTask& task, int chunk, const AttentionPartial& total,
+                      const AttentionPartial& partial);
+  // out (rows out_stride apart) = total.out / total.sum; lse [row * lse_stride + head] unless null.
+  void (*finish)(const AttentionTask& task, const AttentionPartial& total, float* out,
+                 int64_t out_stride, float* lse, int64_t lse_stride);
+
+  void (*rms_norm)(const float* x, const float* weight, float eps, int dim, float* out);  // one row
+  // One row; cosines and sines of the rope_dim / 2 pairs.
+  void (*rope)(float* x, const float* cosines, const float* sines, int heads, int head_dim,
+               int rope_dim);
+  void (*to_half)(const float* x, int64_t count, uint16_t* out);
+  void (*silu_mul)(float* gate, const float* up, int64_t count);
+  void (*add)(float* x, const float* y, int64_t count);
+};
+
+const KernelTable& Avx2Kernels();
+const KernelTable& Avx512Kernels();  // with VNNI; the same results bit for bit
+
+}  // namespace trivium::kernels

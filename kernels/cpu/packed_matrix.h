@@ -1,0 +1,49 @@
+// A weight matrix in panels of eight outputs, the layout of the kernels in simd/.
+//
+// Quantised panels are a sequence of blocks of 32 inputs. A block is the eight scales (float16),
+// for Q4_1 the eight minima, then the weights: four bits as four vectors of 32 bytes, byte 4 o + j
+// of vector i holding the inputs 8 i + j (low nibble) and 8 i + 4 + j (high) of output o; eight
+// bits as sixteen vectors of 16 bytes, byte 2 o + j of vector i holding input 2 i + j of output o.
+// Float panels are the inputs in order, eight outputs each. Missing outputs of the last panel are
+// zero.
+//
+// Immutable after construction, so safe from any thread. The weights are copied.
+#pragma once
+
+#include <cstdint>
+#include <cstdlib>
+#include <memory>
+
+#include "kernels/cpu/kernel_table.h"
+#include "kernels/ops.h"
+#include "kernels/thread_pool.h"
+
+namespace trivium::kernels {
+
+class PackedMatrix final : public Matrix {
+ public:
+  PackedMatrix(const WeightView& view, ThreadPool& pool);
+
+  int64_t rows() const override { return view_.rows; }
+  int64_t cols() const override { return view_.cols; }
+  // The matrix in the file; what lies there stays mapped as long as the matrix lives.
+  const WeightView& view() const { return view_; }
+  PanelKind kind() const { return kind_; }
+  const uint8_t* panels() const { return panels_.get(); }
+  int64_t panel_bytes() const { return panel_bytes_; }
+  int64_t panel_count() const { return (view_.rows + kPanelOutputs - 1) / kPanelOutputs; }
+
+ private:
+  struct Free {
+    void operator()(uint8_t* p) const { std::free(p); }
+  };
+
+  void PackPanel(int64_t panel);
+
+  WeightView view_;
+  PanelKind kind_;
+  int64_t panel_bytes_;
+  std::unique_ptr<uint8_t[], Free> panels_;  // aligned to a cache line
+};
+
+}  // namespace trivium::kernels

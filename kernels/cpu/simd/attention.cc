@@ -1,0 +1,238 @@
+// Attention of a block of query rows over one chunk of keys, in three passes: scores, softmax,
+// values. Keys and values are converted to float32 one tile at a time and shared by all queries of
+// the block.
+#include "kernels/cpu/simd/simd.h"
+
+namespace trivium::kernels::TRIVIUM_SIMD {
+namespace {
+
+// How many keys of the chunk a row sees.
+inline int VisibleKeys(const AttentionTask& task, int row, int chunk) {
+  const int keys = task.positions[row] + 1 - chunk * kChunkKeys;
+  if (keys <= 0) return 0;
+  return keys < kChunkKeys ? keys : kChunkKeys;
+}
+
+inline int MostVisibleKeys(const AttentionTask& task, int chunk) {
+  int most = 0;
+  for (int row = 0; row < task.rows; ++row) {
+    const int keys = VisibleKeys(task, row, chunk);
+    if (keys > most) most = keys;
+  }
+  return most;
+}
+
+inline void ConvertRow(const uint16_t* half, int dim, float* out) {
+  int d = 0;
+  for (; d + 8 <= dim; d += 8) {
+    const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(half + d));
+    _mm256_storeu_ps(out + d, _mm256_cvtph_ps(v));
+  }
+  for (; d < dim; ++d) out[d] = _cvtsh_ss(half[d]);
+}
+
+// Keys (offset 0) or values (offset of the second half of a page) first … first + count - 1.
+void LoadTile(const AttentionTask& task, int first, int count, int64_t offset, float* tile) {
+  for (int i = 0; i < count; ++i) {
+    const int position = first + i;
+    const int64_t page = task.block_table[position / task.block_tokens];
+    const uint16_t* row = task.kv_group + page * task.page_elems + offset +
+                          position % task.block_tokens * task.row_elems;
+    ConvertRow(row, task.head_dim, tile + int64_t{i} * task.padded_dim);
+  }
+}
+
+// The scaled queries, padded with zeros. Query i = row * heads + head.
+void LoadQueries(const AttentionTask& task, float* q) {
+  for (int i = 0; i < task.rows * task.heads; ++i) {
+    const float* source =
+        task.q + i / task.heads * task.q_stride + int64_t{i % task.heads} * task.head_dim;
+    float* row = q + int64_t{i} * task.padded_dim;
+    for (int d = 0; d < task.head_dim; ++d) row[d] = source[d] * task.scale;
+    for (int d = task.head_dim; d < task.padded_dim; ++d) row[d] = 0;
+  }
+}
+
+// Lane sums of four vectors; each is ((0+1)+(2+3)) + ((4+5)+(6+7)).
+inline __m128 SumFour(const __m256* v) {
+  const __m256 ab = _mm256_hadd_ps(v[0], v[1]);
+  const __m256 cd = _mm256_hadd_ps(v[2], v[3]);
+  const __m256 abcd = _mm256_hadd_ps(ab, cd);
+  return _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
+}
+
+// Scores of kQueries queries with four keys.
+template <int kQueries>
+inline void ScoreFour(const float* q, const float* keys, int dim, float* scores) {
+  __m256 acc[kQueries][4];
+  for (int i = 0; i < kQueries; ++i) {
+    for (int j = 0; j < 4; ++j) acc[i][j] = _mm256_setzero_ps();
+  }
+  for (int d = 0; d < dim; d += 8) {
+    __m256 k[4];
+    for (int j = 0; j < 4; ++j) k[j] = _mm256_loadu_ps(keys + int64_t{j} * dim + d);
+    for (int i = 0; i < kQueries; ++i) {
+      const __m256 v = _mm256_loadu_ps(q + int64_t{i} * dim + d);
+      for (int j = 0; j < 4; ++j) acc[i][j] = _mm256_fmadd_ps(v, k[j], acc[i][j]);
+    }
+  }
+  for (int i = 0; i < kQueries; ++i) _mm_storeu_ps(scores + i * kChunkKeys, SumFour(acc[i]));
+}
+
+template <int kQueries>
+void ScoreTile(const float* q, const float* tile, int dim, int count, float* scores) {
+  for (int j = 0; j < count; j += 4) {
+    ScoreFour<kQueries>(q, tile + int64_t{j} * dim, dim, scores + j);
+  }
+}
+
+void ScoreRows(const AttentionTask& task, int chunk, int tile_begin, const AttentionScratch& s) {
+  int query = 0;
+  const int queries = task.rows * task.heads;
+  while (query < queries) {
+    const int pair_end = query + 2 <= queries ? query + 2 : queries;
+    const int seen0 = VisibleKeys(task, query / task.heads, chunk);
+    const int seen1 = VisibleKeys(task, (pair_end - 1) / task.heads, chunk);
+    const int seen = (seen0 > seen1 ? seen0 : seen1) - tile_begin;
+    const float* q = s.q + int64_t{query} * task.padded_dim;
+    float* scores = s.scores + int64_t{query} * kChunkKeys + tile_begin;
+    const int count = seen < kTileKeys ? seen : kTileKeys;
+    if (pair_end - query == 2) {
+      ScoreTile<2>(q, s.tile, task.padded_dim, count, scores);
+    } else {
+      ScoreTile<1>(q, s.tile, task.padded_dim, count, scores);
+    }
+    query = pair_end;
+  }
+}
+
+// Replaces scores by exp(score - max). Lane j of the sum always takes the keys j, j + 8, …
+void Softmax(float* scores, int keys, float* max_out, float* sum_out) {
+  const __m256 nothing = _mm256_set1_ps(-__builtin_inff());
+  __m256 largest = nothing;
+  for (int i = 0; i < keys; i += 8) {
+    const __m256 seen = _mm256_castsi256_ps(FirstLanes(keys - i));
+    largest = _mm256_max_ps(largest, _mm256_blendv_ps(nothing, _mm256_loadu_ps(scores + i), seen));
+  }
+  const float max = MaxLanes(largest);
+  __m256 sum = _mm256_setzero_ps();
+  for (int i = 0; i < keys; i += 8) {
+    const __m256 seen = _mm256_castsi256_ps(FirstLanes(keys - i));
+    const __m256 shifted = _mm256_sub_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(max));
+    const __m256 e = _mm256_and_ps(seen, Exp(shifted));
+    _mm256_storeu_ps(scores + i, e);
+    sum = _mm256_add_ps(sum, e);
+  }
+  *max_out = max;
+  *sum_out = SumLanes(sum);
+}
+
+// out[kHeads][8 * kVectors at d] += weights[kHeads][count] * tile
+template <int kHeads, int kVectors>
+inline void WeighValues(const float* weights, const float* tile, int dim, int count, float* out) {
+  __m256 acc[kHeads][kVectors];
+  for (int h = 0; h < kHeads; ++h) {
+    for (int v = 0; v < kVectors; ++v) acc[h][v] = _mm256_loadu_ps(out + int64_t{h} * dim + 8 * v);
+  }
+  for (int i = 0; i < count; ++i) {
+    __m256 value[kVectors];
+    for (int v = 0; v < kVectors; ++v) value[v] = _mm256_loadu_ps(tile + int64_t{i} * dim + 8 * v);
+    for (int h = 0; h < kHeads; ++h) {
+      const __m256 w = _mm256_broadcast_ss(weights + h * kChunkKeys + i);
+      for (int v = 0; v < kVectors; ++v) acc[h][v] = _mm256_fmadd_ps(w, value[v], acc[h][v]);
+    }
+  }
+  for (int h = 0; h < kHeads; ++h) {
+    for (int v = 0; v < kVectors; ++v) _mm256_storeu_ps(out + int64_t{h} * dim + 8 * v, acc[h][v]);
+  }
+}
+
+template <int kHeads>
+void WeighTile(const float* weights, const float* tile, int dim, int count, float* out) {
+  int d = 0;
+  for (; d + 32 <= dim; d += 32) WeighValues<kHeads, 4>(weights, tile + d, dim, count, out + d);
+  for (; d < dim; d += 8) WeighValues<kHeads, 1>(weights, tile + d, dim, count, out + d);
+}
+
+// Stops at each row's own last key: a value that a row must not see is never multiplied, not even
+// by 0.
+void WeighRows(const AttentionTask& task, int chunk, int tile_begin, const AttentionScratch& s,
+               float* out) {
+  for (int row = 0; row < task.rows; ++row) {
+    int count = VisibleKeys(task, row, chunk) - tile_begin;
+    if (count <= 0) continue;
+    if (count > kTileKeys) count = kTileKeys;
+    for (int head = 0; head < task.heads;) {
+      const int64_t query = int64_t{row} * task.heads + head;
+      const float* weights = s.scores + query * kChunkKeys + tile_begin;
+      float* sums = out + query * task.padded_dim;
+      const int left = task.heads - head;
+      if (left >= 3) {
+        WeighTile<3>(weights, s.tile, task.padded_dim, count, sums);
+      } else if (left == 2) {
+        WeighTile<2>(weights, s.tile, task.padded_dim, count, sums);
+      } else {
+        WeighTile<1>(weights, s.tile, task.padded_dim, count, sums);
+      }
+      head += left < 3 ? left : 3;
+    }
+  }
+}
+
+inline float ExpScalar(float x) { return _mm256_cvtss_f32(Exp(_mm256_set1_ps(x))); }
+
+}  // namespace
+
+void AttendChunk(const AttentionTask& task, int chunk, const AttentionScratch& scratch,
+                 const AttentionPartial& partial) {
+  const int keys = MostVisibleKeys(task, chunk);
+  const int first = chunk * kChunkKeys;
+  LoadQueries(task, scratch.q);
+  for (int t = 0; t < keys; t += kTileKeys) {
+    LoadTile(task, first + t, keys - t < kTileKeys ? keys - t : kTileKeys, 0, scratch.tile);
+    ScoreRows(task, chunk, t, scratch);
+  }
+  for (int i = 0; i < task.rows * task.heads; ++i) {
+    const int seen = VisibleKeys(task, i / task.heads, chunk);
+    if (seen == 0) continue;
+    Softmax(scratch.scores + int64_t{i} * kChunkKeys, seen, partial.max + i, partial.sum + i);
+    float* out = partial.out + int64_t{i} * task.padded_dim;
+    for (int d = 0; d < task.padded_dim; ++d) out[d] = 0;
+  }
+  const int64_t values = task.block_tokens * task.row_elems;
+  for (int t = 0; t < keys; t += kTileKeys) {
+    LoadTile(task, first + t, keys - t < kTileKeys ? keys - t : kTileKeys, values, scratch.tile);
+    WeighRows(task, chunk, t, scratch, partial.out);
+  }
+}
+
+void MergeChunk(const AttentionTask& task, int chunk, const AttentionPartial& total,
+                const AttentionPartial& partial) {
+  for (int i = 0; i < task.rows * task.heads; ++i) {
+    if (VisibleKeys(task, i / task.heads, chunk) == 0) continue;
+    const float max = total.max[i] > partial.max[i] ? total.max[i] : partial.max[i];
+    const float a = ExpScalar(total.max[i] - max);
+    const float b = ExpScalar(partial.max[i] - max);
+    total.max[i] = max;
+    total.sum[i] = total.sum[i] * a + partial.sum[i] * b;
+    const int64_t at = int64_t{i} * task.padded_dim;
+    for (int d = 0; d < task.padded_dim; d += 8) {
+      const __m256 scaled = _mm256_mul_ps(_mm256_loadu_ps(total.out + at + d), _mm256_set1_ps(a));
+      _mm256_storeu_ps(total.out + at + d, _mm256_fmadd_ps(_mm256_loadu_ps(partial.out + at + d),
+                                                           _mm256_set1_ps(b), scaled));
+    }
+  }
+}
+
+void FinishAttention(const AttentionTask& task, const AttentionPartial& total, float* out,
+                     int64_t out_stride, float* lse, int64_t lse_stride) {
+  for (int i = 0; i < task.rows * task.heads; ++i) {
+    const int row = i / task.heads, head = i % task.heads;
+    const float* source = total.out + int64_t{i} * task.padded_dim;
+    float* target = out + row * out_stride + int64_t{head} * task.head_dim;
+    for (int d = 0; d < task.head_dim; ++d) target[d] = source[d] / total.sum[i];
+    if (lse != nullptr) lse[row * lse_stride + head] = total.max[i] + __builtin_logf(total.sum[i]);
+  }
+}
+
+}  // namespace trivium::kernels::TRIVIUM_SIMD

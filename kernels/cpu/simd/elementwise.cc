@@ -1,0 +1,152 @@
+// Quantisation of activations and the operations that treat each row or element alone.
+#include "kernels/cpu/simd/simd.h"
+
+namespace trivium::kernels::TRIVIUM_SIMD {
+namespace {
+
+// Blocks below this size become zero: the reciprocal of their scale would not be finite.
+constexpr float kTiny = 1e-35f;
+
+// 32 inputs as four vectors of integers within ±127 (a value that is no number: some integer, and
+// the scale is NaN). Returns the scale.
+inline float QuantiseBlock(const float* x, __m256i* q) {
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  __m256 v[4];
+  for (int i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
+  __m256 largest = _mm256_andnot_ps(sign, v[0]);
+  for (int i = 1; i < 4; ++i) largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, v[i]));
+  const float limit = MaxLanes(largest);
+  const __m256 nan = _mm256_or_ps(_mm256_cmp_ps(v[0], v[1], _CMP_UNORD_Q),
+                                  _mm256_cmp_ps(v[2], v[3], _CMP_UNORD_Q));
+  const float inverse = limit > kTiny ? 127.0f / limit : 0.0f;
+  for (int i = 0; i < 4; ++i)
+    q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], _mm256_set1_ps(inverse)));
+  if (_mm256_movemask_ps(nan) != 0) return __builtin_nanf("");
+  return limit > kTiny ? limit / 127.0f : 0.0f;
+}
+
+inline int SumIntegers(const __m256i* q) {
+  const __m256i s = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+  __m128i t = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
+  t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
+  t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
+  return _mm_cvtsi128_si32(t);
+}
+
+inline void StoreBlock(const __m256i* q, int8_t* out) {
+  const __m256i words0 = _mm256_packs_epi32(q[0], q[1]);
+  const __m256i words1 = _mm256_packs_epi32(q[2], q[3]);
+  const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // undoes the packs' lane order
+  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words0, words1), order);
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
+}
+
+inline void StoreBlock(const __m256i* q, int16_t* out) {
+  for (int i = 0; i < 2; ++i) {
+    const __m256i words =
+        _mm256_permute4x64_epi64(_mm256_packs_epi32(q[2 * i], q[2 * i + 1]), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out) + i, words);
+  }
+}
+
+template <typename Integer>
+void Quantise(const float* x, int64_t k, Integer* q, float* scales, float* sums) {
+  for (int64_t b = 0; b < k / kQuantBlock; ++b) {
+    __m256i integers[4];
+    scales[b] = QuantiseBlock(x + b * kQuantBlock, integers);
+    sums[b] = scales[b] * static_cast<float>(SumIntegers(integers));
+    StoreBlock(integers, q + b * kQuantBlock);
+  }
+}
+
+inline __m256 SiluMul(__m256 gate, __m256 up) {
+  const __m256 e = Exp(_mm256_xor_ps(gate, _mm256_set1_ps(-0.0f)));
+  return _mm256_mul_ps(_mm256_div_ps(gate, _mm256_add_ps(_mm256_set1_ps(1.0f), e)), up);
+}
+
+}  // namespace
+
+void Quantise8(const float* x, int64_t k, int8_t* q, float* scales, float* sums) {
+  Quantise(x, k, q, scales, sums);
+}
+
+void Quantise16(const float* x, int64_t k, int16_t* q, float* scales, float* sums) {
+  Quantise(x, k, q, scales, sums);
+}
+
+void RmsNormRow(const float* x, const float* weight, float eps, int dim, float* out) {
+  __m256 squares[2] = {_mm256_setzero_ps(), _mm256_setzero_ps()};
+  int i = 0;
+  for (; i + 16 <= dim; i += 16) {
+    for (int j = 0; j < 2; ++j) {
+      const __m256 v = _mm256_loadu_ps(x + i + 8 * j);
+      squares[j] = _mm256_fmadd_ps(v, v, squares[j]);
+    }
+  }
+  for (; i < dim; i += 8) {
+    const __m256 v = _mm256_maskload_ps(x + i, FirstLanes(dim - i));
+    squares[0] = _mm256_fmadd_ps(v, v, squares[0]);
+  }
+  const float mean = SumLanes(_mm256_add_ps(squares[0], squares[1])) / static_cast<float>(dim);
+  const __m256 scale = _mm256_set1_ps(1.0f / __builtin_sqrtf(mean + eps));
+  for (i = 0; i < dim; i += 8) {
+    const __m256i lanes = FirstLanes(dim - i);
+    const __m256 v = _mm256_mul_ps(_mm256_maskload_ps(x + i, lanes), scale);
+    _mm256_maskstore_ps(out + i, lanes, _mm256_mul_ps(v, _mm256_maskload_ps(weight + i, lanes)));
+  }
+}
+
+void RopeRow(float* x, const float* cosines, const float* sines, int heads, int head_dim,
+             int rope_dim) {
+  const __m256i twice = _mm256_setr_epi32(0, 0, 1, 1, 2, 2, 3, 3);
+  for (int h = 0; h < heads; ++h) {
+    float* head = x + int64_t{h} * head_dim;
+    for (int i = 0; i < rope_dim; i += 8) {
+      const __m256i lanes = FirstLanes(rope_dim - i);
+      const __m128i pairs = _mm256_castsi256_si128(FirstLanes((rope_dim - i) / 2));
+      const __m128 c4 = _mm_maskload_ps(cosines + i / 2, pairs);
+      const __m128 s4 = _mm_maskload_ps(sines + i / 2, pairs);
+      const __m256 c = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(c4), twice);
+      const __m256 s = _mm256_permutevar8x32_ps(_mm256_castps128_ps256(s4), twice);
+      const __m256 v = _mm256_maskload_ps(head + i, lanes);
+      const __m256 other = _mm256_permute_ps(v, 0xb1);
+      _mm256_maskstore_ps(head + i, lanes, _mm256_fmaddsub_ps(v, c, _mm256_mul_ps(other, s)));
+    }
+  }
+}
+
+void ToHalf(const float* x, int64_t count, uint16_t* out) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), half);
+  }
+  if (i == count) return;
+  uint16_t rest[8];
+  const __m256 v = _mm256_maskload_ps(x + i, FirstLanes(count - i));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(rest), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
+  for (int64_t j = i; j < count; ++j) out[j] = rest[j - i];
+}
+
+// The tails run the same vector operations under a mask: a result does not depend on its place.
+void SiluMulRange(float* gate, const float* up, int64_t count) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    _mm256_storeu_ps(gate + i, SiluMul(_mm256_loadu_ps(gate + i), _mm256_loadu_ps(up + i)));
+  }
+  if (i == count) return;
+  const __m256i lanes = FirstLanes(count - i);
+  _mm256_maskstore_ps(
+      gate + i, lanes,
+      SiluMul(_mm256_maskload_ps(gate + i, lanes), _mm256_maskload_ps(up + i, lanes)));
+}
+
+void AddRange(float* x, const float* y, int64_t count) {
+  int64_t i = 0;
+  for (; i + 8 <= count; i += 8) {
+    _mm256_storeu_ps(x + i, _mm256_add_ps(_mm256_loadu_ps(x + i), _mm256_loadu_ps(y + i)));
+  }
+  for (; i < count; ++i) x[i] += y[i];
+}
+
+}  // namespace trivium::kernels::TRIVIUM_SIMD

@@ -1,0 +1,67 @@
+// Shared by the files of this folder, which are compiled once for each instruction set, each time
+// into a namespace of its own (TRIVIUM_SIMD). Nothing here may include a header of the standard
+// library with code in it: the linker could pick that copy for machines that cannot run it.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+#include "kernels/cpu/kernel_table.h"
+
+namespace trivium::kernels::TRIVIUM_SIMD {
+
+void Quantise8(const float* x, int64_t k, int8_t* q, float* scales, float* sums);
+void Quantise16(const float* x, int64_t k, int16_t* q, float* scales, float* sums);
+void QuantisedMatmul(const MatmulTask& task);
+void FloatMatmul(const MatmulTask& task);
+void AttendChunk(const AttentionTask& task, int chunk, const AttentionScratch& scratch,
+                 const AttentionPartial& partial);
+void MergeChunk(const AttentionTask& task, int chunk, const AttentionPartial& total,
+                const AttentionPartial& partial);
+void FinishAttention(const AttentionTask& task, const AttentionPartial& total, float* out,
+                     int64_t out_stride, float* lse, int64_t lse_stride);
+void RmsNormRow(const float* x, const float* weight, float eps, int dim, float* out);
+void RopeRow(float* x, const float* cosines, const float* sines, int heads, int head_dim,
+             int rope_dim);
+void ToHalf(const float* x, int64_t count, uint16_t* out);
+void SiluMulRange(float* gate, const float* up, int64_t count);
+void AddRange(float* x, const float* y, int64_t count);
+
+// Lanes 0 … count - 1 on; count at most 8.
+inline __m256i FirstLanes(int64_t count) {
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)),
+                            _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+// Always the same order: (0+4, 1+5, 2+6, 3+7), then pairs.
+inline float SumLanes(__m256 v) {
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+inline float MaxLanes(__m256 v) {
+  __m128 s = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+  s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+}
+
+// exp(x) to about 1 unit in the last place; 0 below -87.3, finite above 88.3, NaN stays NaN.
+// Taylor series to degree 7 on |r| <= ln(2) / 2, where the rest is below 6e-9 of the result.
+inline __m256 Exp(__m256 x) {
+  const __m256 lowest = _mm256_set1_ps(-87.3f);
+  const __m256 clamped = _mm256_min_ps(_mm256_set1_ps(88.3f), _mm256_max_ps(lowest, x));
+  const __m256 n = _mm256_round_ps(_mm256_mul_ps(clamped, _mm256_set1_ps(1.44269504f)),
+                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), clamped);
+  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
+  __m256 p = _mm256_set1_ps(1.0f / 5040);
+  constexpr float kCoefficients[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  for (const float c : kCoefficients) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+  const __m256 result = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
+  return _mm256_andnot_ps(_mm256_cmp_ps(x, lowest, _CMP_LT_OQ), result);
+}
+
+}  // namespace trivium::kernels::TRIVIUM_SIMD

@@ -1,0 +1,32 @@
+#include "kernels/cpu/simd/simd.h"
+
+namespace trivium::kernels {
+namespace TRIVIUM_SIMD {
+namespace {
+
+void Matmul(const MatmulTask& task) {
+  const bool is_float =
+      task.kind == PanelKind::kF32 || task.kind == PanelKind::kF16 || task.kind == PanelKind::kBF16;
+  return is_float ? FloatMatmul(task) : QuantisedMatmul(task);
+}
+
+constexpr KernelTable kTable = {
+    .quantise8 = Quantise8,
+    .quantise16 = Quantise16,
+    .matmul = Matmul,
+    .attend_chunk = AttendChunk,
+    .merge_chunk = MergeChunk,
+    .finish = FinishAttention,
+    .rms_norm = RmsNormRow,
+    .rope = RopeRow,
+    .to_half = ToHalf,
+    .silu_mul = SiluMulRange,
+    .add = AddRange,
+};
+
+}  // namespace
+}  // namespace TRIVIUM_SIMD
+
+const KernelTable& TRIVIUM_SIMD_TABLE() { return TRIVIUM_SIMD::kTable; }
+
+}  // namespace trivium::kernels

@@ -1,0 +1,206 @@
+// Matrix products of every path against float64 sums over the exactly dequantised weights.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "kernels/test_util.h"
+
+namespace trivium::kernels {
+namespace {
+
+constexpr WeightType kTypes[] = {WeightType::kF32,  WeightType::kF16,  WeightType::kBF16,
+                                 WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1};
+constexpr double kEpsilon = 0x1p-23;
+
+struct Shape {
+  int64_t n, k;
+};
+
+bool IsQuantised(WeightType type) { return BlockElems(type) > 1; }
+
+// What rounding may cost one output: activations to 8 bits (half a step of their block, for
+// quantised weights) or to bfloat16 (large batches of the amx path), and float32 sums.
+struct Bound {
+  double worst = 0;     // no output may be farther off
+  double variance = 0;  // of the error, if roundings are independent
+};
+
+Bound ErrorBound(const float* x, const float* w, int64_t k, bool eight_bit, bool bfloat) {
+  Bound bound;
+  double total = 0;
+  for (int64_t b = 0; b < k; b += 32) {
+    const int64_t end = std::min(k, b + 32);
+    float limit = 0;
+    for (int64_t i = b; i < end; ++i) limit = std::max(limit, std::abs(x[i]));
+    for (int64_t i = b; i < end; ++i) {
+      const double product = std::abs(double{x[i]} * w[i]);
+      double error = 0;
+      if (eight_bit) error = limit / 127.0 * 0.501 * std::abs(w[i]);
+      if (bfloat) error = std::max(error, product * 0x1p-7);
+      total += product + error;
+      bound.worst += error;
+      bound.variance += error * error / 3;
+    }
+  }
+  // Minima and offsets are summed apart from the products; 16 covers their size in these tests.
+  bound.worst += 16 * total * kEpsilon * std::sqrt(static_cast<double>(k));
+  bound.variance += std::pow(16 * total * kEpsilon, 2);
+  return bound;
+}
+
+class MatmulTest : public testing::TestWithParam<OpsOptions> {
+ protected:
+  void Check(WeightType type, Shape shape, int rows, std::mt19937& random) {
+    const auto ops = MakeOps(GetParam());
+    const auto bytes = RandomWeights(random, type, shape.n, shape.k);
+    const auto weights = Dequantise(type, bytes, shape.n, shape.k);
+    const auto x = RandomFloats(random, rows * shape.k);
+    std::vector<float> y(rows * shape.n + 1, -77.0f);
+    const auto matrix = ops->Pack({type, bytes.data(), shape.n, shape.k});
+    ops->Matmul(*matrix, x.data(), rows, y.data());
+    ASSERT_EQ(y.back(), -77.0f) << "wrote past the end";
+    double squares = 0, expected_squares = 0;
+    for (int r = 0; r < rows; ++r) {
+      for (int64_t n = 0; n < shape.n; ++n) {
+        const float* a = x.data() + r * shape.k;
+        const float* w = weights.data() + n * shape.k;
+        double exact = 0;
+        for (int64_t i = 0; i < shape.k; ++i) exact += double{a[i]} * w[i];
+        const bool cpu = GetParam().isa != Isa::kReference;
+        const Bound bound =
+            ErrorBound(a, w, shape.k, cpu && IsQuantised(type),
+                       GetParam().isa == Isa::kAmx && GetParam().numerics == Numerics::kFast);
+        const double error = y[r * shape.n + n] - exact;
+        ASSERT_LE(std::abs(error), bound.worst) << "row " << r << " output " << n;
+        squares += error * error;
+        expected_squares += bound.variance;
+      }
+    }
+    if (rows * shape.n >= 500) {
+      EXPECT_LE(squares, 1.3 * expected_squares);
+    }
+  }
+};
+
+TEST_P(MatmulTest, AgreesWithExactSums) {
+  auto random = SeededRandom();
+  for (const WeightType type : kTypes) {
+    for (const Shape shape : {Shape{1, 32}, {7, 64}, {192, 96}, {33, 576}, {64, 1536}}) {
+      for (const int rows : {1, 2, 3, 5, 16, 17, 64, 100}) {
+        SCOPED_TRACE(testing::Message() << WeightTypeName(type) << " " << shape.k << "->" << shape.n
+                                        << " rows " << rows);
+        Check(type, shape, rows, random);
+        if (HasFatalFailure()) return;
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, AgreesOnModelShapes) {
+  auto random = SeededRandom(1);
+  Check(WeightType::kQ4_1, {1536, 576}, 17, random);
+  Check(WeightType::kQ4_1, {576, 1536}, 17, random);
+  Check(WeightType::kQ8_0, {1536, 576}, 3, random);
+}
+
+TEST_P(MatmulTest, FloatTypesTakeAnyInputCount) {
+  auto random = SeededRandom(2);
+  for (const WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16}) {
+    for (const int64_t k : {1, 7, 33}) Check(type, {19, k}, 9, random);
+  }
+}
+
+// Integers with 127 in every block survive the rounding to 8 bits, so nothing but float32 sums is
+// left.
+TEST_P(MatmulTest, IsExactOnIntegers) {
+  auto random = SeededRandom(3);
+  const auto ops = MakeOps(GetParam());
+  constexpr int64_t kN = 24, kK = 192;
+  constexpr int kRows = 70;
+  std::vector<float> x(kRows * kK);
+  for (float& v : x) v = static_cast<float>(static_cast<int>(random() % 255) - 127);
+  for (size_t i = 0; i < x.size(); i += 32) x[i + random() % 32] = 127.0f;
+  for (const WeightType type : {WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1}) {
+    auto bytes = RandomWeights(random, type, kN, kK);
+    const uint16_t one = FloatToHalf(1.0f), minimum = FloatToHalf(-9.0f);
+    for (size_t i = 0; i < bytes.size(); i += BlockBytes(type)) {
+      __builtin_memcpy(&bytes[i], &one, 2);
+      if (type == WeightType::kQ4_1) __builtin_memcpy(&bytes[i + 2], &minimum, 2);
+      // The extremes, among them -128, which no encoder writes.
+      if (type == WeightType::kQ8_0) bytes[i + 2 + random() % 32] = 0x80;
+    }
+    const auto weights = Dequantise(type, bytes, kN, kK);
+    const auto matrix = ops->Pack({type, bytes.data(), kN, kK});
+    const int rows =
+        GetParam().isa == Isa::kAmx && GetParam().numerics == Numerics::kFast ? 1 : kRows;
+    std::vector<float> y(rows * kN);
+    ops->Matmul(*matrix, x.data(), rows, y.data());
+    for (int64_t i = 0; i < rows * kN; ++i) {
+      double exact = 0;
+      for (int64_t k = 0; k < kK; ++k)
+        exact += double{x[i / kN * kK + k]} * weights[i % kN * kK + k];
+      ASSERT_EQ(y[i], exact) << WeightTypeName(type) << " " << i;
+    }
+  }
+}
+
+TEST_P(MatmulTest, ExtremeIntegersDoNotOverflow) {
+  const auto ops = MakeOps(GetParam());
+  constexpr int64_t kK = 1536;
+  const std::vector<float> x(kK, -3.0f);
+  for (const uint8_t fill : {uint8_t{0x80}, uint8_t{0x7f}, uint8_t{0xff}, uint8_t{0x00}}) {
+    for (const WeightType type : {WeightType::kQ8_0, WeightType::kQ4_0}) {
+      std::vector<uint8_t> bytes(RowBytes(type, kK), fill);
+      const uint16_t one = FloatToHalf(1.0f);
+      for (size_t i = 0; i < bytes.size(); i += BlockBytes(type))
+        __builtin_memcpy(&bytes[i], &one, 2);
+      const auto weights = Dequantise(type, bytes, 1, kK);
+      double exact = 0;
+      for (const float w : weights) exact -= 3.0 * w;
+      float y = 0;
+      ops->Matmul(*ops->Pack({type, bytes.data(), 1, kK}), x.data(), 1, &y);
+      EXPECT_NEAR(y, exact, std::abs(exact) * 1e-5 + 1e-2)
+          << WeightTypeName(type) << " " << int{fill};
+    }
+  }
+}
+
+TEST_P(MatmulTest, NonFiniteActivationsStayVisibleInTheirRowOnly) {
+  auto random = SeededRandom(4);
+  const auto ops = MakeOps(GetParam());
+  for (const WeightType type : kTypes) {
+    const auto bytes = RandomWeights(random, type, 16, 64);
+    const auto matrix = ops->Pack({type, bytes.data(), 16, 64});
+    for (const float bad : {NAN, INFINITY}) {
+      auto x = RandomFloats(random, 3 * 64);
+      x[64 + 40] = bad;
+      std::vector<float> y(3 * 16);
+      ops->Matmul(*matrix, x.data(), 3, y.data());
+      for (int n = 0; n < 16; ++n) {
+        EXPECT_TRUE(std::isfinite(y[n]));
+        EXPECT_FALSE(std::isfinite(y[16 + n])) << WeightTypeName(type) << " " << bad;
+        EXPECT_TRUE(std::isfinite(y[32 + n]));
+      }
+    }
+  }
+}
+
+TEST_P(MatmulTest, ZeroAndTinyRows) {
+  auto random = SeededRandom(5);
+  const auto ops = MakeOps(GetParam());
+  const auto bytes = RandomWeights(random, WeightType::kQ4_1, 8, 32);
+  const auto matrix = ops->Pack({WeightType::kQ4_1, bytes.data(), 8, 32});
+  for (const float value : {0.0f, 1e-44f, 1e-38f}) {
+    const std::vector<float> x(32, value);
+    std::vector<float> y(8, 1.0f);
+    ops->Matmul(*matrix, x.data(), 1, y.data());
+    for (const float v : y) EXPECT_LE(std::abs(v), 32 * value + 1e-34f);
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, MatmulTest, testing::ValuesIn(AllOptions()),
+                         [](const auto& param_info) { return OptionsName(param_info.param); });
+
+}  // namespace
+}  // namespace trivium::kernels
