@@ -1,0 +1,53 @@
+// Reads the files under tests/oracle/data, whose formats README.md gives. The files are ours: a
+// broken one ends the process. Stateless; safe from any thread.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace trivium::oracle {
+
+struct TokenizedString {
+  std::string text;
+  std::vector<int32_t> ids;
+};
+
+// What the oracle computed before it chose one token.
+struct Position {
+  int32_t token = 0;                // the greedy choice
+  float margin = 0;                 // its logit less the second one's
+  float rest = 0;                   // probability of all tokens that `top_ids` lacks
+  std::vector<uint16_t> top_ids;    // likeliest first
+  std::vector<float> top_logprobs;  // natural, of the same
+  std::vector<float> logprobs;      // of the whole vocabulary, rounded to float16; empty for most
+};
+
+struct Prompt {
+  std::string name;
+  std::string text;  // with control tokens as text
+  std::vector<int32_t> ids;
+  std::vector<Position>
+      positions;  // after the prompt, then after each generated token but the last
+};
+
+struct PerplexityText {
+  std::vector<int32_t> ids;
+  std::vector<float> nll;  // nll[i] = -log P(ids[i + 1] | ids[0 … i])
+};
+
+std::vector<TokenizedString> ReadTokenizerData();
+std::vector<Prompt> ReadGreedyData();
+PerplexityText ReadPerplexityData();
+
+// KL(oracle || other) in nats over the oracle's top tokens and one bucket for the rest, or over the
+// whole vocabulary where the position holds it. Bucketing makes it a lower bound. `logits` are the
+// other's.
+double KlDivergence(const Position& position, std::span<const float> logits);
+double BucketedKlDivergence(const Position& position, std::span<const float> logits);
+
+// log(sum(exp(logits))).
+double LogSumExp(std::span<const float> logits);
+
+}  // namespace trivium::oracle
