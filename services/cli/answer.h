@@ -1,0 +1,45 @@
+// One answer, collected from the messages of a Generate stream, and its forms for people and
+// programs. One thread at a time.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+#include "trivium/v1/inference.pb.h"
+
+namespace trivium::cli {
+
+// What a stream must keep to: indices from 0 without gap or repetition, nothing after `done`,
+// `done` at the end. Anything else is DATA_LOSS.
+class Answer {
+ public:
+  absl::Status Add(const v1::GenerateResponse& response);
+  // At the end of a stream that the router called good.
+  absl::Status CheckComplete() const;
+
+  const std::string& text() const { return text_; }
+  const std::vector<v1::OutputToken>& tokens() const { return tokens_; }
+  const v1::Done& done() const { return done_; }
+  bool complete() const { return complete_; }
+
+  // One JSON object: text, token ids, logprobs (null where none were asked for), usage, timings,
+  // workers.
+  std::string Json() const;
+  // "40 tokens, first after 120 ms, 35.1 tokens/s; prefill-0 to decode-0; KV …".
+  std::string Figures() const;
+
+ private:
+  std::string text_;
+  std::vector<v1::OutputToken> tokens_;
+  v1::Done done_;
+  bool complete_ = false;
+};
+
+// Text without the control characters that a terminal would obey, newline and tab excepted.
+std::string ForTerminal(std::string_view text);
+
+// "1,234,567".
+std::string Grouped(int64_t number);
+
+}  // namespace trivium::cli

@@ -1,0 +1,103 @@
+#include <signal.h>
+#include <unistd.h>
+
+#include <cstdio>
+#include <iostream>
+#include <string>
+#include <thread>
+
+#include "common/net/text.h"
+#include "services/cli/client.h"
+#include "services/cli/commands.h"
+
+namespace trivium::cli {
+namespace {
+
+constexpr int kInterruptedExitCode = 130;
+
+// Ctrl-C stops the answer that is running; where none is, it ends the program. The thread that
+// waits for the signal lives as long as the process.
+void HandleInterrupts(Canceller* canceller) {
+  sigset_t interrupt;
+  sigemptyset(&interrupt);
+  sigaddset(&interrupt, SIGINT);
+  pthread_sigmask(SIG_BLOCK, &interrupt, nullptr);
+  std::thread([interrupt, canceller] {
+    for (int signal = 0; sigwait(&interrupt, &signal) == 0;) {
+      if (canceller->Cancel()) continue;
+      [[maybe_unused]] const ssize_t written = write(STDOUT_FILENO, "\n", 1);
+      _exit(kInterruptedExitCode);
+    }
+  }).detach();
+}
+
+class Conversation {
+ public:
+  Conversation(const Options& options, Canceller* canceller)
+      : options_(options), client_(options.router, options.timeout_s), canceller_(canceller) {
+    request_.set_model(options.model);
+    *request_.mutable_sampling() = options.sampling;
+    request_.mutable_chat();
+    if (!options.system.empty()) Append("system", options.system);
+  }
+
+  // Streams the answer to `text`. A cancelled answer counts as far as it came; after an error the
+  // turn is forgotten, so that it can be asked again.
+  absl::Status Ask(const std::string& text) {
+    if (!net::IsUtf8(text)) return InvalidArgument("the message is not valid UTF-8");
+    Append("user", text);
+    Answer answer;
+    const bool terminal = isatty(STDOUT_FILENO) == 1;
+    const absl::Status status = client_.Generate(
+        request_, &answer,
+        [terminal](const v1::Delta& delta) {
+          std::fputs((terminal ? ForTerminal(delta.text()) : delta.text()).c_str(), stdout);
+          std::fflush(stdout);
+        },
+        canceller_);
+    if (!answer.text().empty() || status.ok()) std::puts("");
+    if (!status.ok() && !absl::IsCancelled(status)) {
+      request_.mutable_chat()->mutable_messages()->RemoveLast();
+      return status;
+    }
+    Append("assistant", answer.text());
+    if (status.ok() && !options_.quiet) std::fprintf(stderr, "[%s]\n", answer.Figures().c_str());
+    return absl::OkStatus();
+  }
+
+ private:
+  void Append(const char* role, const std::string& content) {
+    v1::Message* message = request_.mutable_chat()->add_messages();
+    message->set_role(role);
+    message->set_content(content);
+  }
+
+  const Options& options_;
+  Client client_;
+  Canceller* const canceller_;
+  v1::GenerateRequest request_;
+};
+
+}  // namespace
+
+int RunChat(const Options& options) {
+  static Canceller canceller;  // outlives the thread that waits for signals
+  HandleInterrupts(&canceller);
+  Conversation conversation(options, &canceller);
+  if (options.prompt.has_value()) {
+    const absl::Status status = conversation.Ask(*options.prompt);
+    return status.ok() ? 0 : Fail(status);
+  }
+  const bool terminal = isatty(STDIN_FILENO) == 1;
+  int exit_code = 0;
+  for (std::string line;
+       (terminal && std::fputs("> ", stdout), std::fflush(stdout), std::getline(std::cin, line));) {
+    if (line.empty()) continue;
+    const absl::Status status = conversation.Ask(line);
+    if (!status.ok()) exit_code = Fail(status);
+  }
+  if (terminal) std::puts("");
+  return terminal ? 0 : exit_code;
+}
+
+}  // namespace trivium::cli

@@ -1,0 +1,106 @@
+#include "services/cli/client.h"
+
+#include <chrono>
+#include <cstdio>
+
+#include "common/net/text.h"
+
+namespace trivium::cli {
+namespace {
+
+constexpr double kQuestionTimeoutS = 10;
+
+void SetDeadline(grpc::ClientContext* context, double timeout_s) {
+  if (timeout_s <= 0) return;
+  const auto timeout = std::chrono::duration<double>(timeout_s);
+  context->set_deadline(std::chrono::system_clock::now() +
+                        std::chrono::duration_cast<std::chrono::microseconds>(timeout));
+}
+
+// One unary call of `method`.
+template <typename Response, typename Request, typename Method>
+absl::StatusOr<Response> Ask(v1::Inference::Stub* stub, const std::string& address, Method method,
+                             const Request& request) {
+  grpc::ClientContext context;
+  SetDeadline(&context, kQuestionTimeoutS);
+  Response response;
+  const absl::Status status = Explain((stub->*method)(&context, request, &response), address);
+  if (!status.ok()) return status;
+  return response;
+}
+
+}  // namespace
+
+bool Canceller::Cancel() {
+  const std::lock_guard lock(mutex_);
+  if (context_ != nullptr) context_->TryCancel();
+  return context_ != nullptr;
+}
+
+void Canceller::Set(grpc::ClientContext* context) {
+  const std::lock_guard lock(mutex_);
+  context_ = context;
+}
+
+Client::Client(std::string address, double timeout_s)
+    : address_(std::move(address)),
+      timeout_s_(timeout_s),
+      stub_(v1::Inference::NewStub(net::MakeChannel(address_))) {}
+
+absl::Status Client::Generate(const v1::GenerateRequest& request, Answer* answer,
+                              const std::function<void(const v1::Delta&)>& on_delta,
+                              Canceller* canceller) {
+  grpc::ClientContext context;
+  SetDeadline(&context, timeout_s_);
+  if (canceller != nullptr) canceller->Set(&context);
+  const auto reader = stub_->Generate(&context, request);
+  v1::GenerateResponse response;
+  absl::Status kept_to;
+  while (reader->Read(&response)) {
+    if (kept_to.ok()) kept_to = answer->Add(response);
+    if (!kept_to.ok()) context.TryCancel();
+    if (kept_to.ok() && response.has_delta() && on_delta) on_delta(response.delta());
+  }
+  const grpc::Status end = reader->Finish();
+  if (canceller != nullptr) canceller->Set(nullptr);
+  RETURN_IF_ERROR(kept_to);
+  RETURN_IF_ERROR(Explain(end, address_));
+  return answer->CheckComplete();
+}
+
+absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request) {
+  return Ask<v1::TokenizeResponse>(stub_.get(), address_, &v1::Inference::Stub::Tokenize, request);
+}
+
+absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
+  return Ask<v1::ListModelsResponse>(stub_.get(), address_, &v1::Inference::Stub::ListModels,
+                                     v1::ListModelsRequest());
+}
+
+absl::StatusOr<v1::ClusterStatusResponse> Client::ClusterStatus() {
+  return Ask<v1::ClusterStatusResponse>(stub_.get(), address_, &v1::Inference::Stub::ClusterStatus,
+                                        v1::ClusterStatusRequest());
+}
+
+absl::Status Explain(const grpc::Status& status, const std::string& address) {
+  const absl::Status plain = net::FromGrpc(status);
+  if (plain.code() == absl::StatusCode::kUnavailable &&
+      status.error_message().rfind("failed to connect", 0) == 0) {
+    return Unavailable("no router answers at {}; start one, or name another with --router",
+                       address);
+  }
+  if (const auto hint = net::RetryAfter(status); hint.has_value()) {
+    return MakeStatus(plain.code(), "{} (try again in {:.1f} s)", Message(plain),
+                      std::chrono::duration<double>(*hint).count());
+  }
+  return plain;
+}
+
+int Fail(const absl::Status& status) {
+  std::fflush(stdout);
+  std::fprintf(stderr, "trivium: %s: %s\n", absl::StatusCodeToString(status.code()).c_str(),
+               net::Escape(Message(status), 4096).c_str());
+  return 1;
+}
+
+}  // namespace trivium::cli

@@ -1,0 +1,55 @@
+// A client of the router with errors made for people. Thread-safe; calls block.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+
+#include "common/base/status.h"
+#include "common/net/server.h"
+#include "services/cli/answer.h"
+#include "trivium/v1/inference.grpc.pb.h"
+
+namespace trivium::cli {
+
+// Cancels a call that runs on another thread.
+class Canceller {
+ public:
+  // False when no call was running.
+  bool Cancel();
+
+ private:
+  friend class Client;
+  void Set(grpc::ClientContext* context);
+
+  std::mutex mutex_;
+  grpc::ClientContext* context_ = nullptr;
+};
+
+class Client {
+ public:
+  // `timeout_s` bounds each Generate call; 0: none. The other calls have 10 s.
+  Client(std::string address, double timeout_s);
+
+  // Fills `answer` as it comes; `on_delta` may be null.
+  absl::Status Generate(const v1::GenerateRequest& request, Answer* answer,
+                        const std::function<void(const v1::Delta&)>& on_delta,
+                        Canceller* canceller = nullptr);
+  absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
+  absl::StatusOr<v1::ListModelsResponse> ListModels();
+  absl::StatusOr<v1::ClusterStatusResponse> ClusterStatus();
+
+ private:
+  const std::string address_;
+  const double timeout_s_;
+  const std::unique_ptr<v1::Inference::Stub> stub_;
+};
+
+// The status with a text that says what to do, where that is known.
+absl::Status Explain(const grpc::Status& status, const std::string& address);
+
+// "trivium: UNAVAILABLE: …" on stderr; returns the exit code 1.
+int Fail(const absl::Status& status);
+
+}  // namespace trivium::cli

@@ -1,0 +1,144 @@
+#include "services/cli/options.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "common/config/flags.h"
+#include "common/net/text.h"
+
+namespace trivium::cli {
+namespace {
+
+// Calls `set` with the parsed value, so that what is not given stays unset in the request.
+template <typename T, typename Set>
+CLI::Option* AddSetter(CLI::App* app, const char* name, const char* help, Set set) {
+  return app->add_option_function<T>(
+      name, [set](const T& value) { set(value); }, help);
+}
+
+void AddSampling(CLI::App* app, Options* o) {
+  v1::Sampling* s = &o->sampling;
+  AddSetter<int32_t>(app, "--max-tokens", "tokens of the answer at most",
+                     [s](int32_t v) { s->set_max_tokens(v); });
+  AddSetter<int32_t>(app, "--min-tokens", "tokens before the answer may end",
+                     [s](int32_t v) { s->set_min_tokens(v); });
+  AddSetter<float>(app, "--temperature", "0 (default) is greedy",
+                   [s](float v) { s->set_temperature(v); });
+  AddSetter<int32_t>(app, "--top-k", "0 is off", [s](int32_t v) { s->set_top_k(v); });
+  AddSetter<float>(app, "--top-p", "1 is off", [s](float v) { s->set_top_p(v); });
+  AddSetter<uint64_t>(app, "--seed", "same seed, same answer", [s](uint64_t v) { s->set_seed(v); });
+  AddSetter<std::vector<std::string>>(app, "--stop", "text that ends the answer; repeatable",
+                                      [s](const std::vector<std::string>& all) {
+                                        for (const std::string& one : all) s->add_stop(one);
+                                      })
+      ->expected(1)
+      ->take_all();
+  app->add_option("--model", o->model, "model id; default: the cluster's");
+  app->add_option("--timeout-s", o->timeout_s, "give up after so long")
+      ->check(CLI::NonNegativeNumber);
+  app->add_flag("--quiet", o->quiet, "no line of figures after the answer");
+}
+
+void AddChat(CLI::App* root, Options* o) {
+  CLI::App* app = root->add_subcommand("chat", "talk; Ctrl-C stops an answer, Ctrl-D ends");
+  app->add_option("--message", o->prompt, "one message instead of a conversation");
+  app->add_option("--system", o->system, "system message");
+  AddSampling(app, o);
+}
+
+void AddPrompt(CLI::App* app, Options* o, bool with_ids) {
+  CLI::Option_group* prompt = app->add_option_group("prompt", "exactly one of");
+  prompt->add_option("--prompt", o->prompt, "text");
+  prompt->add_option("--file", o->file, "file with the text; - is standard input");
+  if (with_ids) {
+    prompt->add_option("--tokens", o->token_ids, "token ids: 1,2,3")
+        ->delimiter(',')
+        ->expected(1, -1);
+  }
+  prompt->require_option(1);
+  app->add_flag("--chat", o->as_chat, "the text is a user's message, not raw");
+  app->add_flag("--json", o->json, "one JSON object at the end");
+}
+
+void AddGenerate(CLI::App* root, Options* o) {
+  CLI::App* app = root->add_subcommand("generate", "answer one prompt");
+  AddPrompt(app, o, true);
+  AddSampling(app, o);
+  AddSetter<int32_t>(app, "--logprobs", "log-probabilities with so many alternatives (in --json)",
+                     [o](int32_t v) { o->sampling.set_logprobs(v); });
+  app->add_flag_callback(
+      "--ignore-eos", [o] { o->sampling.set_ignore_eos(true); }, "go on to --max-tokens");
+}
+
+void AddBench(CLI::App* root, Options* o) {
+  BenchOptions* b = &o->bench;
+  CLI::App* app = root->add_subcommand("bench", "closed loop of random prompts");
+  app->add_option("--requests", b->requests)->check(CLI::Range(1, 1000000))->capture_default_str();
+  app->add_option("--concurrency", b->concurrency)
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app->add_option("--prompt-tokens", b->prompt_tokens)
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app->add_option("--max-tokens", b->max_tokens)
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app->add_option("--seed", b->seed, "of the prompts; default: drawn anew");
+  app->add_option("--token-id-min", b->token_id_min)
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app->add_option("--token-id-max", b->token_id_max)
+      ->check(CLI::NonNegativeNumber)
+      ->capture_default_str();
+  app->add_option("--timeout-s", o->timeout_s, "of one request")->check(CLI::NonNegativeNumber);
+  app->add_flag("--json", o->json, "one JSON object at the end");
+}
+
+void AddQuestions(CLI::App* root, Options* o) {
+  CLI::App* status = root->add_subcommand("status", "workers, blocks and queues");
+  status->add_flag("--json", o->json);
+  CLI::App* models = root->add_subcommand("models", "what the cluster serves");
+  models->add_flag("--json", o->json);
+  AddPrompt(root->add_subcommand("tokenize", "text as token ids"), o, false);
+  CLI::App* wait = root->add_subcommand("wait-ready", "wait until a request could be served");
+  wait->add_option("--timeout-s", o->timeout_s, "give up after so long; default 60")
+      ->check(CLI::Range(0.0, 86400.0));
+  wait->add_option("--prefill", o->prefill_workers, "ready prefill workers")
+      ->check(CLI::Range(0, 1024));
+  wait->add_option("--decode", o->decode_workers, "ready decode workers")
+      ->check(CLI::Range(0, 1024));
+}
+
+}  // namespace
+
+std::optional<int> ParseOptions(int argc, const char* const* argv, Options* options) {
+  CLI::App app("Asks a Trivium cluster.", "trivium");
+  app.set_version_flag("--version", "trivium " + std::string(config::Version()));
+  app.add_option("--router", options->router, "HOST:PORT of the router")
+      ->envname("TRIVIUM_ROUTER")
+      ->capture_default_str();
+  app.require_subcommand(1);
+  app.fallthrough();
+  AddChat(&app, options);
+  AddGenerate(&app, options);
+  AddBench(&app, options);
+  AddQuestions(&app, options);
+  try {
+    app.parse(argc, argv);
+    options->command = app.get_subcommands().at(0)->get_name();
+    if (options->bench.token_id_min <= options->bench.token_id_max) return std::nullopt;
+    throw CLI::ValidationError("--token-id-max", "lies below --token-id-min");
+  } catch (const CLI::CallForVersion& version) {
+    std::printf("%s\n", version.what());
+    return 0;
+  } catch (const CLI::Success&) {  // --help, of the program or of a command
+    const auto chosen = app.get_subcommands();
+    std::fputs((chosen.empty() ? app : *chosen[0]).help().c_str(), stdout);
+    return 0;
+  } catch (const CLI::ParseError& error) {
+    std::fprintf(stderr, "trivium: %s; see --help\n", net::Escape(error.what(), 300).c_str());
+    return 2;
+  }
+}
+
+}  // namespace trivium::cli

@@ -1,0 +1,47 @@
+// The command line of `trivium`. Values, made once in main.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "trivium/v1/inference.pb.h"
+
+namespace trivium::cli {
+
+struct BenchOptions {
+  int requests = 32;
+  int concurrency = 4;
+  int prompt_tokens = 128;
+  int max_tokens = 64;
+  std::optional<uint64_t> seed;  // unset: drawn anew
+  // Random prompts take ids from here; the defaults lie inside every vocabulary of 16384 and more.
+  int32_t token_id_min = 256, token_id_max = 16383;
+};
+
+struct Options {
+  std::string command;  // chat, generate, status, bench, tokenize, models, wait-ready
+  std::string router = "127.0.0.1:7400";
+  bool json = false;
+  bool quiet = false;  // no line of figures after an answer
+
+  // chat, generate, tokenize
+  std::optional<std::string> prompt;  // of chat: the one message
+  std::string file;                   // "-": standard input
+  std::vector<int32_t> token_ids;
+  bool as_chat = false;
+  std::string system;
+  std::string model;
+  v1::Sampling sampling;
+  double timeout_s = 0;  // 0: none; of wait-ready how long to wait
+
+  int prefill_workers = 1, decode_workers = 1;  // wait-ready
+  BenchOptions bench;
+};
+
+// nullopt: go on; else the exit code, and everything has been said: 0 after --help and --version, 2
+// for a command line that is wrong.
+std::optional<int> ParseOptions(int argc, const char* const* argv, Options* options);
+
+}  // namespace trivium::cli
