@@ -1,0 +1,168 @@
+#include "services/router/api/inference_service.h"
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <utility>
+
+#include "common/net/server.h"
+#include "services/router/api/response_outlet.h"
+
+namespace trivium::router {
+namespace {
+
+// When a client that found no room should come back.
+constexpr Duration kRetryAfter = std::chrono::seconds(1);
+
+grpc::Status ToClient(const absl::Status& status) {
+  if (status.code() == absl::StatusCode::kResourceExhausted) {
+    return net::ToGrpc(status, kRetryAfter);
+  }
+  return net::ToGrpc(status);
+}
+
+std::optional<TimePoint> DeadlineOf(const grpc::CallbackServerContext& context) {
+  const auto deadline = context.deadline();
+  if (deadline == std::chrono::system_clock::time_point::max()) return std::nullopt;
+  return Clock::Real().Now() +
+         std::chrono::duration_cast<Duration>(deadline - std::chrono::system_clock::now());
+}
+
+// What the reactor and the task that starts the run share, because either may end first.
+class GenerateCall {
+ public:
+  explicit GenerateCall(ResponseWriter* writer)
+      : outlet_(std::make_shared<ResponseOutlet>(writer)) {}
+
+  const std::shared_ptr<ResponseOutlet>& outlet() const { return outlet_; }
+
+  void Cancel() {
+    std::unique_lock lock(mutex_);
+    is_cancelled_ = true;
+    const std::shared_ptr<RequestRun> run = run_;
+    lock.unlock();
+    if (run != nullptr) run->Cancel();
+  }
+  void SetRun(std::shared_ptr<RequestRun> run) {
+    std::unique_lock lock(mutex_);
+    run_ = run;
+    const bool cancel = is_cancelled_;
+    lock.unlock();
+    if (cancel && run != nullptr) run->Cancel();
+  }
+
+ private:
+  const std::shared_ptr<ResponseOutlet> outlet_;
+  std::mutex mutex_;
+  std::shared_ptr<RequestRun> run_;
+  bool is_cancelled_ = false;
+};
+
+class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
+                              public ResponseWriter {
+ public:
+  GenerateReactor() : call_(std::make_shared<GenerateCall>(this)) {}
+  const std::shared_ptr<GenerateCall>& call() const { return call_; }
+
+  void Write(const v1::GenerateResponse& response) override { StartWrite(&response); }
+  void Finish(const absl::Status& status) override {
+    grpc::ServerWriteReactor<v1::GenerateResponse>::Finish(ToClient(status));
+  }
+
+  void OnWriteDone(bool ok) override {
+    const std::shared_ptr<GenerateCall> call = call_;
+    if (!ok) call->Cancel();
+    call->outlet()->Written(ok);
+  }
+  void OnCancel() override { call_->Cancel(); }
+  void OnDone() override { delete this; }
+
+ private:
+  const std::shared_ptr<GenerateCall> call_;
+};
+
+// On a thread of the pool. `request` is gRPC's until the outlet has been given an end.
+void StartRun(const InferenceService::Parts& parts, const v1::GenerateRequest& request,
+              std::optional<TimePoint> deadline, GenerateCall& call) {
+  absl::StatusOr<RunRequest> run = parts.validator->Prepare(request);
+  if (!run.ok()) {
+    parts.metrics->Refused(RefuseReason::kInvalid);
+    return call.outlet()->OnError(run.status());
+  }
+  run->deadline = deadline;
+  call.SetRun(parts.dispatcher->Submit(*std::move(run), call.outlet()));
+}
+
+absl::Status FillTokens(const RequestValidator& validator, const v1::TokenizeRequest& request,
+                        v1::TokenizeResponse* response) {
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, validator.Tokenize(request));
+  for (const int32_t id : ids) {
+    response->add_ids(id);
+    const std::string_view piece = validator.model().tokenizer->Piece(id, true);
+    response->add_pieces(piece.data(), piece.size());
+  }
+  return absl::OkStatus();
+}
+
+grpc::Status Busy() { return ToClient(ResourceExhausted("too many prompts wait to be tokenised")); }
+
+}  // namespace
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
+    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+  auto* reactor = new GenerateReactor();
+  const bool taken =
+      parts_.tasks->Run([this, request, deadline = DeadlineOf(*context), call = reactor->call()] {
+        StartRun(parts_, *request, deadline, *call);
+      });
+  if (!taken) {
+    parts_.metrics->Refused(RefuseReason::kBusy);
+    reactor->call()->outlet()->OnError(ResourceExhausted("too many prompts wait to be tokenised"));
+  }
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
+                                                     const v1::TokenizeRequest* request,
+                                                     v1::TokenizeResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const bool taken = parts_.tasks->Run([this, request, response, reactor] {
+    reactor->Finish(ToClient(FillTokens(*parts_.validator, *request, response)));
+  });
+  if (!taken) reactor->Finish(Busy());
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,
+                                                       const v1::ListModelsRequest*,
+                                                       v1::ListModelsResponse* response) {
+  const model::Model& model = parts_.validator->model();
+  v1::ModelCard* card = response->add_models();
+  card->set_id(parts_.validator->model_id());
+  card->set_architecture(model.config.architecture);
+  card->set_fingerprint(model.fingerprint);
+  card->set_context_tokens(model.config.context);
+  card->set_kv_bytes_per_token(model.config.KvBytesPerToken());
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+grpc::ServerUnaryReactor* InferenceService::ClusterStatus(grpc::CallbackServerContext* context,
+                                                          const v1::ClusterStatusRequest*,
+                                                          v1::ClusterStatusResponse* response) {
+  response->set_router_version(parts_.version);
+  for (v1::WorkerStatus& worker : parts_.dispatcher->Workers()) {
+    *response->add_workers() = std::move(worker);
+  }
+  const Dispatcher::Counts counts = parts_.dispatcher->counts();
+  response->set_requests_waiting(counts.waiting);
+  response->set_requests_running(counts.running);
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  reactor->Finish(grpc::Status::OK);
+  return reactor;
+}
+
+}  // namespace trivium::router

@@ -1,0 +1,202 @@
+#include "services/router/api/validation.h"
+
+#include <algorithm>
+#include <cctype>
+#include <filesystem>
+#include <utility>
+
+#include "common/net/text.h"
+#include "services/router/dispatch/random.h"
+
+namespace trivium::router {
+namespace {
+
+constexpr float kTemperatureMax = 100;
+constexpr int kStopTokensMax = 16, kStopStringsMax = 16, kLogprobsMax = 20;
+constexpr size_t kStopBytesMax = 256, kNameShownMax = 80;
+
+absl::Status CheckStops(const v1::Sampling& sampling) {
+  if (sampling.stop_token_ids_size() > kStopTokensMax) {
+    return InvalidArgument("sampling.stop_token_ids: {} are given, at most {} are allowed",
+                           sampling.stop_token_ids_size(), kStopTokensMax);
+  }
+  if (sampling.stop_size() > kStopStringsMax) {
+    return InvalidArgument("sampling.stop: {} strings are given, at most {} are allowed",
+                           sampling.stop_size(), kStopStringsMax);
+  }
+  for (int i = 0; i < sampling.stop_size(); ++i) {
+    const std::string& stop = sampling.stop(i);
+    if (stop.empty() || stop.size() > kStopBytesMax) {
+      return InvalidArgument("sampling.stop[{}]: has {} bytes, must have 1 to {}", i, stop.size(),
+                             kStopBytesMax);
+    }
+    if (!net::IsUtf8(stop)) return InvalidArgument("sampling.stop[{}]: is not valid UTF-8", i);
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+std::string Slug(std::string_view name) {
+  std::string slug;
+  for (const unsigned char c : name) {
+    if (std::isalnum(c) || c == '.' || c == '_') {
+      slug += static_cast<char>(std::tolower(c));
+    } else if (!slug.empty() && slug.back() != '-') {
+      slug += '-';
+    }
+  }
+  while (!slug.empty() && slug.back() == '-') slug.pop_back();
+  return slug;
+}
+
+RequestValidator::RequestValidator(std::shared_ptr<const model::Model> model,
+                                   int32_t default_max_tokens)
+    : model_(std::move(model)), default_max_tokens_(default_max_tokens) {
+  const std::string stem = std::filesystem::path(model_->path).stem().string();
+  const std::string& name = model_->config.name;
+  for (const std::string& known : {name, Slug(name), stem, Slug(stem)}) {
+    if (!known.empty() && net::IsUtf8(known)) model_names_.push_back(known);
+  }
+  model_id_ = Slug(name).empty() ? Slug(stem) : Slug(name);
+  for (int32_t id = 0; id < model_->tokenizer->vocab_size(); ++id) {
+    piece_bytes_max_ = std::max(piece_bytes_max_, model_->tokenizer->Piece(id, true).size());
+  }
+}
+
+absl::Status RequestValidator::CheckModel(const std::string& name) const {
+  if (name.empty() || std::count(model_names_.begin(), model_names_.end(), name) > 0) {
+    return absl::OkStatus();
+  }
+  return MakeStatus(absl::StatusCode::kNotFound, "model \"{}\" is not served here; \"{}\" is",
+                    net::Escape(name, kNameShownMax), model_id_);
+}
+
+// A token covers at most the longest piece: a text beyond that cannot fit, and is not tokenised to
+// find out.
+absl::Status RequestValidator::CheckBytes(size_t bytes, std::string_view field) const {
+  const size_t bytes_max = static_cast<size_t>(model_->config.context) * piece_bytes_max_;
+  if (bytes <= bytes_max) return absl::OkStatus();
+  return InvalidArgument("{}: {} bytes cannot fit into the context of {} tokens", field, bytes,
+                         model_->config.context);
+}
+
+absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const std::string& text) const {
+  if (text.empty()) return InvalidArgument("text: is empty");
+  if (!net::IsUtf8(text)) return InvalidArgument("text: is not valid UTF-8");
+  RETURN_IF_ERROR(CheckBytes(text.size(), "text"));
+  return model_->tokenizer->Encode(text, {.add_bos = model_->tokenizer->adds_bos()});
+}
+
+absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const v1::Messages& chat) const {
+  if (chat.messages().empty()) return InvalidArgument("chat.messages: is empty");
+  std::vector<model::ChatMessage> messages;
+  size_t bytes = 0;
+  for (int i = 0; i < chat.messages_size(); ++i) {
+    const v1::Message& message = chat.messages(i);
+    if (!net::IsUtf8(message.role()) || !net::IsUtf8(message.content())) {
+      return InvalidArgument("chat.messages[{}]: is not valid UTF-8", i);
+    }
+    bytes += message.content().size();
+    messages.push_back({message.role(), message.content()});
+  }
+  RETURN_IF_ERROR(CheckBytes(bytes, "chat.messages"));
+  ASSIGN_OR_RETURN(const std::string prompt, model_->chat_template.Render(messages));
+  return model_->tokenizer->Encode(prompt, {.parse_special = true});
+}
+
+absl::Status RequestValidator::CheckId(int32_t id, std::string_view field, int index) const {
+  if (id >= 0 && id < model_->config.vocab) return absl::OkStatus();
+  return InvalidArgument("{}[{}]: is {}, must be 0 to {}", field, index, id,
+                         model_->config.vocab - 1);
+}
+
+absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const v1::TokenIds& ids) const {
+  if (ids.ids().empty()) return InvalidArgument("token_ids.ids: is empty");
+  for (int i = 0; i < ids.ids_size(); ++i) {
+    RETURN_IF_ERROR(CheckId(ids.ids(i), "token_ids.ids", i));
+  }
+  return std::vector<int32_t>(ids.ids().begin(), ids.ids().end());
+}
+
+absl::Status RequestValidator::CheckSampling(const v1::Sampling& sampling) const {
+  // Written so that a NaN fails each comparison.
+  if (!(sampling.temperature() >= 0 && sampling.temperature() <= kTemperatureMax)) {
+    return InvalidArgument("sampling.temperature: is {}, must be 0 to {}", sampling.temperature(),
+                           kTemperatureMax);
+  }
+  if (sampling.top_k() < 0) {
+    return InvalidArgument("sampling.top_k: is {}, must be 0 or more", sampling.top_k());
+  }
+  if (sampling.has_top_p() && !(sampling.top_p() > 0 && sampling.top_p() <= 1)) {
+    return InvalidArgument("sampling.top_p: is {}, must be above 0 and at most 1",
+                           sampling.top_p());
+  }
+  if (sampling.has_max_tokens() && sampling.max_tokens() < 1) {
+    return InvalidArgument("sampling.max_tokens: is {}, must be 1 or more", sampling.max_tokens());
+  }
+  const int32_t max_tokens =
+      sampling.has_max_tokens() ? sampling.max_tokens() : default_max_tokens_;
+  if (sampling.min_tokens() < 0 || sampling.min_tokens() > max_tokens) {
+    return InvalidArgument("sampling.min_tokens: is {}, must be 0 to {} (max_tokens)",
+                           sampling.min_tokens(), max_tokens);
+  }
+  if (sampling.logprobs() < 0 || sampling.logprobs() > kLogprobsMax) {
+    return InvalidArgument("sampling.logprobs: is {}, must be 0 to {}", sampling.logprobs(),
+                           kLogprobsMax);
+  }
+  RETURN_IF_ERROR(CheckStops(sampling));
+  for (int i = 0; i < sampling.stop_token_ids_size(); ++i) {
+    RETURN_IF_ERROR(CheckId(sampling.stop_token_ids(i), "sampling.stop_token_ids", i));
+  }
+  return absl::OkStatus();
+}
+
+v1::StageSampling RequestValidator::Complete(const v1::Sampling& sampling,
+                                             int32_t prompt_tokens) const {
+  v1::StageSampling out;
+  out.set_temperature(sampling.temperature());
+  out.set_top_k(sampling.top_k());
+  out.set_top_p(sampling.has_top_p() ? sampling.top_p() : 1);
+  out.set_seed(sampling.has_seed() ? sampling.seed() : DrawSeed());
+  const int32_t wanted = sampling.has_max_tokens() ? sampling.max_tokens() : default_max_tokens_;
+  out.set_max_tokens(std::min(wanted, model_->config.context - prompt_tokens));
+  out.set_min_tokens(std::min(sampling.min_tokens(), out.max_tokens()));
+  out.set_ignore_eos(sampling.ignore_eos());
+  *out.mutable_stop_token_ids() = sampling.stop_token_ids();
+  out.set_logprobs(sampling.has_logprobs() ? sampling.logprobs() : -1);
+  return out;
+}
+
+absl::StatusOr<RunRequest> RequestValidator::Prepare(const v1::GenerateRequest& request) const {
+  RETURN_IF_ERROR(CheckModel(request.model()));
+  RETURN_IF_ERROR(CheckSampling(request.sampling()));
+  absl::StatusOr<std::vector<int32_t>> ids =
+      InvalidArgument("prompt: one of text, chat and token_ids is needed");
+  if (request.has_text()) ids = TokensOf(request.text());
+  if (request.has_chat()) ids = TokensOf(request.chat());
+  if (request.has_token_ids()) ids = TokensOf(request.token_ids());
+  RETURN_IF_ERROR(ids.status());
+  const int32_t context = model_->config.context;
+  if (ids->size() >= static_cast<size_t>(context)) {
+    return InvalidArgument(
+        "prompt: has {} tokens, at most {} fit: the model's context is {}, the answer included",
+        ids->size(), context - 1, context);
+  }
+  RunRequest run;
+  run.id = DrawRequestId();
+  run.sampling = Complete(request.sampling(), static_cast<int32_t>(ids->size()));
+  run.prompt_ids = *std::move(ids);
+  run.stop = {request.sampling().stop().begin(), request.sampling().stop().end()};
+  return run;
+}
+
+absl::StatusOr<std::vector<int32_t>> RequestValidator::Tokenize(
+    const v1::TokenizeRequest& request) const {
+  RETURN_IF_ERROR(CheckModel(request.model()));
+  if (request.has_text()) return TokensOf(request.text());
+  if (request.has_chat()) return TokensOf(request.chat());
+  return InvalidArgument("input: one of text and chat is needed");
+}
+
+}  // namespace trivium::router

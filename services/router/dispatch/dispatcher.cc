@@ -1,0 +1,228 @@
+#include "services/router/dispatch/dispatcher.h"
+
+#include <utility>
+
+#include "services/router/dispatch/router_metrics.h"
+
+namespace trivium::router {
+
+Dispatcher::Dispatcher(Options options)
+    : context_(std::move(options.run)),
+      table_(std::move(options.table)),
+      ledger_(&table_.cluster()),
+      queue_(options.queue) {
+  context_.host = this;
+}
+
+Dispatcher::~Dispatcher() {
+  TRIVIUM_CHECK(runs_.empty(), "{} requests outlive the dispatcher", runs_.size());
+}
+
+void Dispatcher::Make(const Calls& calls) {
+  for (const auto& call : calls) call();
+}
+
+std::shared_ptr<RequestRun> Dispatcher::Submit(RunRequest request,
+                                               std::shared_ptr<ResponseSink> sink) {
+  Calls calls;
+  std::shared_ptr<RequestRun> run;
+  absl::Status refusal;
+  RefuseReason reason = RefuseReason::kDraining;
+  {
+    std::lock_guard lock(mutex_);
+    const uint64_t ticket = ++last_ticket_;
+    run = std::make_shared<RequestRun>(context_, ticket, std::move(request), sink);
+    const RequestShape shape = run->Shape();
+    if (is_draining_) {
+      refusal = Unavailable("the router is shutting down");
+    } else if (refusal = CheckFits(table_.cluster(), shape); !refusal.ok()) {
+      reason = RefuseReason::kInvalid;
+    } else {
+      queue_.Add({ticket, shape, context_.clock->Now()});
+      runs_.emplace(ticket, run);
+      Pump(&calls);
+      reason = RefuseReason::kQueueFull;
+      refusal = queue_.EnforceBound(ticket);
+      if (!refusal.ok()) runs_.erase(ticket);
+    }
+  }
+  Make(calls);
+  if (refusal.ok()) return run;
+  context_.metrics->Refused(reason);
+  sink->OnError(refusal);
+  return nullptr;
+}
+
+void Dispatcher::Drain() {
+  std::lock_guard lock(mutex_);
+  is_draining_ = true;
+}
+
+bool Dispatcher::AwaitClosed(Duration timeout) {
+  std::unique_lock lock(mutex_);
+  return none_.wait_for(lock, timeout, [&] { return runs_.empty(); });
+}
+
+PlacedWorker Dispatcher::Describe(WorkerIndex worker) {
+  const WorkerView& view = table_.cluster().workers[worker];
+  return {worker, view.epoch, table_.IdOf(worker), view.numerics_class};
+}
+
+void Dispatcher::Place(const AdmissionQueue::Entry& entry, const Placement& placement,
+                       Calls* calls) {
+  ledger_.Charge(entry.ticket, placement, entry.shape);
+  const PlacedPair pair{Describe(placement.prefill), Describe(placement.decode)};
+  calls->push_back([run = runs_.at(entry.ticket), pair] { run->OnPlaced(pair); });
+}
+
+void Dispatcher::Refuse(uint64_t ticket, const absl::Status& status, Calls* calls) {
+  calls->push_back([run = runs_.at(ticket), status] { run->OnRefused(status); });
+}
+
+// In order of arrival: nobody overtakes one that waits for room, so that a large request is not
+// starved by small ones.
+void Dispatcher::Pump(Calls* calls) {
+  const AdmissionQueue::Entry* entry = queue_.Front();
+  while (entry != nullptr) {
+    const uint64_t ticket = entry->ticket;
+    const absl::StatusOr<Placement> placement = Choose(table_.cluster(), entry->shape);
+    if (placement.ok()) {
+      Place(*entry, *placement, calls);
+      queue_.Remove(ticket);
+    } else if (placement.status().code() == absl::StatusCode::kInvalidArgument) {
+      Refuse(ticket, placement.status(), calls);
+      queue_.Remove(ticket);
+    } else if (placement.status().code() != absl::StatusCode::kFailedPrecondition) {
+      return;
+    }
+    entry = queue_.After(ticket);
+  }
+}
+
+void Dispatcher::TellLost(const std::vector<LostWorker>& lost, Calls* calls) {
+  for (const LostWorker& one : lost) {
+    for (const auto& [ticket, run] : runs_) {
+      calls->push_back([run, one] { run->OnWorkerLost(one.worker, one.epoch, one.reason); });
+    }
+  }
+}
+
+void Dispatcher::OnWorkerState(WorkerIndex worker, const v1::WorkerState& state) {
+  Calls calls;
+  {
+    std::lock_guard lock(mutex_);
+    TellLost(table_.OnState(worker, state, context_.clock->Now()), &calls);
+    ledger_.OnReport(worker);
+    Pump(&calls);
+  }
+  Make(calls);
+}
+
+void Dispatcher::OnWatchEnd(WorkerIndex worker, const absl::Status& status) {
+  std::lock_guard lock(mutex_);
+  table_.OnStreamEnd(worker, status);
+}
+
+void Dispatcher::Tick() {
+  Calls calls;
+  {
+    std::lock_guard lock(mutex_);
+    const TimePoint now = context_.clock->Now();
+    TellLost(table_.Tick(now), &calls);
+    for (const AdmissionQueue::Expired& expired :
+         queue_.Expire(now, CheckStages(table_.cluster()))) {
+      Refuse(expired.ticket, expired.status, &calls);
+    }
+    for (const auto& [ticket, run] : runs_) {
+      if (run->due() <= now) calls.push_back([run = run] { run->OnTimer(); });
+    }
+  }
+  Make(calls);
+}
+
+Dispatcher::Counts Dispatcher::counts() const {
+  std::lock_guard lock(mutex_);
+  const int32_t waiting = queue_.size();
+  return {waiting, static_cast<int32_t>(runs_.size()) - answered_ - waiting};
+}
+
+std::vector<v1::WorkerStatus> Dispatcher::Workers() const {
+  std::lock_guard lock(mutex_);
+  return table_.Status(context_.clock->Now());
+}
+
+absl::Status Dispatcher::CheckReady() const {
+  std::lock_guard lock(mutex_);
+  return CheckStages(table_.cluster());
+}
+
+void Dispatcher::Wait(uint64_t ticket, const RequestShape& shape, TimePoint waiting_since) {
+  Calls calls;
+  {
+    std::lock_guard lock(mutex_);
+    ledger_.Release(ticket);
+    queue_.Add({ticket, shape, waiting_since});
+    Pump(&calls);
+  }
+  Make(calls);
+}
+
+void Dispatcher::Reserved(uint64_t ticket) {
+  std::lock_guard lock(mutex_);
+  ledger_.Reserved(ticket);
+}
+
+void Dispatcher::FirstToken(uint64_t ticket) {
+  Calls calls;
+  {
+    std::lock_guard lock(mutex_);
+    ledger_.FirstToken(ticket);
+    Pump(&calls);
+  }
+  Make(calls);
+}
+
+void Dispatcher::PrefillEnded(uint64_t ticket) {
+  Calls calls;
+  {
+    std::lock_guard lock(mutex_);
+    ledger_.PrefillEnded(ticket);
+    Pump(&calls);
+  }
+  Make(calls);
+}
+
+void Dispatcher::WorkerFailed(const PlacedWorker& worker, FailureAction action,
+                              const std::string& why) {
+  std::lock_guard lock(mutex_);
+  switch (action) {
+    case FailureAction::kWaitForRoom:
+      return table_.MarkFull(worker.worker, worker.epoch);
+    case FailureAction::kRetry:
+      return table_.MarkSuspect(worker.worker, worker.epoch, why);
+    case FailureAction::kRefuse:
+      return table_.Refuse(worker.worker, worker.epoch, why);
+    case FailureAction::kGiveUp:
+      return;
+  }
+}
+
+void Dispatcher::Answered(uint64_t ticket) {
+  Calls calls;
+  {
+    std::lock_guard lock(mutex_);
+    queue_.Remove(ticket);
+    ledger_.Release(ticket);
+    ++answered_;
+    Pump(&calls);
+  }
+  Make(calls);
+}
+
+void Dispatcher::Closed(uint64_t ticket) {
+  std::lock_guard lock(mutex_);
+  answered_ -= static_cast<int32_t>(runs_.erase(ticket));
+  if (runs_.empty()) none_.notify_all();
+}
+
+}  // namespace trivium::router

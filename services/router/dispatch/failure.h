@@ -1,0 +1,16 @@
+// What to do when a stage fails: the retry rules as one pure function. Safe from any thread.
+#pragma once
+
+#include "common/base/status.h"
+
+namespace trivium::router {
+
+enum class FailureAction : uint8_t {
+  kWaitForRoom,  // back to the queue, not counted as a failed attempt
+  kRetry,        // another attempt; the worker gets no new request until it has reported again
+  kRefuse,       // another attempt; the worker cannot serve this cluster until it restarts
+  kGiveUp,       // the request itself is wrong: no other worker would say otherwise
+};
+FailureAction ActionFor(const absl::Status& status);
+
+}  // namespace trivium::router

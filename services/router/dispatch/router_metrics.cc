@@ -1,0 +1,102 @@
+#include "services/router/dispatch/router_metrics.h"
+
+#include <algorithm>
+#include <map>
+#include <string>
+#include <utility>
+
+namespace trivium::router {
+namespace {
+
+constexpr const char* kRetryReasons[] = {"no_room", "failed", "refused", "lost"};
+constexpr const char* kDropReasons[] = {"duplicate", "late_attempt", "mismatch"};
+constexpr const char* kRefuseReasons[] = {"invalid", "queue_full", "draining", "busy"};
+
+double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
+
+std::string CodeName(int code) {
+  std::string name = absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
+  std::transform(name.begin(), name.end(), name.begin(),
+                 [](unsigned char c) { return static_cast<char>(std::tolower(c)); });
+  return name;
+}
+
+template <size_t n>
+void AddReasons(telemetry::Metrics* metrics, const char* name, const char* help,
+                const char* const (&reasons)[n], const telemetry::Labels& labels,
+                std::array<telemetry::Counter*, n>* counters) {
+  for (size_t i = 0; i < n; ++i) {
+    telemetry::Labels all = labels;
+    all["reason"] = reasons[i];
+    (*counters)[i] = &metrics->AddCounter(name, help, all);
+  }
+}
+
+}  // namespace
+
+RouterMetrics::RouterMetrics(telemetry::Metrics* metrics)
+    : metrics_(*metrics),
+      queue_seconds_(metrics->AddHistogram("router_queue_seconds",
+                                           "Wait for a placement, of answered requests",
+                                           telemetry::Metrics::LatencyBuckets())),
+      first_token_seconds_(metrics->AddHistogram("router_first_token_seconds",
+                                                 "Submission to first token",
+                                                 telemetry::Metrics::LatencyBuckets())),
+      per_token_seconds_(metrics->AddHistogram("router_token_seconds",
+                                               "Mean time between the tokens of a request",
+                                               telemetry::Metrics::LatencyBuckets())),
+      prompt_tokens_(
+          metrics->AddCounter("router_prompt_tokens_total", "Prompt tokens of answered requests")),
+      output_tokens_(metrics->AddCounter("router_output_tokens_total", "Tokens sent to clients")),
+      waiting_(metrics->AddGauge("router_requests_waiting", "Requests in the queue")),
+      running_(metrics->AddGauge("router_requests_running", "Requests placed on workers")) {
+  for (const Role role : {Role::kPrefill, Role::kDecode}) {
+    AddReasons(metrics, "router_retries_total", "Attempts given up for another one", kRetryReasons,
+               {{"stage", RoleName(role)}}, &retries_[static_cast<size_t>(role)]);
+  }
+  AddReasons(metrics, "router_tokens_dropped_total", "Stage tokens that no client may see again",
+             kDropReasons, {}, &dropped_);
+  AddReasons(metrics, "router_requests_refused_total", "Requests that were never run",
+             kRefuseReasons, {}, &refused_);
+  for (size_t code = 0; code < ended_.size(); ++code) {
+    ended_[code] = &metrics->AddCounter("router_requests_total", "Requests by their final status",
+                                        {{"code", CodeName(static_cast<int>(code))}});
+  }
+}
+
+void RouterMetrics::Ended(absl::StatusCode code) {
+  ended_[std::clamp(static_cast<int>(code), 0, static_cast<int>(ended_.size()) - 1)]->Add();
+}
+void RouterMetrics::Retried(Role stage, RetryReason reason) {
+  retries_[static_cast<size_t>(stage)][static_cast<size_t>(reason)]->Add();
+}
+void RouterMetrics::Dropped(DropReason reason) { dropped_[static_cast<size_t>(reason)]->Add(); }
+void RouterMetrics::Refused(RefuseReason reason) { refused_[static_cast<size_t>(reason)]->Add(); }
+void RouterMetrics::Waited(Duration in_queue) { queue_seconds_.Observe(Seconds(in_queue)); }
+void RouterMetrics::FirstToken(Duration since_submission) {
+  first_token_seconds_.Observe(Seconds(since_submission));
+}
+void RouterMetrics::PerToken(Duration mean) { per_token_seconds_.Observe(Seconds(mean)); }
+void RouterMetrics::Tokens(int32_t prompt, int32_t output) {
+  prompt_tokens_.Add(prompt);
+  output_tokens_.Add(output);
+}
+
+void RouterMetrics::Cluster(int32_t waiting, int32_t running,
+                            const std::vector<v1::WorkerStatus>& workers) {
+  waiting_.Set(waiting);
+  running_.Set(running);
+  std::map<std::pair<std::string, std::string>, int> count;
+  for (const v1::WorkerStatus& worker : workers) ++count[{worker.role(), worker.state()}];
+  for (const Role role : {Role::kPrefill, Role::kDecode}) {
+    for (int i = 0; i <= static_cast<int>(WorkerCondition::kRefused); ++i) {
+      const char* state = ConditionName(static_cast<WorkerCondition>(i));
+      metrics_
+          .AddGauge("router_workers", "Workers of the list by state",
+                    {{"role", RoleName(role)}, {"state", state}})
+          .Set(count[{RoleName(role), state}]);
+    }
+  }
+}
+
+}  // namespace trivium::router

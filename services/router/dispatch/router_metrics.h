@@ -1,0 +1,44 @@
+// The router's Prometheus series. Thread-safety: all methods, any thread.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/telemetry/metrics.h"
+#include "services/router/scheduler/placement.h"
+#include "trivium/v1/inference.pb.h"
+
+namespace trivium::router {
+
+enum class RetryReason : uint8_t { kNoRoom, kFailed, kRefused, kLost, kCount };
+enum class DropReason : uint8_t { kDuplicate, kLateAttempt, kMismatch, kCount };
+enum class RefuseReason : uint8_t { kInvalid, kQueueFull, kDraining, kBusy, kCount };
+
+class RouterMetrics {
+ public:
+  explicit RouterMetrics(telemetry::Metrics* metrics);
+
+  void Ended(absl::StatusCode code);
+  void Retried(Role stage, RetryReason reason);
+  void Dropped(DropReason reason);
+  void Refused(RefuseReason reason);
+  void Waited(Duration in_queue);
+  void FirstToken(Duration since_submission);
+  void PerToken(Duration mean);
+  void Tokens(int32_t prompt, int32_t output);
+  void Cluster(int32_t waiting, int32_t running, const std::vector<v1::WorkerStatus>& workers);
+
+ private:
+  telemetry::Metrics& metrics_;
+  std::array<std::array<telemetry::Counter*, size_t(RetryReason::kCount)>, 2> retries_;
+  std::array<telemetry::Counter*, size_t(DropReason::kCount)> dropped_;
+  std::array<telemetry::Counter*, size_t(RefuseReason::kCount)> refused_;
+  std::array<telemetry::Counter*, 17> ended_;  // by status code
+  telemetry::Histogram &queue_seconds_, &first_token_seconds_, &per_token_seconds_;
+  telemetry::Counter &prompt_tokens_, &output_tokens_;
+  telemetry::Gauge &waiting_, &running_;
+};
+
+}  // namespace trivium::router

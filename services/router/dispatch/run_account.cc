@@ -1,0 +1,53 @@
+#include "services/router/dispatch/run_account.h"
+
+namespace trivium::router {
+namespace {
+
+double Milliseconds(Duration duration) {
+  return std::chrono::duration<double, std::milli>(duration).count();
+}
+
+}  // namespace
+
+void RunAccount::Reserved(TimePoint now) {
+  queue_ = queue_before_ + (opened_ - waiting_since_);
+  reserve_ = now - opened_;
+  reserved_ = now;
+}
+
+void RunAccount::Token(int32_t index, TimePoint now) {
+  if (index == 0) {
+    first_token_ = now;
+    prefill_ = now - reserved_;
+  }
+  last_token_ = now;
+  tokens_ = index + 1;
+}
+
+void RunAccount::Sent(const v1::PrefillSent& sent) {
+  transfer_ms_ = sent.transfer_ms();
+  kv_bytes_ += sent.kv_bytes();
+  header_bytes_ += sent.header_bytes();
+}
+
+Duration RunAccount::time_per_token() const {
+  return tokens_ < 2 ? Duration(0) : (last_token_ - first_token_) / (tokens_ - 1);
+}
+
+void RunAccount::Fill(v1::Done* done) const {
+  done->mutable_usage()->set_completion_tokens(tokens_);
+  v1::Timings& timings = *done->mutable_timings();
+  timings.set_queue_ms(Milliseconds(queue_));
+  timings.set_reserve_ms(Milliseconds(reserve_));
+  timings.set_prefill_ms(Milliseconds(prefill_));
+  timings.set_transfer_ms(transfer_ms_);
+  timings.set_time_to_first_token_ms(Milliseconds(time_to_first_token()));
+  timings.set_decode_ms(Milliseconds(last_token_ - first_token_));
+  if (time_per_token() > Duration(0)) {
+    timings.set_tokens_per_second(1000.0 / Milliseconds(time_per_token()));
+  }
+  done->mutable_served_by()->set_kv_bytes_moved(kv_bytes_);
+  done->mutable_served_by()->set_kv_header_bytes(header_bytes_);
+}
+
+}  // namespace trivium::router

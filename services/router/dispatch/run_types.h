@@ -1,0 +1,81 @@
+// What goes into a request's run, what comes out, and what it asks of the dispatcher.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/base/status.h"
+#include "common/model/tokenizer.h"
+#include "services/router/dispatch/failure.h"
+#include "services/router/dispatch/stage_clients.h"
+#include "services/router/scheduler/placement.h"
+#include "trivium/v1/inference.pb.h"
+#include "trivium/v1/stage.pb.h"
+
+namespace trivium::router {
+
+class RouterMetrics;
+
+// A checked request: prompt plus max_tokens fit into the context, the seed is drawn.
+struct RunRequest {
+  std::string id;
+  std::vector<int32_t> prompt_ids;
+  v1::StageSampling sampling;
+  std::vector<std::string> stop;
+  std::optional<TimePoint> deadline;
+};
+
+// Takes the answer: any number of OnDelta, then exactly one OnDone or OnError. One call at a time,
+// on any thread; must not block.
+class ResponseSink {
+ public:
+  virtual ~ResponseSink() = default;
+  virtual void OnDelta(const v1::Delta& delta) = 0;
+  virtual void OnDone(const v1::Done& done) = 0;
+  virtual void OnError(const absl::Status& status) = 0;
+};
+
+struct PlacedWorker {
+  WorkerIndex worker = kNoWorker;
+  uint64_t epoch = 0;
+  std::string id, numerics_class;
+};
+struct PlacedPair {
+  PlacedWorker prefill, decode;
+};
+
+// The dispatcher as a run sees it. All methods: any thread, but not under a lock of the caller's.
+class RunHost {
+ public:
+  virtual ~RunHost() = default;
+  // The request waits (again) for a placement; what it held is given back.
+  virtual void Wait(uint64_t ticket, const RequestShape& shape, TimePoint waiting_since) = 0;
+  virtual void Reserved(uint64_t ticket) = 0;
+  virtual void FirstToken(uint64_t ticket) = 0;
+  virtual void PrefillEnded(uint64_t ticket) = 0;
+  // What the stage's failure says about the worker.
+  virtual void WorkerFailed(const PlacedWorker& worker, FailureAction action,
+                            const std::string& why) = 0;
+  virtual void Answered(
+      uint64_t ticket) = 0;                  // the client has its answer; nothing is held any more
+  virtual void Closed(uint64_t ticket) = 0;  // and no stream is left: last call
+};
+
+// What all runs share; outlives them.
+struct RunContext {
+  const model::Tokenizer* tokenizer = nullptr;
+  int32_t vocab = 0;
+  std::string fingerprint;
+  StageClients* stages = nullptr;
+  RunHost* host = nullptr;
+  RouterMetrics* metrics = nullptr;
+  Clock* clock = &Clock::Real();
+  int attempts_max = 8;
+  // How long the end of an answer waits for the prefill worker's account of the transfer, and then
+  // for both streams to end by themselves.
+  Duration linger = std::chrono::seconds(2);
+};
+
+}  // namespace trivium::router

@@ -1,0 +1,173 @@
+// trivium-router: the cluster's public door. Reads its configuration, loads the model for
+// tokenizer, template and fingerprint (no weight is read), and wires membership, dispatch and API
+// together.
+#include <chrono>
+#include <condition_variable>
+#include <cstdio>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "common/config/config.h"
+#include "common/config/flags.h"
+#include "common/model/model.h"
+#include "common/net/server.h"
+#include "common/telemetry/log.h"
+#include "common/telemetry/metrics.h"
+#include "services/router/api/inference_service.h"
+#include "services/router/dispatch/grpc_clients.h"
+#include "services/router/membership/watch_client.h"
+
+namespace trivium::router {
+namespace {
+
+constexpr int kTokenizerThreads = 2;
+constexpr size_t kTokenizerTasks = 4096;
+// After the last client has its answer: streams to workers end within the runs' linger.
+constexpr Duration kCloseTimeout = std::chrono::seconds(10);
+
+Duration Seconds(double seconds) {
+  return std::chrono::duration_cast<Duration>(std::chrono::duration<double>(seconds));
+}
+
+// Calls a function every Dispatcher::kTickInterval on a thread of its own.
+class Ticker {
+ public:
+  explicit Ticker(std::function<void()> tick)
+      : thread_([this, tick = std::move(tick)] {
+          std::unique_lock lock(mutex_);
+          while (!wake_.wait_for(lock, Dispatcher::kTickInterval, [&] { return is_stopping_; })) {
+            lock.unlock();
+            tick();
+            lock.lock();
+          }
+        }) {}
+  ~Ticker() {
+    {
+      std::lock_guard lock(mutex_);
+      is_stopping_ = true;
+    }
+    wake_.notify_all();
+    thread_.join();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool is_stopping_ = false;
+  std::thread thread_;
+};
+
+WorkerTable::Options TableOptions(const v1::RouterConfig& config, const std::string& fingerprint) {
+  WorkerTable::Options options;
+  for (const v1::WorkerEndpoint& worker : config.workers()) {
+    options.workers.push_back(
+        {worker.address(), worker.role() == "prefill" ? Role::kPrefill : Role::kDecode});
+  }
+  options.fingerprint = fingerprint;
+  options.suspect_after = Seconds(config.worker_suspect_s());
+  return options;
+}
+
+// Everything of one router process, made in order of need and ended in the reverse.
+struct Router {
+  Router(const v1::RouterConfig& config, std::shared_ptr<const model::Model> model,
+         const std::string& cluster_token)
+      : validator(model, config.default_max_tokens()),
+        metrics(registry.get()),
+        channels(MakeChannels(config)),
+        stages(channels, cluster_token),
+        dispatcher({.table = TableOptions(config, model->fingerprint),
+                    .queue = {.requests_max = config.queue_requests(),
+                              .timeout = Seconds(config.queue_timeout_s()),
+                              .stage_missing_timeout = Seconds(config.stage_missing_timeout_s())},
+                    .run = {.tokenizer = model->tokenizer.get(),
+                            .vocab = model->config.vocab,
+                            .fingerprint = model->fingerprint,
+                            .stages = &stages,
+                            .host = nullptr,
+                            .metrics = &metrics,
+                            .attempts_max = config.attempts_max()}}),
+        watches(
+            channels, cluster_token,
+            {[this](WorkerIndex i, const v1::WorkerState& s) { dispatcher.OnWorkerState(i, s); },
+             [this](WorkerIndex i, const absl::Status& s) { dispatcher.OnWatchEnd(i, s); }}),
+        tasks(kTokenizerThreads, kTokenizerTasks),
+        ticker([this] {
+          watches.Tick(Clock::Real().Now());
+          dispatcher.Tick();
+        }),
+        service({&validator, &dispatcher, &tasks, &metrics, std::string(config::Version())}) {
+    registry->OnScrape([this] {
+      const Dispatcher::Counts counts = dispatcher.counts();
+      metrics.Cluster(counts.waiting, counts.running, dispatcher.Workers());
+    });
+  }
+
+  // A scrape asks the dispatcher: no more of them before it goes.
+  ~Router() { registry.reset(); }
+
+  static std::vector<std::shared_ptr<grpc::Channel>> MakeChannels(const v1::RouterConfig& config) {
+    std::vector<std::shared_ptr<grpc::Channel>> channels;
+    for (const v1::WorkerEndpoint& worker : config.workers()) {
+      channels.push_back(net::MakeChannel(worker.address()));
+    }
+    return channels;
+  }
+
+  RequestValidator validator;
+  std::unique_ptr<telemetry::Metrics> registry = std::make_unique<telemetry::Metrics>();
+  RouterMetrics metrics;
+  std::vector<std::shared_ptr<grpc::Channel>> channels;
+  GrpcStageClients stages;
+  Dispatcher dispatcher;
+  WatchClients watches;
+  TaskPool tasks;
+  Ticker ticker;
+  InferenceService service;
+};
+
+absl::Status Serve(const v1::RouterConfig& config) {
+  ASSIGN_OR_RETURN(const std::string token,
+                   config::ReadClusterToken(config.server().cluster_token_file()));
+  ASSIGN_OR_RETURN(std::shared_ptr<const model::Model> model,
+                   model::Model::Load(config.model().path()));
+  Router router(config, std::move(model), token);
+  if (!config.server().metrics_listen().empty()) {
+    RETURN_IF_ERROR(router.registry->Serve(config.server().metrics_listen()));
+  }
+  ASSIGN_OR_RETURN(std::unique_ptr<net::Server> server,
+                   net::Server::Start({.listen = config.server().listen(),
+                                       .services = {&router.service},
+                                       .loopback_only = token.empty(),
+                                       .drain_timeout_s = config.server().drain_timeout_s()}));
+  telemetry::Log(telemetry::Level::kInfo, "serving",
+                 {{"listen", config.server().listen()},
+                  {"port", server->port()},
+                  {"model", router.validator.model_id()},
+                  {"workers", config.workers_size()}});
+  server->WaitForShutdown([&] { router.dispatcher.Drain(); });
+  router.dispatcher.AwaitClosed(kCloseTimeout);
+  return absl::OkStatus();
+}
+
+int Main(int argc, char** argv) {
+  net::BlockShutdownSignals();
+  v1::RouterConfig config;
+  if (const auto exit_code = config::ParseRouterCommandLine(argc, argv, &config)) {
+    return *exit_code;
+  }
+  telemetry::InitLog("router", config.server().log_level());
+  const absl::Status status = Serve(config);
+  if (status.ok()) return 0;
+  std::fprintf(stderr, "trivium-router: %s\n", Message(status).c_str());
+  return 1;
+}
+
+}  // namespace
+}  // namespace trivium::router
+
+int main(int argc, char** argv) { return trivium::router::Main(argc, argv); }

@@ -1,0 +1,77 @@
+#include "services/router/scheduler/ledger.h"
+
+#include <utility>
+
+namespace trivium::router {
+
+Ledger::Ledger(ClusterSnapshot* cluster) : cluster_(*cluster), reserved_(cluster->workers.size()) {}
+
+void Ledger::Charge(uint64_t ticket, const Placement& placement, const RequestShape& shape) {
+  WorkerView& prefill = cluster_.workers[placement.prefill];
+  WorkerView& decode = cluster_.workers[placement.decode];
+  const Entry entry{.placement = placement,
+                    .prefill_blocks = BlocksFor(shape.prompt_tokens, prefill.block_tokens),
+                    .decode_blocks = BlocksFor(int64_t{shape.prompt_tokens} + shape.output_tokens,
+                                               decode.block_tokens),
+                    .prompt_tokens = shape.prompt_tokens};
+  const bool is_new = entries_.emplace(ticket, entry).second;
+  TRIVIUM_CHECK(is_new, "request {} is charged twice", ticket);
+  prefill.own_requests += 1;
+  prefill.own_blocks += entry.prefill_blocks;
+  prefill.own_prompt_tokens += entry.prompt_tokens;
+  decode.own_requests += 1;
+  decode.own_blocks += entry.decode_blocks;
+  decode.own_blocks_unseen += entry.decode_blocks;
+}
+
+void Ledger::Reserved(uint64_t ticket) {
+  const auto it = entries_.find(ticket);
+  if (it != entries_.end()) reserved_[it->second.placement.decode].push_back(ticket);
+}
+
+void Ledger::FirstToken(uint64_t ticket) {
+  const auto it = entries_.find(ticket);
+  if (it == entries_.end() || !std::exchange(it->second.is_prompt_waiting, false)) return;
+  cluster_.workers[it->second.placement.prefill].own_prompt_tokens -= it->second.prompt_tokens;
+}
+
+void Ledger::EndPrefill(Entry& entry) {
+  WorkerView& prefill = cluster_.workers[entry.placement.prefill];
+  if (std::exchange(entry.is_prompt_waiting, false)) {
+    prefill.own_prompt_tokens -= entry.prompt_tokens;
+  }
+  if (!std::exchange(entry.is_prefilling, false)) return;
+  prefill.own_requests -= 1;
+  prefill.own_blocks -= entry.prefill_blocks;
+}
+
+void Ledger::PrefillEnded(uint64_t ticket) {
+  const auto it = entries_.find(ticket);
+  if (it != entries_.end()) EndPrefill(it->second);
+}
+
+void Ledger::Seen(Entry& entry) {
+  if (!std::exchange(entry.is_unseen, false)) return;
+  cluster_.workers[entry.placement.decode].own_blocks_unseen -= entry.decode_blocks;
+}
+
+void Ledger::Release(uint64_t ticket) {
+  const auto it = entries_.find(ticket);
+  if (it == entries_.end()) return;
+  EndPrefill(it->second);
+  Seen(it->second);
+  WorkerView& decode = cluster_.workers[it->second.placement.decode];
+  decode.own_requests -= 1;
+  decode.own_blocks -= it->second.decode_blocks;
+  entries_.erase(it);
+}
+
+void Ledger::OnReport(WorkerIndex worker) {
+  for (const uint64_t ticket : std::exchange(reserved_[worker], {})) {
+    const auto it = entries_.find(ticket);
+    // The request may have been charged anew elsewhere since.
+    if (it != entries_.end() && it->second.placement.decode == worker) Seen(it->second);
+  }
+}
+
+}  // namespace trivium::router

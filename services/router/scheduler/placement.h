@@ -1,0 +1,88 @@
+// Chooses the prefill and the decode worker of one request: a pure function of a snapshot of the
+// cluster and the shape of the request, with no clock and no socket, so that the router, the tests
+// and a simulator run the same code. Stateless; safe from any thread.
+//
+// Four answers besides a placement are kept apart: wait for room (RESOURCE_EXHAUSTED), wait for a
+// larger worker that is away (FAILED_PRECONDITION; others need not wait behind it), give up
+// (INVALID_ARGUMENT, no worker could ever hold it) and a missing stage (UNAVAILABLE, naming it).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "common/base/status.h"
+
+namespace trivium::router {
+
+enum class Role : uint8_t { kPrefill, kDecode };
+const char* RoleName(Role role);
+
+enum class WorkerCondition : uint8_t { kReady, kDraining, kSuspect, kUnreachable, kRefused };
+const char* ConditionName(WorkerCondition condition);
+
+// Position of a worker in the router's list; constant while the router runs.
+using WorkerIndex = size_t;
+inline constexpr WorkerIndex kNoWorker = static_cast<WorkerIndex>(-1);
+
+// Prompt tokens that may wait at a prefill worker before further requests stay in the router:
+// enough to fill the next steps, little enough that reservations downstream wait for one prefill
+// and not for a queue.
+inline constexpr int64_t kPrefillBacklogTokens = 1024;
+
+// What one worker reported last, and what this router has sent to it.
+struct WorkerView {
+  Role role = Role::kPrefill;
+  WorkerCondition condition = WorkerCondition::kUnreachable;
+  uint64_t epoch = 0;
+  std::string numerics_class;  // begins with "fast" or "batch_invariant"
+  uint32_t wire_format = 0;
+  int32_t blocks_total = 0, blocks_free = 0, block_tokens = 0;  // total 0: never reported
+  int32_t requests = 0, requests_max = 0;                       // running and waiting
+  int64_t prompt_tokens_waiting = 0;
+  bool is_full = false;  // refused a request for want of room since its last report
+
+  int32_t own_requests = 0;       // this router's, now there
+  int64_t own_blocks = 0;         // held or about to be held by them
+  int64_t own_blocks_unseen = 0;  // of these, not yet in blocks_free
+  int64_t own_prompt_tokens = 0;  // sent and not answered by a first token
+};
+
+struct ClusterSnapshot {
+  std::vector<WorkerView> workers;
+};
+
+// How a worker has done for this request so far.
+struct WorkerBlame {
+  WorkerIndex worker = kNoWorker;
+  int points = 0;
+};
+
+struct RequestShape {
+  int32_t prompt_tokens = 0;              // those of earlier attempts' output included
+  int32_t output_tokens = 0;              // still to come, at most
+  uint64_t turn = 0;                      // decides ties; any counter
+  WorkerIndex decode_before = kNoWorker;  // preferred among equals: the retry's former worker
+  std::vector<WorkerBlame> blame;
+};
+
+struct Placement {
+  WorkerIndex prefill = kNoWorker;
+  WorkerIndex decode = kNoWorker;
+  bool operator==(const Placement&) const = default;
+};
+
+int64_t BlocksFor(int64_t tokens, int32_t block_tokens);
+bool IsFast(const std::string& numerics_class);
+
+absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape);
+
+// OK when some ready prefill worker may exchange KV with some ready decode worker; else UNAVAILABLE
+// naming the missing stage.
+absl::Status CheckStages(const ClusterSnapshot& cluster);
+
+// INVALID_ARGUMENT when every worker of a stage has reported, and none could ever hold the request.
+absl::Status CheckFits(const ClusterSnapshot& cluster, const RequestShape& shape);
+
+}  // namespace trivium::router
