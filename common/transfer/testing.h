@@ -94,7 +94,8 @@ void FillRows(const kv::KvStorage& storage, const std::vector<BlockId>& blocks, 
 // Empty when right, else what differs first. With `zero_tail`, rows behind `end` in its block are
 // zeros.
 std::string CheckRows(const kv::KvStorage& storage, const std::vector<BlockId>& blocks,
-                      int32_t begin, int32_t end, uint64_t seed, bool zero_tail);
+                      int32_t begin, int32_t end, uint64_t seed, bool zero_tail,
+                      bool allow_zero = false);
 // Empty when every byte of the blocks is zero.
 std::string CheckZero(const kv::KvStorage& storage, const std::vector<BlockId>& blocks);
 
