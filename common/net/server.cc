@@ -2,7 +2,6 @@
 
 #include <grpc/grpc.h>
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
-#include <grpcpp/health_check_service_interface.h>
 #include <grpcpp/impl/server_builder_option.h>
 #include <grpcpp/impl/server_initializer.h>
 #include <poll.h>
@@ -18,6 +17,7 @@
 
 #include "common/net/address.h"
 #include "common/net/grpc_log.h"
+#include "common/net/health.h"
 #include "common/telemetry/log.h"
 
 namespace trivium::net {
@@ -111,18 +111,13 @@ void SetArguments(grpc::ServerBuilder* builder) {
 }  // namespace
 
 struct Server::Impl {
+  HealthService health;  // outlives the server
   std::unique_ptr<grpc::Server> server;
-  std::vector<std::string> names;
   int port = 0;
   int drain_timeout_s = 0;
   Event shutdown_asked;
   std::atomic<bool> ended{false};
 
-  void SetServing(bool serving) {
-    auto* health = server->GetHealthCheckService();
-    health->SetServingStatus(serving);
-    for (const std::string& name : names) health->SetServingStatus(name, serving);
-  }
   Woken Wait(const Descriptor& signals, const Event& event, int timeout_ms) const;
   void AwaitEnd(const Descriptor& signals, const Event& done) const;
   void Drain(const Descriptor& signals);
@@ -188,21 +183,23 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   }
   std::unique_ptr<Server> server(new Server());
   server->impl_->drain_timeout_s = options.drain_timeout_s;
-  grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  std::vector<std::string> names;
   grpc::ServerBuilder builder;
   SetArguments(&builder);
-  builder.SetOption(std::make_unique<NamesOption>(&server->impl_->names));
+  builder.SetOption(std::make_unique<NamesOption>(&names));
   int port = 0;
   builder.AddListeningPort(options.listen, grpc::InsecureServerCredentials(), &port);
   for (grpc::Service* service : options.services) builder.RegisterService(service);
+  builder.RegisterService(&server->impl_->health);
   server->impl_->server = builder.BuildAndStart();
   if (server->impl_->server == nullptr) {
     return Unavailable("cannot listen on {}: address in use, or none of this machine",
                        options.listen);
   }
   server->impl_->port = address.is_unix ? 0 : port;
-  server->impl_->SetServing(true);
+  server->impl_->health.SetNames(names);
+  server->impl_->health.SetServing(true);
   return server;
 }
 
@@ -214,7 +211,7 @@ Server::~Server() {
 
 int Server::port() const { return impl_->port; }
 void Server::Shutdown() { impl_->shutdown_asked.Raise(); }
-void Server::SetServing(bool serving) { impl_->SetServing(serving); }
+void Server::SetServing(bool serving) { impl_->health.SetServing(serving); }
 
 void Server::WaitForShutdown(const std::function<void()>& on_drain) {
   const sigset_t set = ShutdownSignals();
@@ -222,7 +219,7 @@ void Server::WaitForShutdown(const std::function<void()>& on_drain) {
   const bool signalled = impl_->Wait(signals, impl_->shutdown_asked, -1) == Woken::kSignal;
   Log(Level::kInfo, "drain_started",
       {{"reason", signalled ? "signal" : "asked"}, {"timeout_s", impl_->drain_timeout_s}});
-  impl_->SetServing(false);
+  impl_->health.Close();
   if (on_drain) on_drain();
   impl_->Drain(signals);
   Log(Level::kInfo, "drain_done");

@@ -10,6 +10,7 @@
 #include <mutex>
 #include <thread>
 
+#include "common/net/health.h"
 #include "grpc/health/v1/health.grpc.pb.h"
 #include "trivium/v1/inference.grpc.pb.h"
 #include "trivium/v1/stage.grpc.pb.h"
@@ -184,6 +185,7 @@ TEST(ServerTest, ReflectionListsAndDescribesServices) {
       Reflect(f.channel, "\x22" + std::string(1, static_cast<char>(symbol.size())) + symbol);
   EXPECT_THAT(file, HasSubstr("trivium/v1/inference.proto"));
   EXPECT_THAT(file, HasSubstr("GenerateRequest"));
+  EXPECT_THAT(list, HasSubstr("grpc.health.v1.Health"));
 }
 
 TEST(ServerTest, ClusterToken) {
@@ -334,18 +336,64 @@ TEST_F(DrainTest, SecondSignalCancels) {
   waiter_.get();
 }
 
-TEST(ServerTest, HealthWatchLearnsOfTheDrain) {
-  Fixture f(1);
-  grpc::ClientContext context;
+// Over an hour's drain: a watcher that held it would hang this test.
+TEST(ServerTest, HealthWatchFollowsAndDoesNotHoldTheDrain) {
+  Fixture f(3600);
+  grpc::ClientContext context, unknown_context;
   auto stub = grpc::health::v1::Health::NewStub(f.channel);
-  auto watch = stub->Watch(&context, {});
+  grpc::health::v1::HealthCheckRequest request;
+  request.set_service("trivium.v1.Inference");
+  auto watch = stub->Watch(&context, request);
+  request.set_service("nobody");
+  auto unknown = stub->Watch(&unknown_context, request);
   HealthCheckResponse response;
+  ASSERT_TRUE(unknown->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVICE_UNKNOWN);
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
+  f.server->SetServing(false);
+  ASSERT_TRUE(watch->Read(&response));
+  EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  f.server->SetServing(true);
   ASSERT_TRUE(watch->Read(&response));
   EXPECT_EQ(response.status(), HealthCheckResponse::SERVING);
   f.server->Shutdown();
   f.server->WaitForShutdown(nullptr);
   ASSERT_TRUE(watch->Read(&response));
   EXPECT_EQ(response.status(), HealthCheckResponse::NOT_SERVING);
+  EXPECT_FALSE(watch->Read(&response));
+  EXPECT_EQ(watch->Finish().error_code(), grpc::UNAVAILABLE);
+  EXPECT_FALSE(unknown->Read(&response));
+  EXPECT_EQ(unknown->Finish().error_code(), grpc::UNAVAILABLE);
+}
+
+TEST(ServerTest, HealthWatchersAreBoundedAndForgotten) {
+  Fixture f;
+  auto stub = grpc::health::v1::Health::NewStub(f.channel);
+  HealthCheckResponse response;
+  for (int round = 0; round < 2; ++round) {
+    std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+    std::vector<std::unique_ptr<grpc::ClientReader<HealthCheckResponse>>> watches;
+    for (size_t i = 0; i < HealthService::kWatchersMax; ++i) {
+      contexts.push_back(std::make_unique<grpc::ClientContext>());
+      watches.push_back(stub->Watch(contexts.back().get(), {}));
+      // In the second round the server may still be forgetting the first.
+      while (!watches.back()->Read(&response)) {
+        ASSERT_EQ(round, 1) << i;
+        ASSERT_EQ(watches.back()->Finish().error_code(), grpc::RESOURCE_EXHAUSTED);
+        contexts.back() = std::make_unique<grpc::ClientContext>();
+        watches.back() = stub->Watch(contexts.back().get(), {});
+      }
+    }
+    if (round == 0) {
+      grpc::ClientContext context;
+      auto one_more = stub->Watch(&context, {});
+      EXPECT_FALSE(one_more->Read(&response));
+      EXPECT_EQ(one_more->Finish().error_code(), grpc::RESOURCE_EXHAUSTED);
+    }
+    for (auto& context : contexts) context->TryCancel();
+    for (auto& watch : watches) EXPECT_EQ(watch->Finish().error_code(), grpc::CANCELLED);
+  }
 }
 
 TEST(ServerTest, TimeIsOverCancels) {
