@@ -24,10 +24,11 @@ using testing::HasSubstr;
 // Before main, and so before any thread of gRPC.
 const bool kSignalsBlocked = (BlockShutdownSignals(), true);
 
-// A stream that sends one message and ends when it is released or cancelled.
+// A stream that sends one message and ends when it is released or cancelled; a stubborn one ignores
+// both.
 class OpenStream final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
  public:
-  OpenStream() { StartWrite(&response_); }
+  explicit OpenStream(bool stubborn) : finished_(stubborn) { StartWrite(&response_); }
   void Release() {
     if (!finished_.exchange(true)) Finish(grpc::Status::OK);
   }
@@ -38,13 +39,14 @@ class OpenStream final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
 
  private:
   v1::GenerateResponse response_;
-  std::atomic<bool> finished_{false};
+  std::atomic<bool> finished_;
 };
 
 class TestService final : public v1::Inference::CallbackService {
  public:
   std::string token;
   std::string request_id;
+  bool stubborn = false;
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest*,
@@ -75,7 +77,7 @@ class TestService final : public v1::Inference::CallbackService {
   grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(grpc::CallbackServerContext*,
                                                            const v1::GenerateRequest*) override {
     const std::lock_guard lock(mutex_);
-    stream_ = new OpenStream;
+    stream_ = new OpenStream(stubborn);
     return stream_;
   }
   void Release() {
@@ -394,6 +396,22 @@ TEST(ServerTest, HealthWatchersAreBoundedAndForgotten) {
     for (auto& context : contexts) context->TryCancel();
     for (auto& watch : watches) EXPECT_EQ(watch->Finish().error_code(), grpc::CANCELLED);
   }
+}
+
+TEST(ServerDeathTest, ThirdSignalEndsAProcessWhoseCallIsStuck) {
+  testing::GTEST_FLAG(death_test_style) = "threadsafe";
+  const auto drain = [] {
+    Fixture f;
+    f.service.stubborn = true;
+    grpc::ClientContext context;
+    auto reader = f.stub->Generate(&context, {});
+    v1::GenerateResponse response;
+    reader->Read(&response);
+    kill(getpid(), SIGTERM);
+    // Two kinds, because equal signals that wait become one.
+    f.server->WaitForShutdown([] { kill(getpid(), SIGTERM), kill(getpid(), SIGINT); });
+  };
+  EXPECT_EXIT(drain(), testing::ExitedWithCode(1), "shutdown_forced reason=\"third signal\"");
 }
 
 TEST(ServerTest, TimeIsOverCancels) {
