@@ -1,13 +1,6 @@
 #include "common/worker/admission.h"
 
 namespace trivium::worker {
-namespace {
-
-// About the time of a few steps: room appears when a running request ends.
-constexpr int kRetryHintMs = 50;
-
-}  // namespace
-
 absl::Status Admission::Enter() {
   std::lock_guard lock(mutex_);
   if (draining_) {
@@ -49,7 +42,8 @@ int64_t Admission::refused() const {
 }
 
 absl::Status RetryLater(std::string_view reason) {
-  return ResourceExhausted("{}; retry in {} ms", reason, kRetryHintMs);
+  const auto hint_ms = std::chrono::duration_cast<std::chrono::milliseconds>(kRetryHint).count();
+  return ResourceExhausted("{}; retry in {} ms", reason, hint_ms);
 }
 
 }  // namespace trivium::worker

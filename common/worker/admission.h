@@ -5,9 +5,13 @@
 #include <cstdint>
 #include <mutex>
 
+#include "common/base/clock.h"
 #include "common/base/status.h"
 
 namespace trivium::worker {
+
+// About the time of a few steps: room appears when a running request ends.
+inline constexpr Duration kRetryHint = std::chrono::milliseconds(50);
 
 class Admission {
  public:
@@ -31,7 +35,7 @@ class Admission {
   bool draining_ = false;
 };
 
-// RESOURCE_EXHAUSTED whose text ends in a hint when to try again.
+// RESOURCE_EXHAUSTED whose text ends in kRetryHint.
 absl::Status RetryLater(std::string_view reason);
 
 }  // namespace trivium::worker

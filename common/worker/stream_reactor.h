@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "common/net/server.h"
+#include "common/worker/admission.h"
 #include "common/worker/outbox.h"
 
 namespace trivium::worker {
@@ -36,8 +37,13 @@ class StreamReactor : public grpc::ServerWriteReactor<Event> {
       case Next::kWrite:
         return this->StartWrite(&outbox_.current());
       case Next::kFinish:
-        return this->Finish(net::ToGrpc(outbox_.TakeStatus()));
+        return this->Finish(WithHint(outbox_.TakeStatus()));
     }
+  }
+
+  static grpc::Status WithHint(const absl::Status& status) {
+    return absl::IsResourceExhausted(status) ? net::ToGrpc(status, kRetryHint)
+                                             : net::ToGrpc(status);
   }
 
   Outbox<Event> outbox_;

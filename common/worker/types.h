@@ -26,7 +26,7 @@ struct StageRequest {
 // One token of the answer, with its place.
 struct OutputToken {
   int32_t index = 0;
-  engine::SampledToken token;
+  engine::SampledToken token{};
   bool has_logprob = false;  // the request asked for it
   engine::FinishReason finish = engine::FinishReason::kNone;
 };

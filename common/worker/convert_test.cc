@@ -1,0 +1,178 @@
+#include "common/worker/convert.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+
+#include "trivium/v1/stage.pb.h"
+
+namespace trivium::worker {
+namespace {
+
+constexpr StageLimits kLimits{
+    .vocab = 100, .context = 64, .fingerprint = "print", .numerics_class = "batch_invariant/avx2"};
+
+v1::DecodeRequest Valid() {
+  v1::DecodeRequest request;
+  request.mutable_key()->set_request_id("a-request_1.2");
+  request.mutable_key()->set_attempt(3);
+  request.mutable_key()->set_secret("0123456789abcdef");
+  request.set_fingerprint("print");
+  for (int id : {0, 99, 5, 7}) request.add_token_ids(id);
+  request.set_output_index(2);
+  request.set_numerics_class("batch_invariant/avx2");
+  v1::StageSampling& sampling = *request.mutable_sampling();
+  sampling.set_temperature(0.5f);
+  sampling.set_top_k(10);
+  sampling.set_top_p(0.9f);
+  sampling.set_seed(~uint64_t{0});
+  sampling.set_max_tokens(62);
+  sampling.set_min_tokens(1);
+  sampling.add_stop_token_ids(9);
+  sampling.set_logprobs(-1);
+  return request;
+}
+
+TEST(ConvertTest, AValidRequestArrivesWhole) {
+  const auto request = ToStageRequest(Valid(), kLimits);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->key.request.value, "a-request_1.2");
+  EXPECT_EQ(request->key.attempt.value, 3u);
+  EXPECT_EQ(std::string(request->key.secret.begin(), request->key.secret.end()),
+            "0123456789abcdef");
+  EXPECT_EQ(request->token_ids, (std::vector<int32_t>{0, 99, 5, 7}));
+  EXPECT_EQ(request->output_index, 2);
+  EXPECT_EQ(request->remaining_tokens(), 60);
+  v1::StageSampling again;
+  ToMessage(request->sampling, &again);
+  EXPECT_EQ(again.SerializeAsString(), Valid().sampling().SerializeAsString());
+}
+
+struct BadCase {
+  const char* field;
+  std::function<void(v1::DecodeRequest&)> spoil;
+  absl::StatusCode code = absl::StatusCode::kInvalidArgument;
+};
+
+TEST(ConvertTest, WhatIsWrongIsNamed) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const auto precondition = absl::StatusCode::kFailedPrecondition;
+  const BadCase cases[] = {
+      {"key.request_id", [](auto& r) { r.mutable_key()->clear_request_id(); }},
+      {"key.request_id", [](auto& r) { r.mutable_key()->set_request_id("two words"); }},
+      {"key.request_id", [](auto& r) { r.mutable_key()->set_request_id(std::string(65, 'a')); }},
+      {"key.attempt", [](auto& r) { r.mutable_key()->set_attempt(0); }},
+      {"key.secret", [](auto& r) { r.mutable_key()->set_secret("short"); }},
+      {"key.secret", [](auto& r) { r.mutable_key()->set_secret(std::string(17, 'x')); }},
+      {"key.request_id", [](auto& r) { r.clear_key(); }},
+      {"fingerprint", [](auto& r) { r.set_fingerprint("prin"); }, precondition},
+      {"fingerprint", [](auto& r) { r.clear_fingerprint(); }, precondition},
+      {"numerics_class", [](auto& r) { r.set_numerics_class("fast/avx2"); }, precondition},
+      {"numerics_class", [](auto& r) { r.set_numerics_class("batch_invariant/amx"); },
+       precondition},
+      {"token_ids", [](auto& r) { r.clear_token_ids(); }},
+      {"token_ids[1]", [](auto& r) { r.set_token_ids(1, 100); }},
+      {"token_ids[2]", [](auto& r) { r.set_token_ids(2, -1); }},
+      {"token_ids", [](auto& r) { r.mutable_token_ids()->Resize(65, 1); }},
+      {"output_index", [](auto& r) { r.set_output_index(-1); }},
+      {"output_index", [](auto& r) { r.set_output_index(62); }},
+      {"output_index", [](auto& r) { r.set_output_index(4); }},
+      {"sampling.max_tokens", [](auto& r) { r.mutable_sampling()->set_max_tokens(63); }},
+      {"sampling.max_tokens", [](auto& r) { r.mutable_sampling()->set_max_tokens(INT32_MAX); }},
+      {"sampling.max_tokens", [](auto& r) { r.mutable_sampling()->set_max_tokens(0); }},
+      {"sampling.temperature", [nan](auto& r) { r.mutable_sampling()->set_temperature(nan); }},
+      {"sampling.top_p", [](auto& r) { r.mutable_sampling()->set_top_p(0); }},
+      {"sampling.top_p", [nan](auto& r) { r.mutable_sampling()->set_top_p(nan); }},
+      {"sampling.top_k", [](auto& r) { r.mutable_sampling()->set_top_k(-1); }},
+      {"sampling.stop_token_ids", [](auto& r) { r.mutable_sampling()->add_stop_token_ids(100); }},
+      {"sampling.logprobs", [](auto& r) { r.mutable_sampling()->set_logprobs(21); }},
+      {"sampling", [](auto& r) { r.clear_sampling(); }},
+  };
+  for (const BadCase& bad : cases) {
+    v1::DecodeRequest request = Valid();
+    bad.spoil(request);
+    const absl::Status status = ToStageRequest(request, kLimits).status();
+    EXPECT_EQ(status.code(), bad.code) << bad.field << ": " << status;
+    EXPECT_NE(Message(status).find(bad.field), std::string::npos) << bad.field << ": " << status;
+  }
+}
+
+TEST(ConvertTest, NumericsClassesPairUnderFastAlone) {
+  EXPECT_TRUE(CheckNumerics("fast/avx2", "fast/amx").ok());
+  EXPECT_TRUE(CheckNumerics("fast/avx2", "").ok());
+  EXPECT_TRUE(CheckNumerics("batch_invariant/amx", "batch_invariant/amx").ok());
+  EXPECT_FALSE(CheckNumerics("batch_invariant/amx", "batch_invariant/avx2").ok());
+  EXPECT_FALSE(CheckNumerics("fast/avx2", "batch_invariant/avx2").ok());
+}
+
+v1::LandingTicket ValidTicket() {
+  v1::LandingTicket ticket;
+  ToMessage(transfer::Ticket{.address = std::string("\0\xff", 2),
+                             .epoch = {~uint64_t{0}},
+                             .landing_id = 5,
+                             .generation = 7,
+                             .layers = 30,
+                             .token_begin = 16,
+                             .token_end = 40,
+                             .row_elems = 192,
+                             .block_tokens = 16},
+            &ticket);
+  return ticket;
+}
+
+TEST(ConvertTest, ATicketTravelsWhole) {
+  const auto ticket = ToTicket(ValidTicket(), 40);
+  ASSERT_TRUE(ticket.ok()) << ticket.status();
+  v1::LandingTicket again;
+  ToMessage(*ticket, &again);
+  EXPECT_EQ(again.SerializeAsString(), ValidTicket().SerializeAsString());
+  EXPECT_EQ(ticket->address, std::string("\0\xff", 2));
+  EXPECT_EQ(ticket->epoch.value, ~uint64_t{0});
+}
+
+TEST(ConvertTest, ABadTicketIsNamed) {
+  const std::pair<const char*, std::function<void(v1::LandingTicket&)>> cases[] = {
+      {"ticket.address", [](auto& t) { t.clear_address(); }},
+      {"ticket.address", [](auto& t) { t.set_address(std::string(5000, 'x')); }},
+      {"ticket.wire_format", [](auto& t) { t.set_wire_format(2); }},
+      {"ticket.token_end", [](auto& t) { t.set_token_end(39); }},
+      {"ticket.token_begin", [](auto& t) { t.set_token_begin(-16); }},
+      {"ticket.token_begin", [](auto& t) { t.set_token_begin(40); }},
+      {"ticket.layers", [](auto& t) { t.set_layers(0); }},
+      {"ticket.row_elems", [](auto& t) { t.set_row_elems(-1); }},
+      {"ticket.block_tokens", [](auto& t) { t.set_block_tokens(0); }},
+  };
+  for (const auto& [field, spoil] : cases) {
+    v1::LandingTicket ticket = ValidTicket();
+    spoil(ticket);
+    const absl::Status status = ToTicket(ticket, 40).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << field << ": " << status;
+    EXPECT_NE(Message(status).find(field), std::string::npos) << field << ": " << status;
+  }
+}
+
+TEST(ConvertTest, ATailTravelsWholeOrNotAtAll) {
+  OutputToken token{.index = 3,
+                    .token = {.id = 42, .logprob = -0.5f, .top = {{42, -0.5f}, {7, -1.5f}}},
+                    .has_logprob = true,
+                    .finish = engine::FinishReason::kStop};
+  const auto again = ParseTail(SerializeTail(token), 100, 3);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->index, 3);
+  EXPECT_EQ(again->token.id, 42);
+  EXPECT_EQ(again->token.logprob, -0.5f);
+  EXPECT_EQ(again->token.top, token.token.top);
+  EXPECT_TRUE(again->has_logprob);
+  EXPECT_EQ(again->finish, engine::FinishReason::kStop);
+
+  EXPECT_TRUE(absl::IsDataLoss(ParseTail(SerializeTail(token), 100, 4).status()));
+  EXPECT_TRUE(absl::IsDataLoss(ParseTail(SerializeTail(token), 42, 3).status()));
+  EXPECT_TRUE(absl::IsDataLoss(ParseTail("\xff\xff", 100, 3).status()));
+  token.token.top.resize(21, {1, 0});
+  EXPECT_TRUE(absl::IsDataLoss(ParseTail(SerializeTail(token), 100, 3).status()));
+}
+
+}  // namespace
+}  // namespace trivium::worker
