@@ -104,13 +104,13 @@ TEST(RealModelTest, KnowsTheCapitalOfFrance) {
   const auto text = (*model)->chat_template.Render(messages);
   ASSERT_TRUE(text.ok()) << text.status();
   const auto ids = (*model)->tokenizer->Encode(*text, {.parse_special = true});
-  const auto generated = GenerateLocal(engine, pool, ids, {.max_tokens = 40}, 64);
+  const auto generated = GenerateLocal(engine, pool, ids, {.max_tokens = 120}, 64);
   ASSERT_TRUE(generated.ok()) << generated.status();
   model::Detokenizer detokenizer(*(*model)->tokenizer);
   std::string answer;
   for (int32_t id : generated->Ids()) answer += detokenizer.Add(id);
   EXPECT_NE(answer.find("Paris"), std::string::npos) << answer;
-  EXPECT_EQ(generated->finish, FinishReason::kStop);
+  EXPECT_EQ(generated->finish, FinishReason::kStop) << answer;
 }
 
 }  // namespace
