@@ -65,18 +65,19 @@ inline __m128 SumFour(const __m256* v) {
 template <int kQueries>
 inline void ScoreFour(const float* q, const float* keys, int dim, float* scores) {
   __m256 acc[kQueries][4];
-  for (int i = 0; i < kQueries; ++i) {
-    for (int j = 0; j < 4; ++j) acc[i][j] = _mm256_setzero_ps();
+  TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
+    TRIVIUM_UNROLL for (int j = 0; j < 4; ++j) acc[i][j] = _mm256_setzero_ps();
   }
   for (int d = 0; d < dim; d += 8) {
     __m256 k[4];
-    for (int j = 0; j < 4; ++j) k[j] = _mm256_loadu_ps(keys + int64_t{j} * dim + d);
-    for (int i = 0; i < kQueries; ++i) {
+    TRIVIUM_UNROLL for (int j = 0; j < 4; ++j) k[j] = _mm256_loadu_ps(keys + int64_t{j} * dim + d);
+    TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
       const __m256 v = _mm256_loadu_ps(q + int64_t{i} * dim + d);
-      for (int j = 0; j < 4; ++j) acc[i][j] = _mm256_fmadd_ps(v, k[j], acc[i][j]);
+      TRIVIUM_UNROLL for (int j = 0; j < 4; ++j) acc[i][j] = _mm256_fmadd_ps(v, k[j], acc[i][j]);
     }
   }
-  for (int i = 0; i < kQueries; ++i) _mm_storeu_ps(scores + i * kChunkKeys, SumFour(acc[i]));
+  TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i)
+      _mm_storeu_ps(scores + i * kChunkKeys, SumFour(acc[i]));
 }
 
 template <int kQueries>
@@ -131,19 +132,23 @@ void Softmax(float* scores, int keys, float* max_out, float* sum_out) {
 template <int kHeads, int kVectors>
 inline void WeighValues(const float* weights, const float* tile, int dim, int count, float* out) {
   __m256 acc[kHeads][kVectors];
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) acc[h][v] = _mm256_loadu_ps(out + int64_t{h} * dim + 8 * v);
+  TRIVIUM_UNROLL for (int h = 0; h < kHeads; ++h) {
+    TRIVIUM_UNROLL for (int v = 0; v < kVectors; ++v) acc[h][v] =
+        _mm256_loadu_ps(out + int64_t{h} * dim + 8 * v);
   }
   for (int i = 0; i < count; ++i) {
     __m256 value[kVectors];
-    for (int v = 0; v < kVectors; ++v) value[v] = _mm256_loadu_ps(tile + int64_t{i} * dim + 8 * v);
-    for (int h = 0; h < kHeads; ++h) {
+    TRIVIUM_UNROLL for (int v = 0; v < kVectors; ++v) value[v] =
+        _mm256_loadu_ps(tile + int64_t{i} * dim + 8 * v);
+    TRIVIUM_UNROLL for (int h = 0; h < kHeads; ++h) {
       const __m256 w = _mm256_broadcast_ss(weights + h * kChunkKeys + i);
-      for (int v = 0; v < kVectors; ++v) acc[h][v] = _mm256_fmadd_ps(w, value[v], acc[h][v]);
+      TRIVIUM_UNROLL for (int v = 0; v < kVectors; ++v) acc[h][v] =
+          _mm256_fmadd_ps(w, value[v], acc[h][v]);
     }
   }
-  for (int h = 0; h < kHeads; ++h) {
-    for (int v = 0; v < kVectors; ++v) _mm256_storeu_ps(out + int64_t{h} * dim + 8 * v, acc[h][v]);
+  TRIVIUM_UNROLL for (int h = 0; h < kHeads; ++h) {
+    TRIVIUM_UNROLL for (int v = 0; v < kVectors; ++v)
+        _mm256_storeu_ps(out + int64_t{h} * dim + 8 * v, acc[h][v]);
   }
 }
 

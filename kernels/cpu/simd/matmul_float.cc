@@ -34,23 +34,24 @@ inline void StoreOutputs(float* y, __m256 v, int64_t outputs) {
 template <PanelKind kKind, int kRows, int kPanels>
 void RunTile(const MatmulTask& task, int64_t panel, int64_t row) {
   __m256 acc[kRows][kPanels];
-  for (int r = 0; r < kRows; ++r) {
-    for (int p = 0; p < kPanels; ++p) acc[r][p] = _mm256_setzero_ps();
+  TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
+    TRIVIUM_UNROLL for (int p = 0; p < kPanels; ++p) acc[r][p] = _mm256_setzero_ps();
   }
   const uint8_t* weights = task.panels + panel * task.panel_bytes;
   const float* x = task.x + row * task.k;
   for (int64_t k = 0; k < task.k; ++k) {
     __m256 w[kPanels];
-    for (int p = 0; p < kPanels; ++p) {
+    TRIVIUM_UNROLL for (int p = 0; p < kPanels; ++p) {
       w[p] = Weights<kKind>(weights + p * task.panel_bytes + k * kStepBytes<kKind>);
     }
-    for (int r = 0; r < kRows; ++r) {
+    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
       const __m256 a = _mm256_broadcast_ss(x + r * task.k + k);
-      for (int p = 0; p < kPanels; ++p) acc[r][p] = _mm256_fmadd_ps(a, w[p], acc[r][p]);
+      TRIVIUM_UNROLL for (int p = 0; p < kPanels; ++p) acc[r][p] =
+          _mm256_fmadd_ps(a, w[p], acc[r][p]);
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    for (int p = 0; p < kPanels; ++p) {
+  TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
+    TRIVIUM_UNROLL for (int p = 0; p < kPanels; ++p) {
       const int64_t output = (panel + p) * kPanelOutputs;
       StoreOutputs(task.y + (row + r) * task.n + output, acc[r][p], task.n - output);
     }

@@ -64,18 +64,18 @@ void Tile4(const MatmulTask& task, const Tile& tile, __m256* acc) {
     const __m256 m = kHasMin ? Halfs(block + 16) : _mm256_mul_ps(d, _mm256_set1_ps(-8.0f));
     block += kHasMin ? 32 : 16;
     __m256i dot[kRows];
-    for (int r = 0; r < kRows; ++r) dot[r] = _mm256_setzero_si256();
-    for (int i = 0; i < 4; ++i) {
+    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) dot[r] = _mm256_setzero_si256();
+    TRIVIUM_ROLLED for (int i = 0; i < 4; ++i) {
       const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block) + i);
       const __m256i even = _mm256_and_si256(both, low);
       const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
-      for (int r = 0; r < kRows; ++r) {
+      TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
         const int8_t* a = q + r * task.k + b * kQuantBlock + 8 * i;
         dot[r] = DotBytes(DotBytes(dot[r], even, Spread(a)), odd, Spread(a + 4));
       }
     }
     block += 128;
-    for (int r = 0; r < kRows; ++r) {
+    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
       const __m256 product = _mm256_cvtepi32_ps(FinishBytes(dot[r]));
       const int64_t at = r * tile.blocks + b;
       acc[r] = _mm256_fmadd_ps(product, _mm256_mul_ps(d, _mm256_set1_ps(scales[at])), acc[r]);
@@ -93,16 +93,16 @@ void Tile8(const MatmulTask& task, const Tile& tile, __m256* acc) {
     const __m256 d = Halfs(block);
     block += 16;
     __m256i dot[kRows];
-    for (int r = 0; r < kRows; ++r) dot[r] = _mm256_setzero_si256();
-    for (int i = 0; i < 16; ++i) {
+    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) dot[r] = _mm256_setzero_si256();
+    TRIVIUM_ROLLED for (int i = 0; i < 16; ++i) {
       const __m256i w =
           _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block) + i));
-      for (int r = 0; r < kRows; ++r) {
+      TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
         dot[r] = DotWords(dot[r], w, Spread(q + r * task.k + b * kQuantBlock + 2 * i));
       }
     }
     block += 256;
-    for (int r = 0; r < kRows; ++r) {
+    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
       const __m256 scale = _mm256_mul_ps(d, _mm256_set1_ps(scales[r * tile.blocks + b]));
       acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]), scale, acc[r]);
     }
@@ -113,14 +113,14 @@ template <PanelKind kKind, int kRows>
 void RunTile(const MatmulTask& task, int64_t panel, int64_t row) {
   const Tile tile{task.panels + panel * task.panel_bytes, task.k / kQuantBlock, row};
   __m256 acc[kRows];
-  for (int r = 0; r < kRows; ++r) acc[r] = _mm256_setzero_ps();
+  TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) acc[r] = _mm256_setzero_ps();
   if constexpr (kKind == PanelKind::kQ8_0) {
     Tile8<kRows>(task, tile, acc);
   } else {
     Tile4<kRows, kKind == PanelKind::kQ4_1>(task, tile, acc);
   }
   const int64_t output = panel * kPanelOutputs;
-  for (int r = 0; r < kRows; ++r) {
+  TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
     StoreOutputs(task.y + (row + r) * task.n + output, acc[r], task.n - output);
   }
 }

@@ -1,0 +1,172 @@
+// The operations that treat rows or elements alone, of every path, against float64 formulas.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+
+#include "kernels/test_util.h"
+
+namespace trivium::kernels {
+namespace {
+
+constexpr double kEpsilon = 0x1p-23;
+
+class ElementwiseTest : public testing::TestWithParam<OpsOptions> {
+ protected:
+  ElementwiseTest() : ops_(MakeOps(GetParam())), random_(SeededRandom()) {}
+  std::unique_ptr<Ops> ops_;
+  std::mt19937 random_;
+};
+
+TEST_P(ElementwiseTest, SaysWhatItIs) {
+  EXPECT_EQ(ops_->isa(), GetParam().isa);
+  EXPECT_EQ(ops_->numerics(), GetParam().numerics);
+  EXPECT_EQ(ops_->threads(), GetParam().threads);
+}
+
+TEST_P(ElementwiseTest, RmsNorm) {
+  for (const int dim : {1, 5, 8, 24, 64, 576, 579}) {
+    for (const int rows : {1, 3, 100}) {
+      const auto x = RandomFloats(random_, rows * dim, 3.0f), w = RandomFloats(random_, dim);
+      std::vector<float> out(rows * dim), in_place = x;
+      ops_->RmsNorm(x.data(), w.data(), 1e-5f, rows, dim, out.data());
+      ops_->RmsNorm(in_place.data(), w.data(), 1e-5f, rows, dim, in_place.data());
+      EXPECT_EQ(out, in_place);
+      for (int r = 0; r < rows; ++r) {
+        double sum = 0;
+        for (int i = 0; i < dim; ++i) sum += double{x[r * dim + i]} * x[r * dim + i];
+        for (int i = 0; i < dim; ++i) {
+          const double exact = x[r * dim + i] / std::sqrt(sum / dim + 1e-5) * w[i];
+          // The sum of squares has relative error below dim / 16 roundings, halved by the root.
+          ASSERT_NEAR(out[r * dim + i], exact, std::abs(exact) * kEpsilon * (4 + dim / 32.0));
+        }
+      }
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, Rope) {
+  for (const auto& [dim, rope_dim] : {std::pair{64, 64}, {64, 32}, {10, 6}, {8, 0}, {24, 20}}) {
+    RopeArgs args{.rows = 40, .heads = 3, .head_dim = dim, .rope_dim = rope_dim, .base = 100000.0f};
+    std::vector<int32_t> positions(args.rows);
+    for (int32_t& p : positions) p = static_cast<int32_t>(random_() % 9000);
+    positions[7] = 200000;  // past what is kept in the table
+    const auto x = RandomFloats(random_, int64_t{args.rows} * args.heads * dim);
+    auto out = x;
+    args.x = out.data();
+    args.positions = positions.data();
+    ops_->Rope(args);
+    for (size_t i = 0; i < x.size(); ++i) {
+      const int d = static_cast<int>(i) % dim;
+      const auto row = i / (args.heads * dim);
+      double exact = x[i];
+      if (d < rope_dim) {
+        const double angle =
+            positions[row] * std::pow(1e5, -static_cast<double>(d / 2 * 2) / rope_dim);
+        const double other = d % 2 == 0 ? -x[i + 1] : x[i - 1];
+        exact = x[i] * std::cos(angle) + other * std::sin(angle);
+      }
+      // Products are rounded once each; the angle itself is exact to double precision.
+      const double size = d < rope_dim ? std::abs(x[i]) + std::abs(x[i ^ 1]) : 0;
+      ASSERT_NEAR(out[i], exact, 2 * kEpsilon * size) << "row " << row << " element " << d;
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, SiluMul) {
+  for (const int64_t count : {1, 7, 8, 1536, 100003}) {
+    auto gate = RandomFloats(random_, count, 4.0f);
+    const auto up = RandomFloats(random_, count), before = gate;
+    ops_->SiluMul(gate.data(), up.data(), count);
+    for (int64_t i = 0; i < count; ++i) {
+      const double exact = before[i] / (1 + std::exp(-double{before[i]})) * up[i];
+      ASSERT_NEAR(gate[i], exact, std::abs(exact) * 6 * kEpsilon + 1e-37) << before[i];
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, SiluMulAtTheEnds) {
+  std::vector<float> gate{-1e30f, -200.0f, -88.0f, -0.0f, 0.0f, 88.0f, 200.0f, 1e30f, NAN};
+  const std::vector<float> up(gate.size(), 1.0f);
+  ops_->SiluMul(gate.data(), up.data(), static_cast<int64_t>(gate.size()));
+  for (int i = 0; i < 3; ++i) EXPECT_LE(std::abs(gate[i]), 1e-7f) << i;
+  EXPECT_EQ(gate[3], 0.0f);
+  EXPECT_EQ(gate[4], 0.0f);
+  EXPECT_EQ(gate[5], 88.0f);
+  EXPECT_EQ(gate[6], 200.0f);
+  EXPECT_EQ(gate[7], 1e30f);
+  EXPECT_TRUE(std::isnan(gate[8]));
+}
+
+TEST_P(ElementwiseTest, Add) {
+  for (const int64_t count : {1, 9, 70001}) {
+    auto x = RandomFloats(random_, count);
+    const auto y = RandomFloats(random_, count), before = x;
+    ops_->Add(x.data(), y.data(), count);
+    for (int64_t i = 0; i < count; ++i) ASSERT_EQ(x[i], before[i] + y[i]);
+  }
+}
+
+TEST_P(ElementwiseTest, EmbedRowsIsTheExactRow) {
+  for (const WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16,
+                                WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1}) {
+    const auto bytes = RandomWeights(random_, type, 50, 576);
+    const auto values = Dequantise(type, bytes, 50, 576);
+    std::vector<int32_t> ids(100);
+    for (int32_t& id : ids) id = static_cast<int32_t>(random_() % 50);
+    std::vector<float> out(ids.size() * 576);
+    ops_->EmbedRows({type, bytes.data(), 50, 576}, ids, out.data());
+    for (size_t i = 0; i < out.size(); ++i) {
+      ASSERT_EQ(out[i], values[ids[i / 576] * 576 + i % 576]);
+    }
+  }
+}
+
+TEST_P(ElementwiseTest, StoreKvWritesItsSlotsOnly) {
+  const KvLayout layout{.block_tokens = 4, .kv_heads = 3, .head_dim = 10};
+  const int64_t elems = layout.RowElems();
+  std::vector<uint16_t> pages(20 * layout.PageElems(), 0xabcd);
+  const std::vector<int32_t> table0{7, 2, 19}, table1{0, 11};
+  const std::vector<int32_t> positions{3, 4, 5, 9, 6};
+  const SequenceSpan spans[] = {{0, 4, table0.data()}, {4, 1, table1.data()}};
+  const auto k = RandomFloats(random_, 5 * elems), v = RandomFloats(random_, 5 * elems);
+  ops_->StoreKv({k.data(), v.data(), positions.data(), spans, pages.data(), layout});
+  const std::pair<int, int> where[] = {{7, 3}, {2, 0}, {2, 1}, {19, 1}, {11, 2}};  // page, slot
+  auto expected = std::vector<uint16_t>(pages.size(), 0xabcd);
+  for (int row = 0; row < 5; ++row) {
+    const auto [page, slot] = where[row];
+    for (int64_t i = 0; i < elems; ++i) {
+      const int64_t at = page * layout.PageElems() + slot * elems + i;
+      expected[at] = FloatToHalf(k[row * elems + i]);
+      expected[at + layout.block_tokens * elems] = FloatToHalf(v[row * elems + i]);
+    }
+  }
+  EXPECT_EQ(pages, expected);
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, ElementwiseTest, testing::ValuesIn(AllOptions()),
+                         [](const auto& param_info) { return OptionsName(param_info.param); });
+
+TEST(IsaTest, NamesComeBack) {
+  for (const Isa isa : {Isa::kReference, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
+    Isa parsed = Isa::kReference;
+    EXPECT_TRUE(ParseIsa(IsaName(isa), &parsed));
+    EXPECT_EQ(parsed, isa);
+  }
+  Isa untouched = Isa::kAmx;
+  EXPECT_FALSE(ParseIsa("avx3", &untouched));
+  EXPECT_EQ(untouched, Isa::kAmx);
+}
+
+TEST(IsaTest, UnsupportedPathsAreRefused) {
+  const auto supported = SupportedIsas();
+  EXPECT_EQ(supported.front(), Isa::kReference);
+  EXPECT_EQ(supported.back(), BestIsa());
+  for (const Isa isa : {Isa::kReference, Isa::kAvx2, Isa::kAvx512, Isa::kAmx}) {
+    const bool can = std::find(supported.begin(), supported.end(), isa) != supported.end();
+    EXPECT_EQ(MakeOps({.isa = isa}) != nullptr, can) << IsaName(isa);
+  }
+}
+
+}  // namespace
+}  // namespace trivium::kernels

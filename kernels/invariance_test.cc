@@ -1,0 +1,88 @@
+// A row of a matrix product, alone or in any company, cut or whole, with any number of threads:
+// under kBatchInvariant always the same bits.
+#include <gtest/gtest.h>
+
+#include <cstring>
+
+#include "kernels/test_util.h"
+
+namespace trivium::kernels {
+namespace {
+
+constexpr int kRows = 150;
+
+class InvarianceTest : public testing::TestWithParam<OpsOptions> {
+ protected:
+  std::vector<float> Matmul(Ops& ops, const WeightView& view, const float* x, int rows) {
+    std::vector<float> y(rows * view.rows);
+    ops.Matmul(*ops.Pack(view), x, rows, y.data());
+    return y;
+  }
+};
+
+TEST_P(InvarianceTest, RowsOfAMatmulDoNotSeeEachOther) {
+  auto random = SeededRandom();
+  const auto ops = MakeOps(GetParam());
+  for (const WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16,
+                                WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1}) {
+    for (const auto& [n, k] : {std::pair<int64_t, int64_t>{192, 576}, {33, 1536}}) {
+      const auto bytes = RandomWeights(random, type, n, k);
+      const WeightView view{type, bytes.data(), n, k};
+      const auto x = RandomFloats(random, kRows * k);
+      const auto whole = Matmul(*ops, view, x.data(), kRows);
+      for (const auto& [begin, rows] : {std::pair{0, 1},
+                                        {7, 1},
+                                        {149, 1},
+                                        {1, 2},
+                                        {3, 5},
+                                        {8, 16},
+                                        {50, 17},
+                                        {2, 64},
+                                        {11, 100},
+                                        {1, 149}}) {
+        const auto part = Matmul(*ops, view, x.data() + begin * k, rows);
+        EXPECT_EQ(std::memcmp(part.data(), whole.data() + begin * n, part.size() * sizeof(float)),
+                  0)
+            << WeightTypeName(type) << " rows " << begin << " + " << rows;
+      }
+      OpsOptions other = GetParam();
+      other.threads = 5;
+      EXPECT_EQ(Matmul(*MakeOps(other), view, x.data(), kRows), whole);
+    }
+  }
+}
+
+TEST_P(InvarianceTest, RowsOfTheOthersDoNotSeeEachOther) {
+  auto random = SeededRandom(1);
+  const auto ops = MakeOps(GetParam());
+  constexpr int kDim = 579;
+  const auto x = RandomFloats(random, kRows * kDim), w = RandomFloats(random, kRows * kDim);
+  auto norm = x, silu = x;
+  ops->RmsNorm(x.data(), w.data(), 1e-5f, kRows, kDim, norm.data());
+  ops->SiluMul(silu.data(), w.data(), kRows * kDim);
+  for (const int row : {0, 1, 77, 149}) {
+    const auto same = [&](const std::vector<float>& one, const std::vector<float>& all) {
+      return std::equal(one.begin(), one.end(), all.begin() + row * kDim);
+    };
+    std::vector<float> one(kDim);
+    ops->RmsNorm(x.data() + row * kDim, w.data(), 1e-5f, 1, kDim, one.data());
+    EXPECT_TRUE(same(one, norm));
+    one.assign(x.begin() + row * kDim, x.begin() + (row + 1) * kDim);
+    ops->SiluMul(one.data(), w.data() + row * kDim, kDim);
+    EXPECT_TRUE(same(one, silu));
+  }
+}
+
+std::vector<OpsOptions> InvariantOptions() {
+  std::vector<OpsOptions> some;
+  for (const OpsOptions& options : AllOptions()) {
+    if (options.numerics == Numerics::kBatchInvariant) some.push_back(options);
+  }
+  return some;
+}
+
+INSTANTIATE_TEST_SUITE_P(Paths, InvarianceTest, testing::ValuesIn(InvariantOptions()),
+                         [](const auto& param_info) { return OptionsName(param_info.param); });
+
+}  // namespace
+}  // namespace trivium::kernels
