@@ -33,12 +33,16 @@ inline void ConvertRow(const uint16_t* half, int dim, float* out) {
 
 // Keys (offset 0) or values (offset of the second half of a page) first … first + count - 1.
 void LoadTile(const AttentionTask& task, int first, int count, int64_t offset, float* tile) {
+  int block = first / task.block_tokens;
+  int slot = first % task.block_tokens;
   for (int i = 0; i < count; ++i) {
-    const int position = first + i;
-    const int64_t page = task.block_table[position / task.block_tokens];
-    const uint16_t* row = task.kv_group + page * task.page_elems + offset +
-                          position % task.block_tokens * task.row_elems;
+    const uint16_t* row =
+        task.kv_group + task.block_table[block] * task.page_elems + offset + slot * task.row_elems;
     ConvertRow(row, task.head_dim, tile + int64_t{i} * task.padded_dim);
+    if (++slot == task.block_tokens) {
+      slot = 0;
+      ++block;
+    }
   }
 }
 
@@ -61,7 +65,7 @@ inline __m128 SumFour(const __m256* v) {
   return _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
 }
 
-// Scores of kQueries queries with four keys.
+// Scores of kQueries queries with four keys. Three queries fill the sixteen registers.
 template <int kQueries>
 inline void ScoreFour(const float* q, const float* keys, int dim, float* scores) {
   __m256 acc[kQueries][4];
@@ -69,15 +73,20 @@ inline void ScoreFour(const float* q, const float* keys, int dim, float* scores)
     TRIVIUM_UNROLL for (int j = 0; j < 4; ++j) acc[i][j] = _mm256_setzero_ps();
   }
   for (int d = 0; d < dim; d += 8) {
-    __m256 k[4];
-    TRIVIUM_UNROLL for (int j = 0; j < 4; ++j) k[j] = _mm256_loadu_ps(keys + int64_t{j} * dim + d);
+    __m256 v[kQueries];
     TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
-      const __m256 v = _mm256_loadu_ps(q + int64_t{i} * dim + d);
-      TRIVIUM_UNROLL for (int j = 0; j < 4; ++j) acc[i][j] = _mm256_fmadd_ps(v, k[j], acc[i][j]);
+      v[i] = _mm256_loadu_ps(q + int64_t{i} * dim + d);
+    }
+    TRIVIUM_UNROLL for (int j = 0; j < 4; ++j) {
+      const __m256 k = _mm256_loadu_ps(keys + int64_t{j} * dim + d);
+      TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
+        acc[i][j] = _mm256_fmadd_ps(v[i], k, acc[i][j]);
+      }
     }
   }
-  TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i)
-      _mm_storeu_ps(scores + i * kChunkKeys, SumFour(acc[i]));
+  TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
+    _mm_storeu_ps(scores + i * kChunkKeys, SumFour(acc[i]));
+  }
 }
 
 template <int kQueries>
@@ -87,23 +96,27 @@ void ScoreTile(const float* q, const float* tile, int dim, int count, float* sco
   }
 }
 
+// Scores past a row's last key are computed where a neighbour needs them, and not used.
 void ScoreRows(const AttentionTask& task, int chunk, int tile_begin, const AttentionScratch& s) {
-  int query = 0;
   const int queries = task.rows * task.heads;
-  while (query < queries) {
-    const int pair_end = query + 2 <= queries ? query + 2 : queries;
-    const int seen0 = VisibleKeys(task, query / task.heads, chunk);
-    const int seen1 = VisibleKeys(task, (pair_end - 1) / task.heads, chunk);
-    const int seen = (seen0 > seen1 ? seen0 : seen1) - tile_begin;
+  for (int query = 0; query < queries;) {
+    const int count = queries - query < 3 ? queries - query : 3;
+    int seen = 0;
+    for (int i = query; i < query + count; ++i) {
+      const int keys = VisibleKeys(task, i / task.heads, chunk) - tile_begin;
+      if (keys > seen) seen = keys;
+    }
+    if (seen > kTileKeys) seen = kTileKeys;
     const float* q = s.q + int64_t{query} * task.padded_dim;
     float* scores = s.scores + int64_t{query} * kChunkKeys + tile_begin;
-    const int count = seen < kTileKeys ? seen : kTileKeys;
-    if (pair_end - query == 2) {
-      ScoreTile<2>(q, s.tile, task.padded_dim, count, scores);
+    if (count == 3) {
+      ScoreTile<3>(q, s.tile, task.padded_dim, seen, scores);
+    } else if (count == 2) {
+      ScoreTile<2>(q, s.tile, task.padded_dim, seen, scores);
     } else {
-      ScoreTile<1>(q, s.tile, task.padded_dim, count, scores);
+      ScoreTile<1>(q, s.tile, task.padded_dim, seen, scores);
     }
-    query = pair_end;
+    query += count;
   }
 }
 
@@ -137,13 +150,15 @@ inline void WeighValues(const float* weights, const float* tile, int dim, int co
         _mm256_loadu_ps(out + int64_t{h} * dim + 8 * v);
   }
   for (int i = 0; i < count; ++i) {
-    __m256 value[kVectors];
-    TRIVIUM_UNROLL for (int v = 0; v < kVectors; ++v) value[v] =
-        _mm256_loadu_ps(tile + int64_t{i} * dim + 8 * v);
+    __m256 w[kHeads];
     TRIVIUM_UNROLL for (int h = 0; h < kHeads; ++h) {
-      const __m256 w = _mm256_broadcast_ss(weights + h * kChunkKeys + i);
-      TRIVIUM_UNROLL for (int v = 0; v < kVectors; ++v) acc[h][v] =
-          _mm256_fmadd_ps(w, value[v], acc[h][v]);
+      w[h] = _mm256_broadcast_ss(weights + h * kChunkKeys + i);
+    }
+    TRIVIUM_UNROLL for (int v = 0; v < kVectors; ++v) {
+      const __m256 value = _mm256_loadu_ps(tile + int64_t{i} * dim + 8 * v);
+      TRIVIUM_UNROLL for (int h = 0; h < kHeads; ++h) {
+        acc[h][v] = _mm256_fmadd_ps(w[h], value, acc[h][v]);
+      }
     }
   }
   TRIVIUM_UNROLL for (int h = 0; h < kHeads; ++h) {

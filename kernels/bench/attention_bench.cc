@@ -1,0 +1,84 @@
+// Attention with the heads of SmolLM2-135M (9 query heads, 3 kv heads, head size 64): GFLOP/s, and
+// GB/s of keys and values read.
+//   attention_bench --benchmark_filter=decode
+#include <benchmark/benchmark.h>
+
+#include <string>
+#include <vector>
+
+#include "kernels/ops.h"
+
+namespace trivium::kernels {
+namespace {
+
+constexpr int kHeads = 9;
+constexpr KvLayout kLayout{.block_tokens = 16, .kv_heads = 3, .head_dim = 64};
+
+// `sequences` sequences of `keys` keys each, with queries at their last `rows` positions.
+void RunAttention(benchmark::State& state, const OpsOptions& options, int sequences, int rows) {
+  const auto keys = static_cast<int>(state.range(0));
+  const auto ops = MakeOps(options);
+  const int pages = (keys + kLayout.block_tokens - 1) / kLayout.block_tokens;
+  std::vector<uint16_t> kv(sequences * pages * kLayout.PageElems(), 0x3000);
+  std::vector<int32_t> tables(sequences * pages), positions;
+  for (size_t i = 0; i < tables.size(); ++i)
+    tables[i] = static_cast<int32_t>(tables.size() - 1 - i);
+  std::vector<SequenceSpan> spans;
+  for (int s = 0; s < sequences; ++s) {
+    spans.push_back({s * rows, rows, tables.data() + s * pages});
+    for (int r = 0; r < rows; ++r) positions.push_back(keys - rows + r);
+  }
+  std::vector<float> q(positions.size() * kHeads * kLayout.head_dim, 0.1f), out(q.size());
+  AttentionArgs args{.q = q.data(),
+                     .positions = positions.data(),
+                     .spans = spans,
+                     .kv_layer = kv.data(),
+                     .layout = kLayout,
+                     .heads = kHeads,
+                     .scale = 0.125f,
+                     .out = out.data(),
+                     .lse = nullptr};
+  for (auto _ : state) ops->Attention(args);
+  double pairs = 0;
+  for (const int32_t p : positions) pairs += p + 1;
+  const auto calls = static_cast<double>(state.iterations());
+  state.counters["GFLOP/s"] = benchmark::Counter(4e-9 * pairs * kHeads * kLayout.head_dim * calls,
+                                                 benchmark::Counter::kIsRate);
+  state.counters["GB/s"] = benchmark::Counter(4e-9 * sequences * keys * kLayout.RowElems() * calls,
+                                              benchmark::Counter::kIsRate);
+}
+
+void Register(Isa isa, const char* what, int sequences, int rows, int keys) {
+  for (const int threads : {1, 2}) {
+    const std::string name = std::string(IsaName(isa)) + "/" + what +
+                             "/sequences:" + std::to_string(sequences) +
+                             "/threads:" + std::to_string(threads) + "/keys";
+    const OpsOptions options{.isa = isa, .numerics = Numerics::kFast, .threads = threads};
+    benchmark::RegisterBenchmark(
+        name.c_str(),
+        [=](benchmark::State& state) { RunAttention(state, options, sequences, rows); })
+        ->Arg(keys)
+        ->UseRealTime();
+  }
+}
+
+void RegisterAll() {
+  for (const Isa isa : SupportedIsas()) {
+    if (isa == Isa::kReference) continue;
+    for (const int keys : {512, 2048}) {
+      Register(isa, "prefill", 1, keys, keys);
+      Register(isa, "chunk64", 1, 64, keys);
+      Register(isa, "decode", 1, 1, keys);
+      Register(isa, "decode", 16, 1, keys);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace trivium::kernels
+
+int main(int argc, char** argv) {
+  trivium::kernels::RegisterAll();
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}
