@@ -79,6 +79,12 @@ PackedMatrix::PackedMatrix(const WeightView& view, ThreadPool& pool)
   });
 }
 
+DenseMatmul* PackedMatrix::Dense(DenseType type, Isa isa, ThreadPool& pool) const {
+  if (!dense_tried_) dense_ = DenseMatmul::Make(view_, type, isa, pool);
+  dense_tried_ = true;
+  return dense_.get();
+}
+
 void PackedMatrix::PackPanel(int64_t panel) {
   uint8_t* out = panels_.get() + panel * panel_bytes_;
   std::memset(out, 0, panel_bytes_);

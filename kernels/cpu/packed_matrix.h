@@ -7,13 +7,15 @@
 // Float panels are the inputs in order, eight outputs each. Missing outputs of the last panel are
 // zero.
 //
-// Immutable after construction, so safe from any thread. The weights are copied.
+// The panels are a copy and immutable. The dense form of large batches is made from the file at its
+// first use, by the one thread that drives the Ops.
 #pragma once
 
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
 
+#include "kernels/cpu/dense_matmul.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/ops.h"
 #include "kernels/thread_pool.h"
@@ -32,6 +34,8 @@ class PackedMatrix final : public Matrix {
   const uint8_t* panels() const { return panels_.get(); }
   int64_t panel_bytes() const { return panel_bytes_; }
   int64_t panel_count() const { return (view_.rows + kPanelOutputs - 1) / kPanelOutputs; }
+  // The form for large batches; null where there is none.
+  DenseMatmul* Dense(DenseType type, Isa isa, ThreadPool& pool) const;
 
  private:
   struct Free {
@@ -44,6 +48,8 @@ class PackedMatrix final : public Matrix {
   PanelKind kind_;
   int64_t panel_bytes_;
   std::unique_ptr<uint8_t[], Free> panels_;  // aligned to a cache line
+  mutable bool dense_tried_ = false;
+  mutable std::unique_ptr<DenseMatmul> dense_;
 };
 
 }  // namespace trivium::kernels
