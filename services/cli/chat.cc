@@ -56,6 +56,7 @@ class Conversation {
         },
         canceller_);
     if (!answer.text().empty() || status.ok()) std::puts("");
+    std::fflush(stdout);  // before the figures, where both streams go to one place
     if (!status.ok() && !absl::IsCancelled(status)) {
       request_.mutable_chat()->mutable_messages()->RemoveLast();
       return status;

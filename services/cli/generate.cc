@@ -26,6 +26,7 @@ int RunGenerate(const Options& options) {
   const absl::Status status =
       client.Generate(*request, &answer, options.json ? nullptr : &PrintDelta);
   if (!options.json && !answer.text().empty()) std::puts("");
+  std::fflush(stdout);  // before the figures, where both streams go to one place
   if (!status.ok()) return Fail(status);
   if (options.json) {
     std::puts(answer.Json().c_str());
