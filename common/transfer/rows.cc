@@ -9,10 +9,19 @@ namespace {
 // Small enough to be in the first-level cache when the checksum reads what the copy wrote.
 constexpr size_t kHashStride = 16 * 1024;
 
+// In fixed pieces, which the compiler turns into vector moves: for runs of this length the C
+// library prefers string instructions, which read memory that is not in cache several times slower.
+void CopyRun(const uint8_t* from, uint8_t* to, size_t bytes) {
+  constexpr size_t kPiece = 64;
+  size_t done = 0;
+  for (; done + kPiece <= bytes; done += kPiece) std::memcpy(to + done, from + done, kPiece);
+  std::memcpy(to + done, from + done, bytes - done);
+}
+
 void CopyAndHash(const uint8_t* from, uint8_t* to, size_t bytes, Checksum* checksum) {
   for (size_t done = 0; done < bytes; done += kHashStride) {
     const size_t part = std::min(kHashStride, bytes - done);
-    std::memcpy(to + done, from + done, part);
+    CopyRun(from + done, to + done, part);
     if (checksum != nullptr) checksum->Update({to + done, part});
   }
 }
@@ -84,7 +93,7 @@ void RowMap::Scatter(std::span<const BlockId> blocks, const RowRange& rows,
                      std::span<const uint8_t> payload) const {
   const uint8_t* from = payload.data();
   ForEachRun(blocks, rows, [&](uint8_t* run, size_t bytes) {
-    std::memcpy(run, from, bytes);
+    CopyRun(from, run, bytes);
     from += bytes;
   });
   TRIVIUM_CHECK(from == payload.data() + payload.size(), "a message of another size than its rows");

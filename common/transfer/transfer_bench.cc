@@ -154,6 +154,7 @@ json ChecksumCost() {
   TestWorker worker(*FindBackend("in-process"), 1, 1.0, {30, 3, 64, 256});
   const kv::Reservation rows = *worker.pool->Reserve(252);
   const SequenceBlocks blocks = Shuffled(rows);
+  FillRows(*worker.storage, blocks.blocks, 0, 4032, 1);
   const RowMap map(*worker.storage);
   std::deque<RowRange> messages;
   map.Split({0, 30, 0, 4032}, kMaxPayloadBytes, &messages);

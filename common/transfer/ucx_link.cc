@@ -1,32 +1,51 @@
 #include "common/transfer/ucx_link.h"
 
-#include <poll.h>
+#include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstring>
+#include <map>
 #include <memory>
-#include <unordered_map>
-#include <unordered_set>
 
+#include "common/transfer/address.h"
 #include "common/transfer/loop.h"
 #include "common/transfer/ucx_context.h"
+#include "common/transfer/ucx_worker.h"
 
 namespace trivium::transfer {
 namespace {
 
-constexpr unsigned kMessageId = 1;
 // Turns of UCX's progress before the protocol gets its turn.
 constexpr int kProgressBurst = 32;
-// How long a link that closes waits for the wire to end what is in flight.
-constexpr Duration kCloseWait = std::chrono::milliseconds(500);
+// More than a transport ever has peers; each costs a worker.
+constexpr size_t kMaxPipes = 512;
+// A pipe that a peer opened and that nobody here answers on is closed after so long a silence.
+constexpr Duration kUnclaimed = std::chrono::seconds(10);
 
+// Openings of the two messages that make a pipe; anything else on a door is ignored.
+constexpr std::string_view kHello = "TXHELLO1";
+constexpr std::string_view kWelcome = "TXWELCM1";
+
+std::span<const uint8_t> AsBytes(std::string_view text) {
+  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
+}
+bool Opens(const Incoming& message, std::string_view opening) {
+  return !message.parked && std::ranges::equal(message.header, AsBytes(opening));
+}
+
+// Every connection has a pipe: a pair of workers, one on either side, that serve nobody else.
+// Senders on one host share the receive queue of a worker, and one that stops or dies while it
+// fills its place in the queue blocks all that is behind it; so nobody shares a queue. A pipe is
+// made through the door, the worker whose address is the link's: Hello carries the address of the
+// caller's end, Welcome, the first message of the new pipe, that of the other.
 class UcxLink final : public Link {
  public:
   static absl::StatusOr<std::unique_ptr<Link>> Make(const UcxLinkOptions& options);
   ~UcxLink() override;
 
-  const std::string& address() const override { return context_->address(); }
+  const std::string& address() const override { return door_->address(); }
   absl::StatusOr<Connection> Connect(const std::string& address) override;
   void Send(Connection connection, std::span<const uint8_t> header, Buffer payload) override;
   void Receive(uint64_t parked, Buffer into, uint64_t cookie) override;
@@ -35,248 +54,252 @@ class UcxLink final : public Link {
   bool Progress(LinkEvents& events) override;
   void Wait(Duration at_most) override;
   void Wake() override;
-  int64_t outstanding() const override { return static_cast<int64_t>(operations_.size()); }
+  int64_t outstanding() const override;
 
  private:
-  // What UCX works on until it says otherwise: the memory must not move or go.
-  struct Operation {
-    UcxLink* link;
-    std::vector<uint8_t> header;
-    Buffer buffer;
-    bool receives = false;
-    uint64_t cookie = 0;
+  struct Pipe {
+    std::unique_ptr<UcxWorker> worker;
+    std::unique_ptr<UcxWorker> knock;  // carries Hello to the other door; gone once welcomed
+    std::string other_door;
+    bool claimed = false;   // somebody here answers on it
+    bool reported = false;  // as lost
+    TimePoint last_used{};
+    std::vector<std::pair<std::vector<uint8_t>, Buffer>> queue;  // until welcomed
   };
-  // The argument of the error callback; one address for one connection.
-  struct Endpoint {
-    UcxLink* link;
-    Connection id;
-    ucp_ep_h ep = nullptr;
-    bool reported = false;
-  };
-  struct Received {
-    uint64_t cookie;
-    Buffer buffer;
-    bool ok;
-  };
+  using Pipes = std::map<Connection, Pipe>;
 
   UcxLink() = default;
-  void Track(Operation* operation, ucs_status_ptr_t request);
-  void Finish(Operation* operation, ucs_status_t status);
-  void CloseEndpoint(Endpoint& endpoint);
-  static ucs_status_t OnActiveMessage(void* self, const void* header, size_t header_length,
-                                      void* data, size_t length, const ucp_am_recv_param_t* param);
-  static void OnSendDone(void* request, ucs_status_t status, void* operation);
-  static void OnReceiveDone(void* request, ucs_status_t status, size_t length, void* operation);
-  static void OnError(void* endpoint, ucp_ep_h ep, ucs_status_t status);
+  absl::StatusOr<Pipes::iterator> AddPipe(const std::string& other_door);
+  absl::Status Knock(Connection id, Pipe& pipe);
+  void Answer(const Incoming& hello);
+  void OnWelcome(Pipe& pipe, const Incoming& welcome);
+  void ClosePipe(Pipes::iterator it);
+  void CloseUnclaimed();
+  bool Harvest(Connection id, Pipe& pipe, LinkEvents& events);
+  absl::Status Watch(int fd);
+  absl::StatusOr<Buffer> Pack(std::string_view bytes);
 
-  std::unique_ptr<UcxContext> context_;
-  int wake_fd_ = -1;
+  std::unique_ptr<UcxContext> door_context_, pipe_context_;
+  std::unique_ptr<UcxWorker> door_;
+  BufferPool small_buffers_{kMaxAddressBytes, 2 * static_cast<int>(kMaxPipes)};
+  int wake_fd_ = -1, epoll_fd_ = -1;
   Connection next_connection_ = 1;
-  std::unordered_map<Connection, std::unique_ptr<Endpoint>> endpoints_;
-  uint64_t next_parked_ = 1;
-  std::unordered_map<uint64_t, void*> parked_;
-  std::unordered_set<Operation*> operations_;
-  // Closed endpoints whose error callback might still come. Bounded by the number of lost peers.
-  std::vector<std::unique_ptr<Endpoint>> graveyard_;
-  std::unordered_set<void*> closing_;  // requests of endpoints that UCX is still closing
-
-  std::vector<Incoming> messages_;
-  std::vector<Received> received_;
-  std::vector<Connection> lost_;
+  Pipes pipes_;
+  std::vector<UcxWorker::Received> leftover_;  // of closed pipes
 };
 
 absl::StatusOr<std::unique_ptr<Link>> UcxLink::Make(const UcxLinkOptions& options) {
   std::unique_ptr<UcxLink> link(new UcxLink);
-  ASSIGN_OR_RETURN(link->context_, UcxContext::Create(options));
+  UcxLinkOptions door = options;
+  // The door's queue is shared by its nature, so it is none that a stopped process could block.
+  if (options.transports.find("tcp") != std::string::npos) door.transports = "tcp,self";
+  ASSIGN_OR_RETURN(link->door_context_, UcxContext::Create(door));
+  ASSIGN_OR_RETURN(link->pipe_context_, UcxContext::Create(options));
+  ASSIGN_OR_RETURN(link->door_, UcxWorker::Create(*link->door_context_, 0));
   link->wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-  if (link->wake_fd_ < 0) return absl::InternalError("transfer: no event descriptor to be had");
-  ucp_am_handler_param_t handler = {};
-  handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
-                       UCP_AM_HANDLER_PARAM_FIELD_ARG;
-  handler.id = kMessageId;
-  handler.cb = &UcxLink::OnActiveMessage;
-  handler.arg = link.get();
-  const ucs_status_t status = ucp_worker_set_am_recv_handler(link->context_->worker(), &handler);
-  if (status != UCS_OK) return UcxStatus("setting the message handler", status);
+  link->epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
+  RETURN_IF_ERROR(link->Watch(link->wake_fd_));
+  RETURN_IF_ERROR(link->Watch(link->door_->event_fd()));
   return std::unique_ptr<Link>(std::move(link));
 }
 
 UcxLink::~UcxLink() {
-  if (context_ != nullptr) {
-    for (auto& [id, desc] : parked_) ucp_am_data_release(context_->worker(), desc);
-    for (auto& [id, endpoint] : endpoints_) CloseEndpoint(*endpoint);
-    const TimePoint until = Clock::Real().Now() + kCloseWait;
-    while ((!operations_.empty() || !closing_.empty()) && Clock::Real().Now() < until) {
-      ucp_worker_progress(context_->worker());
-    }
-    for (void* request : closing_) ucp_request_free(request);
-    context_.reset();
-  }
-  // With the worker gone nothing can touch these buffers any more.
-  for (Operation* operation : operations_) delete operation;
+  pipes_.clear();
+  door_.reset();
+  pipe_context_.reset();
+  door_context_.reset();
   if (wake_fd_ >= 0) close(wake_fd_);
+  if (epoll_fd_ >= 0) close(epoll_fd_);
+}
+
+absl::Status UcxLink::Watch(int fd) {
+  epoll_event event = {};
+  event.events = EPOLLIN;
+  event.data.fd = fd;
+  if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) != 0) {
+    return Unavailable("transfer: no event descriptor to be had");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Buffer> UcxLink::Pack(std::string_view bytes) {
+  if (bytes.size() > kMaxAddressBytes) return InvalidArgument("transfer: an address too long");
+  Buffer buffer = small_buffers_.Take(bytes.size());
+  if (buffer.empty()) return ResourceExhausted("transfer: too many connections at once");
+  std::memcpy(buffer.bytes().data(), bytes.data(), bytes.size());
+  return buffer;
+}
+
+absl::StatusOr<UcxLink::Pipes::iterator> UcxLink::AddPipe(const std::string& other_door) {
+  if (pipes_.size() >= kMaxPipes) return ResourceExhausted("transfer: {} connections", kMaxPipes);
+  const Connection id = next_connection_++;
+  Pipe pipe;
+  ASSIGN_OR_RETURN(pipe.worker, UcxWorker::Create(*pipe_context_, id << 32));
+  RETURN_IF_ERROR(Watch(pipe.worker->event_fd()));
+  pipe.other_door = other_door;
+  pipe.last_used = Clock::Real().Now();
+  return pipes_.emplace(id, std::move(pipe)).first;
 }
 
 absl::StatusOr<Connection> UcxLink::Connect(const std::string& address) {
-  auto endpoint = std::make_unique<Endpoint>(Endpoint{this, next_connection_++});
-  ucp_ep_params_t params = {};
-  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
-                      UCP_EP_PARAM_FIELD_ERR_HANDLER;
-  params.address = reinterpret_cast<const ucp_address_t*>(address.data());
-  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
-  params.err_handler.cb = &UcxLink::OnError;
-  params.err_handler.arg = endpoint.get();
-  const ucs_status_t status = ucp_ep_create(context_->worker(), &params, &endpoint->ep);
-  if (status != UCS_OK) return UcxStatus("connecting", status);
-  const Connection id = endpoint->id;
-  endpoints_.emplace(id, std::move(endpoint));
-  return id;
+  for (auto& [id, pipe] : pipes_) {
+    if (pipe.claimed || pipe.reported || pipe.other_door != address) continue;
+    pipe.claimed = true;
+    return id;
+  }
+  ASSIGN_OR_RETURN(const Pipes::iterator it, AddPipe(address));
+  it->second.claimed = true;
+  if (absl::Status status = Knock(it->first, it->second); !status.ok()) {
+    ClosePipe(it);
+    return status;
+  }
+  return it->first;
+}
+
+absl::Status UcxLink::Knock(Connection id, Pipe& pipe) {
+  ASSIGN_OR_RETURN(pipe.knock, UcxWorker::Create(*door_context_, 0));
+  RETURN_IF_ERROR(Watch(pipe.knock->event_fd()));
+  RETURN_IF_ERROR(pipe.knock->Connect(pipe.other_door));
+  const size_t door_bytes = door_->address().size();
+  std::string ends = {static_cast<char>(door_bytes >> 8), static_cast<char>(door_bytes)};
+  ends += door_->address() + pipe.worker->address();
+  ASSIGN_OR_RETURN(Buffer payload, Pack(EncodeAddress({LinkKind::kUcx, id, ends})));
+  pipe.knock->Send(AsBytes(kHello), std::move(payload));
+  return absl::OkStatus();
+}
+
+void UcxLink::Answer(const Incoming& hello) {
+  const auto ends =
+      DecodeAddress(std::string(hello.payload.begin(), hello.payload.end()), LinkKind::kUcx);
+  if (!ends.ok() || ends->link.size() < 2) return;
+  const std::string& link = ends->link;
+  const size_t door_bytes =
+      size_t{static_cast<uint8_t>(link[0])} << 8 | static_cast<uint8_t>(link[1]);
+  if (link.size() <= 2 + door_bytes) return;
+  CloseUnclaimed();
+  const auto it = AddPipe(link.substr(2, door_bytes));
+  if (!it.ok()) return;
+  UcxWorker& worker = *(*it)->second.worker;
+  auto welcome = Pack(EncodeAddress({LinkKind::kUcx, ends->transport_id, worker.address()}));
+  if (!welcome.ok() || !worker.Connect(link.substr(2 + door_bytes)).ok()) return ClosePipe(*it);
+  worker.Send(AsBytes(kWelcome), *std::move(welcome));
+}
+
+void UcxLink::OnWelcome(Pipe& pipe, const Incoming& welcome) {
+  const auto end =
+      DecodeAddress(std::string(welcome.payload.begin(), welcome.payload.end()), LinkKind::kUcx);
+  if (!end.ok() || !pipe.worker->Connect(end->link).ok()) return;  // the peer's lease runs out
+  pipe.knock.reset();
+  for (auto& [header, payload] : std::exchange(pipe.queue, {})) {
+    pipe.worker->Send(header, std::move(payload));
+  }
 }
 
 void UcxLink::Send(Connection connection, std::span<const uint8_t> header, Buffer payload) {
-  const auto it = endpoints_.find(connection);
-  if (it == endpoints_.end() || it->second->reported) return;
-  auto* operation =
-      new Operation{this, {header.begin(), header.end()}, std::move(payload), false, 0};
-  const std::span<const uint8_t> bytes = operation->buffer.bytes();
-  ucp_request_param_t param = {};
-  param.op_attr_mask =
-      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
-  param.flags = bytes.size() > kInlineBytes ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER;
-  param.cb.send = &UcxLink::OnSendDone;
-  param.user_data = operation;
-  operations_.insert(operation);
-  Track(operation, ucp_am_send_nbx(it->second->ep, kMessageId, operation->header.data(),
-                                   operation->header.size(), bytes.data(), bytes.size(), &param));
+  const auto it = pipes_.find(connection);
+  if (it == pipes_.end()) return;
+  Pipe& pipe = it->second;
+  if (pipe.worker->connected()) return pipe.worker->Send(header, std::move(payload));
+  pipe.queue.emplace_back(std::vector<uint8_t>(header.begin(), header.end()), std::move(payload));
 }
 
 void UcxLink::Receive(uint64_t parked, Buffer into, uint64_t cookie) {
-  auto node = parked_.extract(parked);
-  if (node.empty()) {
-    received_.push_back({cookie, std::move(into), false});
-    return;
+  const auto it = pipes_.find(parked >> 32);
+  if (it == pipes_.end()) {
+    leftover_.push_back({cookie, std::move(into), false});
+  } else {
+    it->second.worker->Receive(parked, std::move(into), cookie);
   }
-  auto* operation = new Operation{this, {}, std::move(into), true, cookie};
-  const std::span<uint8_t> bytes = operation->buffer.bytes();
-  ucp_request_param_t param = {};
-  param.op_attr_mask =
-      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
-  param.cb.recv_am = &UcxLink::OnReceiveDone;
-  param.user_data = operation;
-  operations_.insert(operation);
-  Track(operation, ucp_am_recv_data_nbx(context_->worker(), node.mapped(), bytes.data(),
-                                        bytes.size(), &param));
-}
-
-void UcxLink::Track(Operation* operation, ucs_status_ptr_t request) {
-  if (request == nullptr) {
-    Finish(operation, UCS_OK);
-  } else if (UCS_PTR_IS_ERR(request)) {
-    Finish(operation, UCS_PTR_STATUS(request));
-  }
-}
-
-void UcxLink::Finish(Operation* operation, ucs_status_t status) {
-  operations_.erase(operation);
-  if (operation->receives) {
-    received_.push_back({operation->cookie, std::move(operation->buffer), status == UCS_OK});
-  }
-  delete operation;
-}
-
-void UcxLink::OnSendDone(void* request, ucs_status_t status, void* operation) {
-  auto* done = static_cast<Operation*>(operation);
-  ucp_request_free(request);
-  done->link->Finish(done, status);
-}
-
-void UcxLink::OnReceiveDone(void* request, ucs_status_t status, size_t length, void* operation) {
-  auto* done = static_cast<Operation*>(operation);
-  const bool whole = length == done->buffer.bytes().size();
-  ucp_request_free(request);
-  done->link->Finish(done, status == UCS_OK && !whole ? UCS_ERR_MESSAGE_TRUNCATED : status);
-}
-
-void UcxLink::OnError(void* endpoint, ucp_ep_h, ucs_status_t) {
-  auto* broken = static_cast<Endpoint*>(endpoint);
-  if (broken->reported) return;
-  broken->reported = true;
-  broken->link->lost_.push_back(broken->id);
-}
-
-ucs_status_t UcxLink::OnActiveMessage(void* self, const void* header, size_t header_length,
-                                      void* data, size_t length, const ucp_am_recv_param_t* param) {
-  auto* link = static_cast<UcxLink*>(self);
-  Incoming message;
-  const auto* from = static_cast<const uint8_t*>(header);
-  const size_t kept = std::min(header_length, kHeaderBytes + 1);
-  if (kept > 0) message.header.assign(from, from + kept);
-  message.payload_bytes = length;
-  if (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) {
-    message.parked = link->next_parked_;
-    link->parked_.emplace(link->next_parked_++, data);
-    link->messages_.push_back(std::move(message));
-    return UCS_INPROGRESS;
-  }
-  // Nobody of ours sends more than kInlineBytes eagerly; such a message is kept short and refused.
-  const auto* bytes = static_cast<const uint8_t*>(data);
-  if (length > 0 && length <= kInlineBytes) message.payload.assign(bytes, bytes + length);
-  if (length > kInlineBytes) message.header.clear();
-  link->messages_.push_back(std::move(message));
-  return UCS_OK;
 }
 
 void UcxLink::Discard(uint64_t parked) {
-  auto node = parked_.extract(parked);
-  if (!node.empty()) ucp_am_data_release(context_->worker(), node.mapped());
+  const auto it = pipes_.find(parked >> 32);
+  if (it != pipes_.end()) it->second.worker->Discard(parked);
+}
+
+void UcxLink::ClosePipe(Pipes::iterator it) {
+  UcxWorker& worker = *it->second.worker;
+  worker.Close();
+  for (auto& received : worker.TakeReceived()) leftover_.push_back(std::move(received));
+  pipes_.erase(it);
 }
 
 void UcxLink::ForceClose(Connection connection) {
-  auto node = endpoints_.extract(connection);
-  if (node.empty()) return;
-  CloseEndpoint(*node.mapped());
-  // UCX may still report an error of this endpoint while it closes; by then there is nobody to
-  // tell.
-  node.mapped()->reported = true;
-  graveyard_.push_back(std::move(node.mapped()));
+  const auto found = pipes_.find(connection);
+  if (found == pipes_.end()) return;
+  const std::string other_door = found->second.other_door;
+  // Whatever else the same peer has opened here goes too: it is as lost.
+  for (auto it = pipes_.begin(); it != pipes_.end();) {
+    const auto next = std::next(it);
+    if (it == found || (!it->second.claimed && it->second.other_door == other_door)) ClosePipe(it);
+    it = next;
+  }
 }
 
-void UcxLink::CloseEndpoint(Endpoint& endpoint) {
-  ucp_request_param_t param = {};
-  param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
-  param.flags = UCP_EP_CLOSE_FLAG_FORCE;
-  const ucs_status_ptr_t request = ucp_ep_close_nbx(endpoint.ep, &param);
-  if (UCS_PTR_IS_PTR(request)) closing_.insert(request);
+void UcxLink::CloseUnclaimed() {
+  const TimePoint now = Clock::Real().Now();
+  for (auto it = pipes_.begin(); it != pipes_.end();) {
+    const auto next = std::next(it);
+    const Pipe& pipe = it->second;
+    if (!pipe.claimed && (pipe.worker->broken() || now - pipe.last_used > kUnclaimed))
+      ClosePipe(it);
+    it = next;
+  }
+}
+
+bool UcxLink::Harvest(Connection id, Pipe& pipe, LinkEvents& events) {
+  bool happened = false;
+  for (Incoming& message : pipe.worker->TakeMessages()) {
+    happened = true;
+    pipe.last_used = Clock::Real().Now();
+    if (!pipe.worker->connected() && Opens(message, kWelcome)) {
+      OnWelcome(pipe, message);
+    } else {
+      events.OnMessage(std::move(message));
+    }
+  }
+  for (UcxWorker::Received& received : pipe.worker->TakeReceived()) {
+    happened = true;
+    events.OnReceived(received.cookie, std::move(received.buffer), received.ok);
+  }
+  const bool broken = pipe.worker->broken() || (pipe.knock != nullptr && pipe.knock->broken());
+  if (broken && pipe.claimed && !pipe.reported) {
+    happened = pipe.reported = true;
+    events.OnConnectionLost(id);
+  }
+  return happened;
 }
 
 bool UcxLink::Progress(LinkEvents& events) {
   bool happened = false;
-  for (int i = 0; i < kProgressBurst && ucp_worker_progress(context_->worker()) != 0; ++i) {
-    happened = true;
+  for (int turn = 0; turn < kProgressBurst; ++turn) {
+    bool moved = door_->Progress();
+    for (auto& [id, pipe] : pipes_) {
+      moved = pipe.worker->Progress() || moved;
+      if (pipe.knock != nullptr) moved = pipe.knock->Progress() || moved;
+    }
+    happened = happened || moved;
+    if (!moved) break;
   }
-  std::erase_if(closing_, [](void* request) {
-    if (ucp_request_check_status(request) == UCS_INPROGRESS) return false;
-    ucp_request_free(request);
-    return true;
-  });
-  for (Incoming& message : std::exchange(messages_, {})) events.OnMessage(std::move(message));
-  for (Received& received : std::exchange(received_, {})) {
+  for (const Incoming& message : door_->TakeMessages()) {
+    if (message.parked) door_->Discard(*message.parked);
+    if (Opens(message, kHello)) Answer(message);
+  }
+  for (auto& [id, pipe] : pipes_) happened = Harvest(id, pipe, events) || happened;
+  for (UcxWorker::Received& received : std::exchange(leftover_, {})) {
     events.OnReceived(received.cookie, std::move(received.buffer), received.ok);
-    happened = true;
-  }
-  for (const Connection connection : std::exchange(lost_, {})) {
-    events.OnConnectionLost(connection);
-    happened = true;
   }
   return happened;
 }
 
 void UcxLink::Wait(Duration at_most) {
-  if (!messages_.empty() || !received_.empty() || !lost_.empty()) return;
-  if (ucp_worker_arm(context_->worker()) != UCS_OK) return;  // something is there already
-  pollfd descriptors[2] = {{context_->event_fd(), POLLIN, 0}, {wake_fd_, POLLIN, 0}};
+  if (!leftover_.empty() || !door_->Arm()) return;
+  for (auto& [id, pipe] : pipes_) {
+    if (!pipe.worker->Arm() || (pipe.knock != nullptr && !pipe.knock->Arm())) return;
+  }
   const auto ms = std::chrono::ceil<std::chrono::milliseconds>(at_most).count();
-  poll(descriptors, 2, static_cast<int>(ms));
+  epoll_event event = {};
+  epoll_wait(epoll_fd_, &event, 1, static_cast<int>(ms));
   uint64_t rings = 0;
   if (read(wake_fd_, &rings, sizeof(rings)) < 0) return;  // nobody rang
 }
@@ -285,6 +308,14 @@ void UcxLink::Wake() {
   const uint64_t ring = 1;
   // Fails only when so many rings are waiting that one more tells nothing new.
   if (write(wake_fd_, &ring, sizeof(ring)) < 0) return;
+}
+
+int64_t UcxLink::outstanding() const {
+  int64_t count = static_cast<int64_t>(leftover_.size());
+  for (const auto& [id, pipe] : pipes_) {
+    count += pipe.worker->outstanding() + static_cast<int64_t>(pipe.queue.size());
+  }
+  return count;
 }
 
 }  // namespace

@@ -1,0 +1,198 @@
+#include "common/transfer/ucx_worker.h"
+
+#include <algorithm>
+
+namespace trivium::transfer {
+namespace {
+
+constexpr unsigned kMessageId = 1;
+// Turns that UCX gets to end the operations of a closed endpoint before the worker goes with them.
+constexpr int kCloseTurns = 1000;
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(const UcxContext& context,
+                                                             uint64_t parked_base) {
+  std::unique_ptr<UcxWorker> worker(new UcxWorker);
+  worker->next_parked_ = parked_base + 1;
+  RETURN_IF_ERROR(worker->Init(context));
+  RETURN_IF_ERROR(worker->SetHandler());
+  return worker;
+}
+
+absl::Status UcxWorker::Init(const UcxContext& context) {
+  ucp_worker_params_t params = {};
+  params.field_mask = UCP_WORKER_PARAM_FIELD_THREAD_MODE;
+  params.thread_mode = UCS_THREAD_MODE_SINGLE;
+  ucs_status_t status = ucp_worker_create(context.get(), &params, &worker_);
+  if (status != UCS_OK) return UcxStatus("making a worker", status);
+  status = ucp_worker_get_efd(worker_, &event_fd_);
+  if (status != UCS_OK) return UcxStatus("getting the event descriptor", status);
+  ucp_address_t* address = nullptr;
+  size_t length = 0;
+  status = ucp_worker_get_address(worker_, &address, &length);
+  if (status != UCS_OK) return UcxStatus("getting the worker's address", status);
+  address_.assign(reinterpret_cast<const char*>(address), length);
+  ucp_worker_release_address(worker_, address);
+  return absl::OkStatus();
+}
+
+absl::Status UcxWorker::SetHandler() {
+  ucp_am_handler_param_t handler = {};
+  handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
+                       UCP_AM_HANDLER_PARAM_FIELD_ARG;
+  handler.id = kMessageId;
+  handler.cb = &UcxWorker::OnActiveMessage;
+  handler.arg = this;
+  const ucs_status_t status = ucp_worker_set_am_recv_handler(worker_, &handler);
+  if (status != UCS_OK) return UcxStatus("setting the message handler", status);
+  return absl::OkStatus();
+}
+
+UcxWorker::~UcxWorker() {
+  if (worker_ != nullptr) Close();
+}
+
+void UcxWorker::Close() {
+  if (worker_ == nullptr) return;
+  for (auto& [id, desc] : parked_) ucp_am_data_release(worker_, desc);
+  parked_.clear();
+  ucs_status_ptr_t closing = nullptr;
+  if (ep_ != nullptr) {
+    ucp_request_param_t param = {};
+    param.op_attr_mask = UCP_OP_ATTR_FIELD_FLAGS;
+    param.flags = UCP_EP_CLOSE_FLAG_FORCE;
+    closing = ucp_ep_close_nbx(ep_, &param);
+    ep_ = nullptr;
+  }
+  const auto pending = [&] {
+    return !operations_.empty() ||
+           (UCS_PTR_IS_PTR(closing) && ucp_request_check_status(closing) == UCS_INPROGRESS);
+  };
+  for (int turn = 0; turn < kCloseTurns && pending(); ++turn) ucp_worker_progress(worker_);
+  if (UCS_PTR_IS_PTR(closing)) ucp_request_free(closing);
+  ucp_worker_destroy(worker_);
+  worker_ = nullptr;
+  messages_.clear();
+  // With the worker gone nothing can touch these buffers any more.
+  while (!operations_.empty()) Finish(*operations_.begin(), UCS_ERR_CANCELED);
+}
+
+absl::Status UcxWorker::Connect(const std::string& address) {
+  ucp_ep_params_t params = {};
+  params.field_mask = UCP_EP_PARAM_FIELD_REMOTE_ADDRESS | UCP_EP_PARAM_FIELD_ERR_HANDLING_MODE |
+                      UCP_EP_PARAM_FIELD_ERR_HANDLER;
+  params.address = reinterpret_cast<const ucp_address_t*>(address.data());
+  params.err_mode = UCP_ERR_HANDLING_MODE_PEER;
+  params.err_handler.cb = &UcxWorker::OnError;
+  params.err_handler.arg = this;
+  const ucs_status_t status = ucp_ep_create(worker_, &params, &ep_);
+  if (status != UCS_OK) {
+    ep_ = nullptr;
+    return UcxStatus("connecting", status);
+  }
+  return absl::OkStatus();
+}
+
+void UcxWorker::Send(std::span<const uint8_t> header, Buffer payload) {
+  if (ep_ == nullptr || broken_) return;
+  auto* operation =
+      new Operation{this, {header.begin(), header.end()}, std::move(payload), false, 0};
+  const std::span<const uint8_t> bytes = operation->buffer.bytes();
+  ucp_request_param_t param = {};
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
+  param.flags = bytes.size() > kInlineBytes ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER;
+  param.cb.send = &UcxWorker::OnSendDone;
+  param.user_data = operation;
+  operations_.insert(operation);
+  Track(operation, ucp_am_send_nbx(ep_, kMessageId, operation->header.data(),
+                                   operation->header.size(), bytes.data(), bytes.size(), &param));
+}
+
+void UcxWorker::Receive(uint64_t parked, Buffer into, uint64_t cookie) {
+  auto node = parked_.extract(parked);
+  if (node.empty()) {
+    received_.push_back({cookie, std::move(into), false});
+    return;
+  }
+  auto* operation = new Operation{this, {}, std::move(into), true, cookie};
+  const std::span<uint8_t> bytes = operation->buffer.bytes();
+  ucp_request_param_t param = {};
+  param.op_attr_mask =
+      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
+  param.cb.recv_am = &UcxWorker::OnReceiveDone;
+  param.user_data = operation;
+  operations_.insert(operation);
+  Track(operation,
+        ucp_am_recv_data_nbx(worker_, node.mapped(), bytes.data(), bytes.size(), &param));
+}
+
+void UcxWorker::Discard(uint64_t parked) {
+  auto node = parked_.extract(parked);
+  if (!node.empty()) ucp_am_data_release(worker_, node.mapped());
+}
+
+void UcxWorker::Track(Operation* operation, ucs_status_ptr_t request) {
+  if (request == nullptr) {
+    Finish(operation, UCS_OK);
+  } else if (UCS_PTR_IS_ERR(request)) {
+    Finish(operation, UCS_PTR_STATUS(request));
+  }
+}
+
+void UcxWorker::Finish(Operation* operation, ucs_status_t status) {
+  operations_.erase(operation);
+  if (operation->receives) {
+    received_.push_back({operation->cookie, std::move(operation->buffer), status == UCS_OK});
+  }
+  delete operation;
+}
+
+void UcxWorker::OnSendDone(void* request, ucs_status_t status, void* operation) {
+  auto* done = static_cast<Operation*>(operation);
+  ucp_request_free(request);
+  done->worker->Finish(done, status);
+}
+
+void UcxWorker::OnReceiveDone(void* request, ucs_status_t status, size_t length, void* operation) {
+  auto* done = static_cast<Operation*>(operation);
+  const bool whole = length == done->buffer.bytes().size();
+  ucp_request_free(request);
+  done->worker->Finish(done, status == UCS_OK && !whole ? UCS_ERR_MESSAGE_TRUNCATED : status);
+}
+
+void UcxWorker::OnError(void* self, ucp_ep_h, ucs_status_t) {
+  static_cast<UcxWorker*>(self)->broken_ = true;
+}
+
+ucs_status_t UcxWorker::OnActiveMessage(void* self, const void* header, size_t header_length,
+                                        void* data, size_t length,
+                                        const ucp_am_recv_param_t* param) {
+  auto* worker = static_cast<UcxWorker*>(self);
+  Incoming message;
+  const auto* from = static_cast<const uint8_t*>(header);
+  const size_t kept = std::min(header_length, kHeaderBytes + 1);
+  if (kept > 0) message.header.assign(from, from + kept);
+  message.payload_bytes = length;
+  if (param->recv_attr & UCP_AM_RECV_ATTR_FLAG_RNDV) {
+    message.parked = worker->next_parked_;
+    worker->parked_.emplace(worker->next_parked_++, data);
+    worker->messages_.push_back(std::move(message));
+    return UCS_INPROGRESS;
+  }
+  // Nobody of ours sends more than kInlineBytes eagerly; such a message is kept short and refused.
+  const auto* bytes = static_cast<const uint8_t*>(data);
+  if (length > 0 && length <= kInlineBytes) message.payload.assign(bytes, bytes + length);
+  if (length > kInlineBytes) message.header.clear();
+  worker->messages_.push_back(std::move(message));
+  return UCS_OK;
+}
+
+bool UcxWorker::Progress() { return ucp_worker_progress(worker_) != 0; }
+
+bool UcxWorker::Arm() {
+  return messages_.empty() && received_.empty() && ucp_worker_arm(worker_) == UCS_OK;
+}
+
+}  // namespace trivium::transfer
