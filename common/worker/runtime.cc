@@ -48,17 +48,6 @@ WorkerEpoch DrawEpoch() {
   return {value == 0 ? 1 : value};
 }
 
-// The configured name, else role and port, else role and epoch: a port that the system will pick is
-// not known yet, and a socket path has none.
-std::string NameOf(const v1::WorkerConfig& config, std::string_view role, WorkerEpoch epoch) {
-  if (!config.worker_id().empty()) return config.worker_id();
-  const std::string& listen = config.server().listen();
-  const std::string port = listen.substr(listen.rfind(':') + 1);
-  const bool is_number = port.find_first_not_of("0123456789") == std::string::npos;
-  if (is_number && port != "0") return fmt::format("{}-{}", role, port);
-  return fmt::format("{}-{:08x}", role, epoch.value >> 32);
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
@@ -67,7 +56,7 @@ absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
   runtime->config_ = config;
   runtime->role_ = role;
   runtime->epoch_ = DrawEpoch();
-  runtime->worker_id_ = NameOf(config, role, runtime->epoch_);
+  runtime->worker_id_ = config.worker_id();
   ASSIGN_OR_RETURN(runtime->cluster_token_,
                    config::ReadClusterToken(config.server().cluster_token_file()));
   ASSIGN_OR_RETURN(runtime->model_, model::Model::Load(config.model().path()));
@@ -108,6 +97,7 @@ absl::Status WorkerRuntime::CreateTransport(const TransportFactory& make_transpo
   options.epoch = epoch_;
   options.timeouts.scale = config_.transfer().timeout_scale();
   options.interface = config_.transfer().interface();
+  options.transports = config_.transfer().transports();
   ASSIGN_OR_RETURN(transport_, make_transport(std::move(options)));
   return absl::OkStatus();
 }

@@ -25,8 +25,8 @@ constexpr char kToken[] = "a-token-for-tests-long-enough";
 
 v1::WorkerConfig ConfigOf(const std::string& folder) {
   v1::WorkerConfig config;
+  config.set_worker_id("worker-0");
   config.mutable_server()->set_listen("127.0.0.1:0");
-  config.mutable_server()->set_metrics_listen("127.0.0.1:0");
   config.mutable_server()->set_cluster_token_file(folder + "/token");
   config.mutable_model()->set_path(folder + "/model.gguf");
   config.mutable_engine()->set_threads(1);
@@ -37,6 +37,7 @@ v1::WorkerConfig ConfigOf(const std::string& folder) {
   config.mutable_engine()->set_requests_max(8);
   config.mutable_transfer()->set_timeout_scale(1);
   config.mutable_transfer()->set_interface("lo");
+  config.mutable_transfer()->set_transports("posix,tcp,self");
   return config;
 }
 
@@ -256,6 +257,7 @@ TEST_F(ServiceTest, WatchTellsTheStateAndTheDrain) {
   v1::WorkerState state;
   ASSERT_TRUE(watch->Read(&state));
   EXPECT_EQ(state.sequence(), 1u);
+  EXPECT_EQ(state.worker_id(), "worker-0");
   EXPECT_EQ(state.role(), "decode");
   EXPECT_EQ(state.fingerprint(), decode_->runtime->model().fingerprint);
   EXPECT_EQ(state.numerics_class(), "batch_invariant/reference");
