@@ -17,16 +17,20 @@ struct Shape {
   int64_t n, k;
 };
 
-bool IsQuantised(WeightType type) { return BlockElems(type) > 1; }
+// The integers that activations are rounded to beside such weights.
+double Levels(WeightType type) {
+  if (BlockElems(type) == 1) return 0;
+  return type == WeightType::kQ8_0 ? 32767 : 127 * 128;
+}
 
-// What rounding may cost one output: activations to 8 bits (half a step of their block, for
-// quantised weights) or to bfloat16 (large batches of the amx path), and float32 sums.
+// What rounding may cost one output: activations to integers (half a step of their block, for
+// quantised weights: levels, 0 for none) or to bfloat16 (large batches of the amx path), and float32 sums.
 struct Bound {
   double worst = 0;     // no output may be farther off
   double variance = 0;  // of the error, if roundings are independent
 };
 
-Bound ErrorBound(const float* x, const float* w, int64_t k, bool eight_bit, bool bfloat) {
+Bound ErrorBound(const float* x, const float* w, int64_t k, double levels, bool bfloat) {
   Bound bound;
   double total = 0;
   for (int64_t b = 0; b < k; b += 32) {
@@ -36,7 +40,7 @@ Bound ErrorBound(const float* x, const float* w, int64_t k, bool eight_bit, bool
     for (int64_t i = b; i < end; ++i) {
       const double product = std::abs(double{x[i]} * w[i]);
       double error = 0;
-      if (eight_bit) error = limit / 127.0 * 0.501 * std::abs(w[i]);
+      if (levels > 0) error = limit / levels * 0.501 * std::abs(w[i]);
       if (bfloat) error = std::max(error, product * 0x1p-7);
       total += product + error;
       bound.worst += error;
@@ -69,7 +73,7 @@ class MatmulTest : public testing::TestWithParam<OpsOptions> {
         for (int64_t i = 0; i < shape.k; ++i) exact += double{a[i]} * w[i];
         const bool cpu = GetParam().isa != Isa::kReference;
         const Bound bound =
-            ErrorBound(a, w, shape.k, cpu && IsQuantised(type),
+            ErrorBound(a, w, shape.k, cpu ? Levels(type) : 0,
                        GetParam().isa == Isa::kAmx && GetParam().numerics == Numerics::kFast);
         const double error = y[r * shape.n + n] - exact;
         ASSERT_LE(std::abs(error), bound.worst) << "row " << r << " output " << n;

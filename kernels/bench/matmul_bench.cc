@@ -40,6 +40,9 @@ void RunMatmul(benchmark::State& state, const OpsOptions& options, WeightType ty
     matrices.push_back(ops->Pack({type, bytes.data(), shape.n, shape.k}));
   }
   std::vector<float> x(rows * shape.k, 0.5f), y(rows * shape.n);
+  for (const auto& matrix : matrices) {  // builds the layouts that are built at first use
+    ops->Matmul(*matrix, x.data(), rows, y.data());
+  }
   size_t next = 0;
   for (auto _ : state) {
     ops->Matmul(*matrices[next++ % matrices.size()], x.data(), rows, y.data());

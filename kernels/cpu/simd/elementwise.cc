@@ -7,9 +7,9 @@ namespace {
 // Blocks below this size become zero: the reciprocal of their scale would not be finite.
 constexpr float kTiny = 1e-35f;
 
-// 32 inputs as four vectors of integers within ±127 (a value that is no number: some integer, and
+// 32 inputs as four vectors of integers within ±levels (a value that is no number: some integer, and
 // the scale is NaN). Returns the scale.
-inline float QuantiseBlock(const float* x, __m256i* q) {
+inline float QuantiseBlock(const float* x, float levels, __m256i* q) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   __m256 v[4];
   for (int i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
@@ -18,11 +18,11 @@ inline float QuantiseBlock(const float* x, __m256i* q) {
   const float limit = MaxLanes(largest);
   const __m256 nan = _mm256_or_ps(_mm256_cmp_ps(v[0], v[1], _CMP_UNORD_Q),
                                   _mm256_cmp_ps(v[2], v[3], _CMP_UNORD_Q));
-  const float inverse = limit > kTiny ? 127.0f / limit : 0.0f;
+  const float inverse = limit > kTiny ? levels / limit : 0.0f;
   for (int i = 0; i < 4; ++i)
     q[i] = _mm256_cvtps_epi32(_mm256_mul_ps(v[i], _mm256_set1_ps(inverse)));
   if (_mm256_movemask_ps(nan) != 0) return __builtin_nanf("");
-  return limit > kTiny ? limit / 127.0f : 0.0f;
+  return limit > kTiny ? limit / levels : 0.0f;
 }
 
 inline int SumIntegers(const __m256i* q) {
@@ -49,16 +49,6 @@ inline void StoreBlock(const __m256i* q, int16_t* out) {
   }
 }
 
-template <typename Integer>
-void Quantise(const float* x, int64_t k, Integer* q, float* scales, float* sums) {
-  for (int64_t b = 0; b < k / kQuantBlock; ++b) {
-    __m256i integers[4];
-    scales[b] = QuantiseBlock(x + b * kQuantBlock, integers);
-    sums[b] = scales[b] * static_cast<float>(SumIntegers(integers));
-    StoreBlock(integers, q + b * kQuantBlock);
-  }
-}
-
 inline __m256 SiluMul(__m256 gate, __m256 up) {
   const __m256 e = Exp(_mm256_xor_ps(gate, _mm256_set1_ps(-0.0f)));
   return _mm256_mul_ps(_mm256_div_ps(gate, _mm256_add_ps(_mm256_set1_ps(1.0f), e)), up);
@@ -67,11 +57,27 @@ inline __m256 SiluMul(__m256 gate, __m256 up) {
 }  // namespace
 
 void Quantise8(const float* x, int64_t k, int8_t* q, float* scales, float* sums) {
-  Quantise(x, k, q, scales, sums);
+  const __m256i half = _mm256_set1_epi32(1 << (kLowBits - 1));
+  for (int64_t b = 0; b < k / kQuantBlock; ++b, q += 2 * kQuantBlock) {
+    __m256i whole[4], high[4], low[4];
+    scales[b] = QuantiseBlock(x + b * kQuantBlock, kLevels8, whole);
+    sums[b] = scales[b] * static_cast<float>(SumIntegers(whole));
+    for (int i = 0; i < 4; ++i) {
+      high[i] = _mm256_srai_epi32(_mm256_add_epi32(whole[i], half), kLowBits);
+      low[i] = _mm256_sub_epi32(whole[i], _mm256_slli_epi32(high[i], kLowBits));
+    }
+    StoreBlock(high, q);
+    StoreBlock(low, q + kQuantBlock);
+  }
 }
 
 void Quantise16(const float* x, int64_t k, int16_t* q, float* scales, float* sums) {
-  Quantise(x, k, q, scales, sums);
+  for (int64_t b = 0; b < k / kQuantBlock; ++b) {
+    __m256i whole[4];
+    scales[b] = QuantiseBlock(x + b * kQuantBlock, kLevels16, whole);
+    sums[b] = scales[b] * static_cast<float>(SumIntegers(whole));
+    StoreBlock(whole, q + b * kQuantBlock);
+  }
 }
 
 void RmsNormRow(const float* x, const float* weight, float eps, int dim, float* out) {

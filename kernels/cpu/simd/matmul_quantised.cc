@@ -34,16 +34,21 @@ inline __m256i DotBytes(__m256i sum, __m256i u, __m256i s) {
 inline __m256i DotWords(__m256i sum, __m256i a, __m256i b) {
   return _mm256_dpwssd_epi32(sum, a, b);
 }
-inline __m256i FinishBytes(__m256i sum) { return sum; }
+inline __m256i JoinBytes(__m256i high, __m256i low) {
+  return _mm256_add_epi32(_mm256_slli_epi32(high, kLowBits), low);
+}
 #else
-// Weights 0..15 times |activations| <= 128: a 16-bit lane holds all 16 products of a block.
+// Weights 0..15 times |activations| <= 127: a 16-bit lane holds all 16 products of a block.
 inline __m256i DotBytes(__m256i sum, __m256i u, __m256i s) {
   return _mm256_add_epi16(sum, _mm256_maddubs_epi16(u, s));
 }
 inline __m256i DotWords(__m256i sum, __m256i a, __m256i b) {
   return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b));
 }
-inline __m256i FinishBytes(__m256i sum) { return _mm256_madd_epi16(sum, _mm256_set1_epi16(1)); }
+inline __m256i JoinBytes(__m256i high, __m256i low) {
+  return _mm256_add_epi32(_mm256_madd_epi16(high, _mm256_set1_epi16(1 << kLowBits)),
+                          _mm256_madd_epi16(low, _mm256_set1_epi16(1)));
+}
 #endif
 
 struct Tile {
@@ -54,7 +59,7 @@ struct Tile {
 
 template <int kRows, bool kHasMin>
 void Tile4(const MatmulTask& task, const Tile& tile, __m256* acc) {
-  const int8_t* q = task.quantised.q8 + tile.row * task.k;
+  const int8_t* q = task.quantised.q8 + tile.row * task.k * 2;
   const float* scales = task.quantised.scales + tile.row * tile.blocks;
   const float* sums = task.quantised.sums + tile.row * tile.blocks;
   const __m256i low = _mm256_set1_epi8(15);
@@ -63,20 +68,22 @@ void Tile4(const MatmulTask& task, const Tile& tile, __m256* acc) {
     const __m256 d = Halfs(block);
     const __m256 m = kHasMin ? Halfs(block + 16) : _mm256_mul_ps(d, _mm256_set1_ps(-8.0f));
     block += kHasMin ? 32 : 16;
-    __m256i dot[kRows];
-    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) dot[r] = _mm256_setzero_si256();
+    __m256i high[kRows], rest[kRows];
+    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) high[r] = rest[r] = _mm256_setzero_si256();
     TRIVIUM_ROLLED for (int i = 0; i < 4; ++i) {
       const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block) + i);
       const __m256i even = _mm256_and_si256(both, low);
       const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
       TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
-        const int8_t* a = q + r * task.k + b * kQuantBlock + 8 * i;
-        dot[r] = DotBytes(DotBytes(dot[r], even, Spread(a)), odd, Spread(a + 4));
+        const int8_t* a = q + (r * task.k + b * kQuantBlock) * 2 + 8 * i;
+        high[r] = DotBytes(DotBytes(high[r], even, Spread(a)), odd, Spread(a + 4));
+        a += kQuantBlock;
+        rest[r] = DotBytes(DotBytes(rest[r], even, Spread(a)), odd, Spread(a + 4));
       }
     }
     block += 128;
     TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
-      const __m256 product = _mm256_cvtepi32_ps(FinishBytes(dot[r]));
+      const __m256 product = _mm256_cvtepi32_ps(JoinBytes(high[r], rest[r]));
       const int64_t at = r * tile.blocks + b;
       acc[r] = _mm256_fmadd_ps(product, _mm256_mul_ps(d, _mm256_set1_ps(scales[at])), acc[r]);
       acc[r] = _mm256_fmadd_ps(m, _mm256_set1_ps(sums[at]), acc[r]);
