@@ -176,7 +176,7 @@ void RequestRun::OnStageEnd(Role stage, const absl::Status& status) {
       if (stage == Role::kDecode) {
         FailStage(stage,
                   status.ok() ? absl::InternalError("it ended before the last token") : status);
-      } else if (!attempt_.decode_has_kv && !(status.ok() && attempt_.has_sent)) {
+      } else if (!attempt_.decode_has_kv && !attempt_.has_sent) {
         FailStage(stage,
                   status.ok() ? absl::InternalError("it ended without its account") : status);
       }
@@ -197,16 +197,13 @@ void RequestRun::HandleLoss(WorkerIndex worker, uint64_t epoch, const std::strin
   const auto is_at = [&](const PlacedWorker& placed) {
     return placed.worker == worker && placed.epoch == epoch;
   };
-  if (phase_ != Phase::kRunning && phase_ != Phase::kFinishing) return;
-  if (phase_ == Phase::kRunning && is_at(attempt_.at.decode)) {
+  // The prefill worker's part is over once it has given its account, or its KV is in use.
+  const bool needs_prefill = !attempt_.has_sent && !attempt_.decode_has_kv;
+  if (phase_ == Phase::kFinishing && is_at(attempt_.at.prefill)) Complete();
+  if (phase_ != Phase::kRunning) return;
+  if (is_at(attempt_.at.decode)) {
     FailStage(Role::kDecode, Unavailable("{}", why), true);
-  } else if (is_at(attempt_.at.prefill) && !attempt_.prefill_ended) {
-    if (phase_ == Phase::kFinishing) {
-      Complete();
-    } else if (!attempt_.decode_has_kv) {
-      FailStage(Role::kPrefill, Unavailable("{}", why), true);
-    }
-  } else if (phase_ == Phase::kRunning && is_at(attempt_.at.prefill) && !attempt_.has_ticket) {
+  } else if (is_at(attempt_.at.prefill) && needs_prefill) {
     FailStage(Role::kPrefill, Unavailable("{}", why), true);
   }
 }

@@ -26,7 +26,8 @@ void Ledger::Charge(uint64_t ticket, const Placement& placement, const RequestSh
 
 void Ledger::Reserved(uint64_t ticket) {
   const auto it = entries_.find(ticket);
-  if (it != entries_.end()) reserved_[it->second.placement.decode].push_back(ticket);
+  if (it == entries_.end() || std::exchange(it->second.is_reserved, true)) return;
+  reserved_[it->second.placement.decode].push_back(ticket);
 }
 
 void Ledger::FirstToken(uint64_t ticket) {
@@ -69,8 +70,9 @@ void Ledger::Release(uint64_t ticket) {
 void Ledger::OnReport(WorkerIndex worker) {
   for (const uint64_t ticket : std::exchange(reserved_[worker], {})) {
     const auto it = entries_.find(ticket);
-    // The request may have been charged anew elsewhere since.
-    if (it != entries_.end() && it->second.placement.decode == worker) Seen(it->second);
+    // The request may have been charged anew since, here or elsewhere.
+    if (it == entries_.end() || it->second.placement.decode != worker) continue;
+    if (it->second.is_reserved) Seen(it->second);
   }
 }
 

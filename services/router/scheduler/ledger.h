@@ -30,7 +30,7 @@ class Ledger {
   struct Entry {
     Placement placement;
     int64_t prefill_blocks = 0, decode_blocks = 0, prompt_tokens = 0;
-    bool is_prompt_waiting = true, is_prefilling = true, is_unseen = true;
+    bool is_prompt_waiting = true, is_prefilling = true, is_reserved = false, is_unseen = true;
   };
   void Seen(Entry& entry);
   void EndPrefill(Entry& entry);

@@ -1,0 +1,302 @@
+// Requests over simulated stages: faults in every order, chosen at random, and the single rules one
+// by one. The client sees each index once and the right text, or one clear error.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <random>
+
+#include "services/router/dispatch/dispatch_fixture.h"
+
+namespace trivium::router {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr Duration kTick = Dispatcher::kTickInterval;
+
+struct Client {
+  RunRequest request;
+  std::shared_ptr<RecordingSink> sink = std::make_shared<RecordingSink>();
+  std::shared_ptr<RequestRun> run;
+};
+
+Client Start(DispatchFixture& fixture, RunRequest request) {
+  Client client;
+  client.request = request;
+  client.run = fixture.dispatcher.Submit(std::move(request), client.sink);
+  return client;
+}
+
+// Steps all calls, without faults, until the client has its answer.
+void RunToEnd(DispatchFixture& fixture, const Client& client, std::mt19937_64& random) {
+  for (int i = 0; i < 200000 && !client.sink->has_ended(); ++i) {
+    if (!fixture.cluster.StepRandomCall(random, 0) || i % 16 == 0) fixture.Pass(kTick);
+  }
+  ASSERT_TRUE(client.sink->has_ended());
+}
+
+void ExpectRight(DispatchFixture& fixture, const Client& client) {
+  const RecordingSink::Record record = client.sink->Get();
+  ASSERT_TRUE(record.done.has_value()) << *record.error;
+  const DispatchFixture::Wanted wanted = fixture.Want(client.request);
+  EXPECT_EQ(record.ids, wanted.ids);
+  EXPECT_EQ(record.text, wanted.text);
+  EXPECT_EQ(record.done->finish_reason(), wanted.finish_reason);
+  EXPECT_EQ(record.done->usage().completion_tokens(), static_cast<int>(wanted.ids.size()));
+  EXPECT_EQ(record.done->seed(), client.request.sampling.seed());
+}
+
+// Nothing may be left: no open stream that nobody cancelled, no run, no block once calls have
+// ended.
+void ExpectIdle(DispatchFixture& fixture, std::mt19937_64& random) {
+  for (int i = 0; i < fixture.cluster.worker_count(); ++i) {
+    fixture.cluster.Restart(i);
+    fixture.cluster.SetStopped(i, false);
+  }
+  fixture.Pass(std::chrono::seconds(3));
+  EXPECT_EQ(fixture.cluster.calls_not_cancelled(), 0);
+  for (int i = 0; i < 100000 && fixture.cluster.StepRandomCall(random, 0); ++i) {
+  }
+  EXPECT_EQ(fixture.cluster.blocks_held(), 0);
+  EXPECT_EQ(fixture.dispatcher.counts().waiting, 0);
+  EXPECT_EQ(fixture.dispatcher.counts().running, 0);
+  EXPECT_TRUE(fixture.dispatcher.AwaitClosed(Duration(0)));
+}
+
+std::vector<int32_t> Prompt(std::mt19937_64& random, int tokens) {
+  std::vector<int32_t> ids(tokens);
+  for (int32_t& id : ids) id = 3 + static_cast<int32_t>(random() % 300);
+  return ids;
+}
+
+RunRequest RandomRequest(std::mt19937_64& random) {
+  RunRequest request = DispatchFixture::Request(Prompt(random, 1 + static_cast<int>(random() % 90)),
+                                                1 + static_cast<int>(random() % 40));
+  request.sampling.set_ignore_eos(random() % 2 == 0);
+  if (random() % 3 == 0) request.stop = {std::string(1, static_cast<char>('a' + random() % 26))};
+  return request;
+}
+
+class FaultOrderTest : public testing::TestWithParam<int> {};
+
+void RandomFault(DispatchFixture& fixture, std::mt19937_64& random) {
+  const WorkerIndex worker = random() % fixture.cluster.worker_count();
+  switch (random() % 4) {
+    case 0:
+      return fixture.cluster.Kill(worker);
+    case 1:
+      return fixture.cluster.SetStopped(worker, random() % 2 == 0);
+    default:
+      return fixture.cluster.Restart(worker);
+  }
+}
+
+TEST_P(FaultOrderTest, EveryIndexOnceAndTheRightText) {
+  const uint64_t seed = std::random_device()();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937_64 random(seed);
+  DispatchFixture fixture(
+      {.sim = {.decode_blocks = 20, .prefill_blocks = 20}, .attempts_max = 100000});
+  for (int round = 0; round < 40; ++round) {
+    std::vector<Client> clients;
+    for (int i = 0; i < 8; ++i) clients.push_back(Start(fixture, RandomRequest(random)));
+    const double fault = GetParam() / 100.0;
+    for (int i = 0; i < 4000; ++i) {
+      if (!fixture.cluster.StepRandomCall(random, fault) || random() % 64 == 0) fixture.Pass(kTick);
+      if (random() % 400 == 0) RandomFault(fixture, random);
+      if (random() % 2000 == 0) clients[random() % clients.size()].run->Cancel();
+    }
+    for (int i = 0; i < fixture.cluster.worker_count(); ++i) {
+      fixture.cluster.Restart(i);
+      fixture.cluster.SetStopped(i, false);
+    }
+    for (const Client& client : clients) {
+      RunToEnd(fixture, client, random);
+      const RecordingSink::Record record = client.sink->Get();
+      // A stage may have been missing for three seconds, or the client has cancelled.
+      if (record.error.has_value()) {
+        EXPECT_TRUE(absl::IsCancelled(*record.error) || absl::IsUnavailable(*record.error))
+            << *record.error;
+        const std::vector<int32_t> wanted = fixture.Want(client.request).ids;
+        ASSERT_LE(record.ids.size(), wanted.size());
+        EXPECT_TRUE(std::equal(record.ids.begin(), record.ids.end(), wanted.begin()));
+      } else {
+        ExpectRight(fixture, client);
+      }
+    }
+    ExpectIdle(fixture, random);
+  }
+}
+INSTANTIATE_TEST_SUITE_P(PercentOfSteps, FaultOrderTest, testing::Values(0, 1, 5, 20));
+
+class RequestRunTest : public testing::Test {
+ protected:
+  std::mt19937_64 random_{7};
+};
+
+TEST_F(RequestRunTest, CalmRunTakesOneAttemptAndAccountsForTheTransfer) {
+  DispatchFixture fixture;
+  RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 12);
+  request.sampling.set_ignore_eos(true);
+  const Client client = Start(fixture, std::move(request));
+  RunToEnd(fixture, client, random_);
+  ExpectRight(fixture, client);
+  const v1::Done done = *client.sink->Get().done;
+  EXPECT_EQ(done.served_by().attempts(), 1);
+  EXPECT_EQ(done.served_by().kv_bytes_moved(), 200);
+  EXPECT_EQ(fixture.cluster.calls_opened(), 2);
+  ExpectIdle(fixture, random_);
+}
+
+TEST_F(RequestRunTest, SilenceOfEitherStageMovesTheRequest) {
+  for (const bool is_decode : {false, true}) {
+    DispatchFixture fixture;
+    RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 30);
+    request.sampling.set_ignore_eos(true);
+    const Client client = Start(fixture, std::move(request));
+    // The first request has turn 1: it goes to the second worker of each stage. The prefill worker
+    // falls silent with the ticket in hand, the decode worker in mid-answer.
+    const auto is_there = [&] {
+      return is_decode ? client.sink->Get().ids.size() == 5 : fixture.cluster.calls_opened() == 2;
+    };
+    for (int i = 0; i < 1000 && !is_there(); ++i) fixture.cluster.StepRandomCall(random_, 0);
+    const WorkerIndex silent = is_decode ? 3 : 1;
+    fixture.cluster.SetStopped(silent, true);
+    fixture.Pass(std::chrono::milliseconds(1400));
+    EXPECT_EQ(fixture.cluster.calls_opened(), 2);
+    fixture.Pass(std::chrono::milliseconds(300));
+    EXPECT_EQ(fixture.cluster.calls_opened(), 3);
+    RunToEnd(fixture, client, random_);
+    ExpectRight(fixture, client);
+    const v1::Done done = *client.sink->Get().done;
+    EXPECT_EQ(done.served_by().attempts(), 2);
+    EXPECT_EQ(done.served_by().prefill_worker() == "prefill-1", is_decode);
+    EXPECT_EQ(done.served_by().decode_worker() == "decode-3", !is_decode);
+    // It wakes up and goes on with the attempt that nobody waits for any more.
+    fixture.cluster.SetStopped(silent, false);
+    ExpectIdle(fixture, random_);
+  }
+}
+
+TEST_F(RequestRunTest, AttemptsAreBoundedAndTheErrorNamesTheStage) {
+  DispatchFixture fixture({.attempts_max = 3});
+  for (const WorkerIndex decode : {2u, 3u}) {
+    fixture.cluster.SetRefusing(decode, absl::InternalError("disk on fire"));
+  }
+  const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
+  RunToEnd(fixture, client, random_);
+  ASSERT_TRUE(client.sink->Get().error.has_value());
+  EXPECT_EQ(client.sink->Get().error->code(), absl::StatusCode::kUnavailable);
+  EXPECT_THAT(Message(*client.sink->Get().error),
+              testing::AllOf(HasSubstr("3 attempts"), HasSubstr("decode worker decode-"),
+                             HasSubstr("disk on fire")));
+  EXPECT_EQ(fixture.cluster.calls_opened(), 3);
+}
+
+TEST_F(RequestRunTest, NoRoomIsNoFailedAttemptAndIsAskedAgainOnlyAfterAReport) {
+  DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 1}, .attempts_max = 1});
+  fixture.cluster.SetRefusing(1, ResourceExhausted("no blocks"));
+  const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
+  EXPECT_EQ(fixture.cluster.calls_opened(), 1);
+  for (int i = 0; i < 100; ++i) {
+    fixture.clock.Advance(std::chrono::milliseconds(1));
+    fixture.dispatcher.Tick();
+  }
+  EXPECT_EQ(fixture.cluster.calls_opened(), 1);
+  fixture.cluster.Report(1);
+  EXPECT_EQ(fixture.cluster.calls_opened(), 2);
+  fixture.cluster.SetRefusing(1, absl::OkStatus());
+  fixture.cluster.Report(1);
+  RunToEnd(fixture, client, random_);
+  ExpectRight(fixture, client);
+  EXPECT_EQ(client.sink->Get().done->served_by().attempts(), 1);
+}
+
+TEST_F(RequestRunTest, AnotherFingerprintRefusesTheWorkerNotTheRequest) {
+  DispatchFixture fixture;
+  for (const WorkerIndex worker : {0u, 2u}) {
+    fixture.cluster.SetRefusing(worker, FailedPrecondition("fingerprint is another one"));
+  }
+  for (int i = 0; i < 4; ++i) {
+    const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
+    RunToEnd(fixture, client, random_);
+    ExpectRight(fixture, client);
+  }
+  for (const v1::WorkerStatus& worker : fixture.dispatcher.Workers()) {
+    const bool refused = worker.id() == "prefill-0" || worker.id() == "decode-2";
+    EXPECT_EQ(worker.state(), refused ? "refused" : "ready") << worker.id();
+  }
+}
+
+TEST_F(RequestRunTest, AWrongRequestIsNotTriedElsewhere) {
+  DispatchFixture fixture;
+  for (int i = 0; i < 4; ++i) fixture.cluster.SetRefusing(i, InvalidArgument("bad key"));
+  const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
+  ASSERT_TRUE(client.sink->has_ended());
+  EXPECT_EQ(client.sink->Get().error->code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(Message(*client.sink->Get().error), HasSubstr("bad key"));
+  EXPECT_EQ(fixture.cluster.calls_opened(), 1);
+}
+
+TEST_F(RequestRunTest, AMissingStageIsNamedAfterItsTimeout) {
+  for (const bool is_decode : {false, true}) {
+    DispatchFixture fixture;
+    for (int i = 0; i < 2; ++i) fixture.cluster.Kill(is_decode ? 2 + i : i);
+    const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
+    fixture.Pass(std::chrono::milliseconds(2900));
+    EXPECT_FALSE(client.sink->has_ended());
+    fixture.Pass(std::chrono::milliseconds(200));
+    ASSERT_TRUE(client.sink->has_ended());
+    EXPECT_EQ(client.sink->Get().error->code(), absl::StatusCode::kUnavailable);
+    EXPECT_THAT(Message(*client.sink->Get().error), HasSubstr(is_decode ? "decode" : "prefill"));
+  }
+}
+
+TEST_F(RequestRunTest, DeadlineEndsARequestWhereverItIs) {
+  DispatchFixture fixture;
+  for (const int steps : {0, 3, 12}) {
+    RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 30);
+    request.sampling.set_ignore_eos(true);
+    request.deadline = fixture.clock.Now() + std::chrono::milliseconds(500);
+    const Client client = Start(fixture, std::move(request));
+    for (int i = 0; i < steps; ++i) fixture.cluster.StepRandomCall(random_, 0);
+    fixture.Pass(std::chrono::milliseconds(600));
+    ASSERT_TRUE(client.sink->has_ended());
+    EXPECT_EQ(client.sink->Get().error->code(), absl::StatusCode::kDeadlineExceeded);
+    ExpectIdle(fixture, random_);
+  }
+}
+
+TEST_F(RequestRunTest, QueueIsBoundedAndTimesOut) {
+  DispatchFixture fixture({.sim = {.decode_workers = 1, .decode_blocks = 2},
+                           .queue = {.requests_max = 1, .timeout = std::chrono::seconds(5)}});
+  const auto request = [&] { return DispatchFixture::Request(Prompt(random_, 20), 12); };
+  const Client served = Start(fixture, request()), waits = Start(fixture, request()),
+               refused = Start(fixture, request());
+  EXPECT_EQ(fixture.cluster.calls_opened(), 1);
+  EXPECT_EQ(refused.run, nullptr);
+  ASSERT_TRUE(refused.sink->has_ended());
+  EXPECT_EQ(refused.sink->Get().error->code(), absl::StatusCode::kResourceExhausted);
+  fixture.Pass(std::chrono::seconds(6));
+  ASSERT_TRUE(waits.sink->has_ended());
+  EXPECT_EQ(waits.sink->Get().error->code(), absl::StatusCode::kResourceExhausted);
+  RunToEnd(fixture, served, random_);
+  ExpectRight(fixture, served);
+  const Client large = Start(fixture, DispatchFixture::Request(Prompt(random_, 40), 12));
+  ASSERT_TRUE(large.sink->has_ended());
+  EXPECT_EQ(large.sink->Get().error->code(), absl::StatusCode::kInvalidArgument);
+  ExpectIdle(fixture, random_);
+}
+
+TEST_F(RequestRunTest, DrainingTakesNothingNewAndFinishesTheRest) {
+  DispatchFixture fixture;
+  const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 20), 12));
+  fixture.dispatcher.Drain();
+  const Client late = Start(fixture, DispatchFixture::Request(Prompt(random_, 20), 12));
+  EXPECT_EQ(late.sink->Get().error->code(), absl::StatusCode::kUnavailable);
+  RunToEnd(fixture, client, random_);
+  ExpectRight(fixture, client);
+}
+
+}  // namespace
+}  // namespace trivium::router

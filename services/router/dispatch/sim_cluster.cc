@@ -1,0 +1,342 @@
+#include "services/router/dispatch/sim_cluster.h"
+
+#include <algorithm>
+#include <atomic>
+
+namespace trivium::router {
+namespace {
+
+constexpr int32_t kBlockTokens = 16, kRequestsMax = 8;
+
+int32_t HashToken(const SimOptions& options, const std::vector<int32_t>& ids) {
+  uint64_t hash = 1469598103934665603ull;
+  for (const int32_t id : ids) hash = (hash ^ static_cast<uint64_t>(id)) * 1099511628211ull;
+  hash ^= hash >> 29;
+  // Control tokens come first in the vocabulary; the end of the text is rare.
+  if (hash % 53 == 0) return options.end_id;
+  return 3 + static_cast<int32_t>((hash >> 8) % static_cast<uint64_t>(options.vocab - 3));
+}
+
+std::string FinishOf(const SimOptions& options, int32_t id, int32_t index,
+                     const v1::StageSampling& sampling) {
+  if (id == options.end_id && !sampling.ignore_eos()) return "stop";
+  return index + 1 == sampling.max_tokens() ? "length" : "";
+}
+
+}  // namespace
+
+SimAnswer ExpectedAnswer(const SimOptions& options, std::vector<int32_t> ids,
+                         const v1::StageSampling& sampling) {
+  SimAnswer answer;
+  while (answer.finish_reason.empty()) {
+    const int32_t id = HashToken(options, ids);
+    answer.finish_reason = FinishOf(options, id, static_cast<int32_t>(answer.ids.size()), sampling);
+    answer.ids.push_back(id);
+    ids.push_back(id);
+  }
+  return answer;
+}
+
+// What prefill and decode worker share about one attempt.
+struct SimCluster::Landing {
+  std::mutex mutex;
+  bool has_kv = false, is_finished = false;
+};
+
+struct SimCluster::Call final : StageCall {
+  void Cancel() override { is_cancelled = true; }
+
+  Role role = Role::kPrefill;
+  WorkerIndex worker = kNoWorker;
+  std::vector<int32_t> ids;
+  int32_t output_index = 0;
+  v1::StageSampling sampling;
+  StageHandlers<v1::PrefillEvent> prefill;
+  StageHandlers<v1::DecodeEvent> decode;
+  std::shared_ptr<Landing> landing;
+  std::atomic<bool> is_cancelled{false};
+
+  std::mutex mutex;  // one event at a time
+  int state = 0;
+  int64_t blocks = -1;  // held; -1: not admitted
+  bool has_kv_sent = false;
+  std::atomic<bool> is_ended{false};
+};
+
+SimCluster::SimCluster(SimOptions options) : options_(std::move(options)) {
+  workers_.resize(options_.prefill_workers + options_.decode_workers);
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    if (static_cast<int>(i) >= options_.prefill_workers) workers_[i].role = Role::kDecode;
+  }
+}
+
+SimCluster::~SimCluster() = default;
+
+std::vector<WorkerAddress> SimCluster::addresses() const {
+  std::vector<WorkerAddress> out;
+  for (size_t i = 0; i < workers_.size(); ++i) {
+    out.push_back({fmt::format("sim:{}", i), workers_[i].role});
+  }
+  return out;
+}
+
+std::shared_ptr<SimCluster::Call> SimCluster::Open(
+    Role role, WorkerIndex worker, const v1::RequestKey& key,
+    const google::protobuf::RepeatedField<int32_t>& ids, int32_t output_index,
+    const v1::StageSampling& sampling) {
+  TRIVIUM_CHECK(key.secret().size() == 16, "secret of {} bytes", key.secret().size());
+  auto call = std::make_shared<Call>();
+  call->role = role;
+  call->worker = worker;
+  call->ids.assign(ids.begin(), ids.end());
+  call->output_index = output_index;
+  call->sampling = sampling;
+  std::lock_guard lock(mutex_);
+  ++opened_;
+  auto& landing = landings_[{key.request_id() + key.secret(), key.attempt()}];
+  TRIVIUM_CHECK((landing == nullptr) == (role == Role::kDecode), "decode is asked first");
+  if (landing == nullptr) landing = std::make_shared<Landing>();
+  call->landing = landing;
+  calls_.push_back(call);
+  return call;
+}
+
+std::shared_ptr<StageCall> SimCluster::Prefill(WorkerIndex worker,
+                                               const v1::PrefillRequest& request,
+                                               std::optional<TimePoint>,
+                                               StageHandlers<v1::PrefillEvent> handlers) {
+  TRIVIUM_CHECK(request.ticket().landing_id() == worker_count() + 1u, "another ticket");
+  auto call = Open(Role::kPrefill, worker, request.key(), request.token_ids(),
+                   request.output_index(), request.sampling());
+  std::unique_lock lock(call->mutex);
+  call->prefill = std::move(handlers);
+  lock.unlock();
+  Refused(call);
+  return call;
+}
+
+std::shared_ptr<StageCall> SimCluster::Decode(WorkerIndex worker, const v1::DecodeRequest& request,
+                                              std::optional<TimePoint>,
+                                              StageHandlers<v1::DecodeEvent> handlers) {
+  auto call = Open(Role::kDecode, worker, request.key(), request.token_ids(),
+                   request.output_index(), request.sampling());
+  std::unique_lock lock(call->mutex);
+  call->decode = std::move(handlers);
+  lock.unlock();
+  Refused(call);
+  return call;
+}
+
+// Ends a call at once, as gRPC does towards a worker that is not there.
+void SimCluster::Refused(const std::shared_ptr<Call>& call) {
+  absl::Status status;
+  {
+    std::lock_guard lock(mutex_);
+    const Worker& worker = workers_[call->worker];
+    status = worker.is_up ? worker.refuses : Unavailable("connection refused");
+  }
+  if (status.ok()) return;
+  std::lock_guard lock(call->mutex);
+  End(*call, status);
+}
+
+// The call's lock is held.
+void SimCluster::End(Call& call, const absl::Status& status) {
+  if (call.is_ended.exchange(true)) return;
+  {
+    std::lock_guard lock(mutex_);
+    if (call.blocks >= 0) {
+      workers_[call.worker].blocks_used -= call.blocks;
+      workers_[call.worker].requests -= 1;
+    }
+    std::erase_if(calls_, [&](const auto& one) { return one.get() == &call; });
+  }
+  const auto on_end =
+      call.role == Role::kPrefill ? std::move(call.prefill.on_end) : std::move(call.decode.on_end);
+  call.prefill = {};
+  call.decode = {};
+  if (on_end) on_end(status);
+}
+
+absl::Status SimCluster::Admit(Call& call) {
+  const int64_t tokens =
+      static_cast<int64_t>(call.ids.size()) +
+      (call.role == Role::kDecode ? call.sampling.max_tokens() - call.output_index : 0);
+  std::lock_guard lock(mutex_);
+  Worker& worker = workers_[call.worker];
+  const int64_t blocks = BlocksFor(tokens, kBlockTokens);
+  const int64_t total =
+      call.role == Role::kPrefill ? options_.prefill_blocks : options_.decode_blocks;
+  if (worker.blocks_used + blocks > total || worker.requests >= kRequestsMax) {
+    return ResourceExhausted("no room");
+  }
+  worker.blocks_used += blocks;
+  worker.requests += 1;
+  call.blocks = blocks;
+  return absl::OkStatus();
+}
+
+v1::StageToken SimCluster::NextToken(Call& call) {
+  const int32_t id = HashToken(options_, call.ids);
+  v1::StageToken token;
+  token.set_index(call.output_index);
+  token.set_id(call.is_cancelled ? 3 + (id + 1) % (options_.vocab - 3) : id);
+  token.set_finish_reason(FinishOf(options_, id, call.output_index, call.sampling));
+  call.ids.push_back(id);
+  call.output_index += 1;
+  return token;
+}
+
+void SimCluster::StepDecode(Call& call) {
+  v1::DecodeEvent event;
+  if (call.state == 0) {
+    call.state = 1;
+    event.mutable_ticket()->set_landing_id(worker_count() + 1);
+    return call.decode.on_event(event);
+  }
+  if (call.state == 1) {
+    std::lock_guard lock(call.landing->mutex);
+    if (call.landing->is_finished) call.state = 3;
+    if (!call.landing->has_kv && call.state == 1) return;
+  }
+  if (call.state == 3) return End(call, absl::OkStatus());
+  call.state = 2;
+  *event.mutable_token() = NextToken(call);
+  if (!event.token().finish_reason().empty()) call.state = 3;
+  call.decode.on_event(event);
+}
+
+void SimCluster::StepPrefill(Call& call, std::mt19937_64& random) {
+  v1::PrefillEvent event;
+  const auto deliver = [&] {
+    std::lock_guard lock(call.landing->mutex);
+    call.landing->has_kv = call.has_kv_sent = true;
+  };
+  if (call.state == 0) {
+    // The transfer may be over before the first token has reached the router.
+    if (random() % 3 == 0 && !call.has_kv_sent) return deliver();
+    call.state = 1;
+    *event.mutable_first_token() = NextToken(call);
+    if (!event.first_token().finish_reason().empty()) {
+      std::lock_guard lock(call.landing->mutex);
+      call.landing->is_finished = true;
+    }
+    return call.prefill.on_event(event);
+  }
+  if (call.state == 1) {
+    call.state = 2;
+    deliver();
+    event.mutable_sent()->set_kv_bytes(static_cast<int64_t>(call.ids.size() - 1) * 10);
+    return call.prefill.on_event(event);
+  }
+  End(call, absl::OkStatus());
+}
+
+bool SimCluster::StepRandomCall(std::mt19937_64& random, double fault) {
+  std::shared_ptr<Call> call;
+  {
+    std::lock_guard lock(mutex_);
+    if (calls_.empty()) return false;
+    call = calls_[random() % calls_.size()];
+    if (workers_[call->worker].is_stopped) return true;
+  }
+  std::lock_guard lock(call->mutex);
+  const bool is_open = call->role == Role::kPrefill ? static_cast<bool>(call->prefill.on_event)
+                                                    : static_cast<bool>(call->decode.on_event);
+  if (call->is_ended || !is_open) return true;
+  if (call->is_cancelled && random() % 2 == 0) {
+    End(*call, absl::CancelledError("cancelled"));
+  } else if (std::uniform_real_distribution<>(0, 1)(random) < fault) {
+    const absl::StatusCode codes[] = {
+        absl::StatusCode::kUnavailable, absl::StatusCode::kInternal,
+        absl::StatusCode::kDataLoss,    absl::StatusCode::kCancelled,
+        absl::StatusCode::kOk,          absl::StatusCode::kDeadlineExceeded};
+    End(*call, absl::Status(codes[random() % std::size(codes)], "injected"));
+  } else if (call->blocks < 0) {
+    if (const absl::Status status = Admit(*call); !status.ok()) End(*call, status);
+  } else if (call->role == Role::kDecode) {
+    StepDecode(*call);
+  } else {
+    StepPrefill(*call, random);
+  }
+  return true;
+}
+
+void SimCluster::Report(WorkerIndex worker) {
+  v1::WorkerState state;
+  {
+    std::lock_guard lock(mutex_);
+    Worker& one = workers_[worker];
+    if (!one.is_up || one.is_stopped) return;
+    const int32_t total =
+        one.role == Role::kPrefill ? options_.prefill_blocks : options_.decode_blocks;
+    state.set_sequence(++one.sequence);
+    state.set_worker_id(fmt::format("{}-{}", RoleName(one.role), worker));
+    state.set_role(RoleName(one.role));
+    state.set_epoch(one.epoch * 1000 + worker);
+    state.set_fingerprint(kFingerprint);
+    state.set_numerics_class(options_.numerics_class);
+    state.set_wire_format(1);
+    state.set_blocks_total(total);
+    state.set_blocks_free(total - static_cast<int32_t>(one.blocks_used));
+    state.set_block_tokens(kBlockTokens);
+    state.set_requests_running(one.requests);
+    state.set_requests_max(kRequestsMax);
+  }
+  dispatcher_->OnWorkerState(worker, state);
+}
+
+void SimCluster::Kill(WorkerIndex worker) {
+  std::vector<std::shared_ptr<Call>> calls;
+  {
+    std::lock_guard lock(mutex_);
+    workers_[worker].is_up = false;
+    workers_[worker].is_stopped = false;
+    for (const auto& call : calls_) {
+      if (call->worker == worker) calls.push_back(call);
+    }
+  }
+  dispatcher_->OnWatchEnd(worker, Unavailable("connection reset"));
+  for (const auto& call : calls) {
+    std::lock_guard lock(call->mutex);
+    const bool is_open = call->prefill.on_end || call->decode.on_end;
+    if (is_open) End(*call, Unavailable("connection reset"));
+  }
+}
+
+void SimCluster::Restart(WorkerIndex worker) {
+  std::lock_guard lock(mutex_);
+  if (workers_[worker].is_up) return;
+  workers_[worker].is_up = true;
+  ++workers_[worker].epoch;
+}
+
+void SimCluster::SetStopped(WorkerIndex worker, bool stopped) {
+  std::lock_guard lock(mutex_);
+  workers_[worker].is_stopped = stopped;
+}
+
+void SimCluster::SetRefusing(WorkerIndex worker, absl::Status status) {
+  std::lock_guard lock(mutex_);
+  workers_[worker].refuses = std::move(status);
+}
+
+int SimCluster::calls_opened() const {
+  std::lock_guard lock(mutex_);
+  return opened_;
+}
+
+int SimCluster::calls_not_cancelled() const {
+  std::lock_guard lock(mutex_);
+  return static_cast<int>(std::count_if(calls_.begin(), calls_.end(),
+                                        [](const auto& call) { return !call->is_cancelled; }));
+}
+
+int64_t SimCluster::blocks_held() const {
+  std::lock_guard lock(mutex_);
+  int64_t blocks = 0;
+  for (const Worker& worker : workers_) blocks += worker.blocks_used;
+  return blocks;
+}
+
+}  // namespace trivium::router

@@ -1,0 +1,97 @@
+// Test support: workers that exist in memory only, whose every event is decided by the test: order,
+// delay, refusal, failure, silence, restart. They stand behind the real dispatcher.
+//
+// The "model" is a hash of all ids so far, so a retry that gets its prompt or an index wrong gives
+// other tokens. After a call was cancelled its late events carry wrong ids: whoever takes one shows
+// it. Thread-safety: all methods, any thread.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <mutex>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "services/router/dispatch/dispatcher.h"
+
+namespace trivium::router {
+
+struct SimOptions {
+  int prefill_workers = 2, decode_workers = 2;
+  int32_t decode_blocks = 64, prefill_blocks = 64;
+  int32_t vocab = 320, end_id = 2;
+  std::string numerics_class = "batch_invariant/test";
+};
+
+// What the whole answer to `ids` has to be.
+struct SimAnswer {
+  std::vector<int32_t> ids;
+  std::string finish_reason;
+};
+SimAnswer ExpectedAnswer(const SimOptions& options, std::vector<int32_t> ids,
+                         const v1::StageSampling& sampling);
+
+class SimCluster final : public StageClients {
+ public:
+  explicit SimCluster(SimOptions options);
+  ~SimCluster() override;
+
+  void Attach(Dispatcher* dispatcher) { dispatcher_ = dispatcher; }
+  std::vector<WorkerAddress> addresses() const;
+  static constexpr char kFingerprint[] = "0123456789abcdef0123456789abcdef";
+
+  // One event of one random call; with probability `fault` a failure instead. False: none is open.
+  bool StepRandomCall(std::mt19937_64& random, double fault);
+  void Report(WorkerIndex worker);  // a Watch message, unless the worker is stopped or down
+  void Kill(WorkerIndex worker);    // its calls end UNAVAILABLE
+  void Restart(WorkerIndex worker);
+  void SetStopped(WorkerIndex worker, bool stopped);  // neither events nor reports; calls stay open
+  void SetRefusing(WorkerIndex worker, absl::Status status);  // every new call ends so; OK: serves
+
+  int worker_count() const { return static_cast<int>(workers_.size()); }
+  int calls_opened() const;
+  int calls_not_cancelled() const;  // open, and nobody has cancelled them
+  int64_t blocks_held() const;
+
+  std::shared_ptr<StageCall> Prefill(WorkerIndex worker, const v1::PrefillRequest& request,
+                                     std::optional<TimePoint> deadline,
+                                     StageHandlers<v1::PrefillEvent> handlers) override;
+  std::shared_ptr<StageCall> Decode(WorkerIndex worker, const v1::DecodeRequest& request,
+                                    std::optional<TimePoint> deadline,
+                                    StageHandlers<v1::DecodeEvent> handlers) override;
+
+ private:
+  struct Call;
+  struct Landing;
+  struct Worker {
+    Role role = Role::kPrefill;
+    uint64_t epoch = 1;
+    bool is_up = true, is_stopped = false;
+    absl::Status refuses;
+    int64_t blocks_used = 0;
+    int requests = 0;
+    uint64_t sequence = 0;
+  };
+
+  std::shared_ptr<Call> Open(Role role, WorkerIndex worker, const v1::RequestKey& key,
+                             const google::protobuf::RepeatedField<int32_t>& ids,
+                             int32_t output_index, const v1::StageSampling& sampling);
+  v1::StageToken NextToken(Call& call);
+  void StepDecode(Call& call);
+  void StepPrefill(Call& call, std::mt19937_64& random);
+  absl::Status Admit(Call& call);
+  void End(Call& call, const absl::Status& status);
+  void Refused(const std::shared_ptr<Call>& call);
+
+  const SimOptions options_;
+  Dispatcher* dispatcher_ = nullptr;
+  mutable std::mutex mutex_;
+  std::vector<Worker> workers_;
+  std::vector<std::shared_ptr<Call>> calls_;
+  std::map<std::pair<std::string, uint32_t>, std::shared_ptr<Landing>> landings_;
+  int opened_ = 0;
+};
+
+}  // namespace trivium::router

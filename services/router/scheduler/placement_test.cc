@@ -1,0 +1,230 @@
+// Properties of the choice over random clusters, against the rules written out over all pairs.
+#include "services/router/scheduler/placement.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+#include <set>
+
+namespace trivium::router {
+namespace {
+
+using testing::HasSubstr;
+
+WorkerView Worker(Role role) {
+  return {.role = role,
+          .condition = WorkerCondition::kReady,
+          .epoch = 1,
+          .numerics_class = "batch_invariant/a",
+          .wire_format = 1,
+          .blocks_total = 100,
+          .blocks_free = 100,
+          .block_tokens = 16,
+          .requests = 0,
+          .requests_max = 8,
+          .prompt_tokens_waiting = 0,
+          .is_full = false,
+          .own_requests = 0,
+          .own_blocks = 0,
+          .own_blocks_unseen = 0,
+          .own_prompt_tokens = 0};
+}
+
+ClusterSnapshot RandomCluster(std::mt19937_64& random) {
+  const char* const kClasses[] = {"fast/a", "fast/b", "batch_invariant/a", "batch_invariant/b"};
+  ClusterSnapshot cluster;
+  for (size_t i = 1 + random() % 8; i > 0; --i) {
+    WorkerView worker = Worker(random() % 2 == 0 ? Role::kPrefill : Role::kDecode);
+    worker.condition = static_cast<WorkerCondition>(random() % 3 == 0 ? random() % 5 : 0);
+    worker.numerics_class = kClasses[random() % (1 + random() % 4)];
+    worker.wire_format = 1 + (random() % 8 == 0);
+    worker.blocks_total = static_cast<int32_t>(random() % 120);
+    worker.blocks_free =
+        worker.blocks_total == 0 ? 0 : static_cast<int32_t>(random() % (worker.blocks_total + 1));
+    worker.requests = static_cast<int32_t>(random() % 10);
+    worker.prompt_tokens_waiting = static_cast<int64_t>(random() % 1500);
+    worker.is_full = random() % 8 == 0;
+    worker.own_requests = static_cast<int32_t>(random() % 4);
+    worker.own_blocks = static_cast<int64_t>(random() % 30);
+    worker.own_blocks_unseen = static_cast<int64_t>(random() % (worker.own_blocks + 1));
+    worker.own_prompt_tokens = static_cast<int64_t>(random() % 1500);
+    cluster.workers.push_back(worker);
+  }
+  return cluster;
+}
+
+RequestShape RandomShape(std::mt19937_64& random, size_t workers) {
+  RequestShape shape{.prompt_tokens = 1 + static_cast<int32_t>(random() % 1000),
+                     .output_tokens = 1 + static_cast<int32_t>(random() % 600),
+                     .turn = random(),
+                     .decode_before = kNoWorker,
+                     .blame = {}};
+  if (random() % 3 == 0) shape.decode_before = random() % workers;
+  if (random() % 3 == 0) shape.blame.push_back({random() % workers, 1 + int(random() % 3)});
+  return shape;
+}
+
+bool MayPair(const WorkerView& p, const WorkerView& d) {
+  const bool both_fast = p.numerics_class[0] == 'f' && d.numerics_class[0] == 'f';
+  return p.role == Role::kPrefill && d.role == Role::kDecode && p.wire_format == d.wire_format &&
+         (both_fast || p.numerics_class == d.numerics_class);
+}
+
+bool Ready(const WorkerView& w) { return w.condition == WorkerCondition::kReady; }
+
+int64_t Needs(const WorkerView& w, const RequestShape& s) {
+  const int64_t tokens = s.prompt_tokens + (w.role == Role::kDecode ? s.output_tokens : 0);
+  return (tokens + 15) / 16;
+}
+
+bool Fits(const WorkerView& w, const RequestShape& s) {
+  if (w.is_full || std::max(w.requests, w.own_requests) >= w.requests_max) return false;
+  if (Needs(w, s) > w.blocks_free - w.own_blocks_unseen) return false;
+  if (Needs(w, s) > w.blocks_total - w.own_blocks) return false;
+  return w.role == Role::kDecode ||
+         std::max(w.prompt_tokens_waiting, w.own_prompt_tokens) < kPrefillBacklogTokens;
+}
+
+// What is known of a cluster and a request by trying every pair.
+struct Facts {
+  bool has_ready[2] = {false, false}, may_pair = false, could_hold = false, fits = false;
+  bool never[2] = {true, true}, has_known[2] = {false, false};
+};
+Facts Examine(const ClusterSnapshot& cluster, const RequestShape& shape) {
+  Facts facts;
+  for (const WorkerView& w : cluster.workers) {
+    const int role = w.role == Role::kDecode;
+    facts.has_ready[role] |= Ready(w);
+    if (w.condition == WorkerCondition::kRefused) continue;
+    facts.has_known[role] = true;
+    facts.never[role] &= w.blocks_total > 0 && Needs(w, shape) > w.blocks_total;
+  }
+  for (const WorkerView& p : cluster.workers) {
+    for (const WorkerView& d : cluster.workers) {
+      if (!Ready(p) || !Ready(d) || !MayPair(p, d)) continue;
+      facts.may_pair = true;
+      facts.could_hold |= Needs(p, shape) <= p.blocks_total && Needs(d, shape) <= d.blocks_total;
+      facts.fits |= Fits(p, shape) && Fits(d, shape);
+    }
+  }
+  return facts;
+}
+
+void ExpectSound(const ClusterSnapshot& cluster, const RequestShape& shape, const Facts& facts,
+                 const absl::StatusOr<Placement>& placement) {
+  const bool never =
+      (facts.has_known[0] && facts.never[0]) || (facts.has_known[1] && facts.never[1]);
+  if (never) {
+    EXPECT_EQ(placement.status().code(), absl::StatusCode::kInvalidArgument);
+  } else if (!facts.may_pair) {
+    EXPECT_EQ(placement.status().code(), absl::StatusCode::kUnavailable);
+    if (facts.has_ready[0] != facts.has_ready[1]) {
+      EXPECT_THAT(Message(placement.status()),
+                  HasSubstr(facts.has_ready[0] ? "decode" : "prefill"));
+    }
+  } else if (!facts.could_hold) {
+    EXPECT_EQ(placement.status().code(), absl::StatusCode::kFailedPrecondition);
+  } else if (!facts.fits) {
+    EXPECT_EQ(placement.status().code(), absl::StatusCode::kResourceExhausted);
+  } else {
+    ASSERT_TRUE(placement.ok()) << placement.status();
+    const WorkerView& p = cluster.workers.at(placement->prefill);
+    const WorkerView& d = cluster.workers.at(placement->decode);
+    EXPECT_TRUE(Ready(p) && Ready(d) && MayPair(p, d));
+    EXPECT_TRUE(Fits(p, shape) && Fits(d, shape));
+  }
+}
+
+TEST(PlacementTest, SoundAndCompleteOverRandomClusters) {
+  const uint64_t seed = std::random_device()();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  std::mt19937_64 random(seed);
+  int placed = 0;
+  for (int round = 0; round < 30000; ++round) {
+    const ClusterSnapshot cluster = RandomCluster(random);
+    const RequestShape shape = RandomShape(random, cluster.workers.size());
+    const absl::StatusOr<Placement> placement = Choose(cluster, shape);
+    ExpectSound(cluster, shape, Examine(cluster, shape), placement);
+    EXPECT_EQ(placement.ok() ? *placement : Placement(), [&] {
+      auto again = Choose(cluster, shape);
+      return again.ok() ? *again : Placement();
+    }());
+    placed += placement.ok();
+    if (testing::Test::HasFailure()) return;
+  }
+  EXPECT_GT(placed, 400);
+}
+
+// Among workers alike in all else, nobody with less to do is passed over.
+TEST(PlacementTest, LeastLoadedOfEachStage) {
+  std::mt19937_64 random(11);
+  for (int round = 0; round < 5000; ++round) {
+    ClusterSnapshot cluster;
+    for (int i = 0; i < 6; ++i) {
+      WorkerView worker = Worker(i < 3 ? Role::kPrefill : Role::kDecode);
+      worker.requests = static_cast<int32_t>(random() % 7);
+      worker.own_requests = static_cast<int32_t>(random() % 7);
+      worker.prompt_tokens_waiting = static_cast<int64_t>(random() % 1000);
+      worker.own_prompt_tokens = static_cast<int64_t>(random() % 1000);
+      cluster.workers.push_back(worker);
+    }
+    const auto placement = Choose(cluster, {.prompt_tokens = 10,
+                                            .output_tokens = 10,
+                                            .turn = random(),
+                                            .decode_before = kNoWorker,
+                                            .blame = {}});
+    ASSERT_TRUE(placement.ok());
+    const auto backlog = [&](WorkerIndex i) {
+      return std::max(cluster.workers[i].prompt_tokens_waiting,
+                      cluster.workers[i].own_prompt_tokens);
+    };
+    const auto requests = [&](WorkerIndex i) {
+      return std::max(cluster.workers[i].requests, cluster.workers[i].own_requests);
+    };
+    for (WorkerIndex i = 0; i < 3; ++i) {
+      EXPECT_LE(backlog(placement->prefill), backlog(i));
+      EXPECT_LE(requests(placement->decode), requests(3 + i));
+    }
+  }
+}
+
+TEST(PlacementTest, TiesTakeTurns) {
+  ClusterSnapshot cluster;
+  for (int i = 0; i < 8; ++i)
+    cluster.workers.push_back(Worker(i < 4 ? Role::kPrefill : Role::kDecode));
+  std::set<WorkerIndex> prefill, decode;
+  for (uint64_t turn = 0; turn < 4; ++turn) {
+    const auto placement = Choose(cluster, {.prompt_tokens = 1,
+                                            .output_tokens = 1,
+                                            .turn = turn,
+                                            .decode_before = kNoWorker,
+                                            .blame = {}});
+    ASSERT_TRUE(placement.ok());
+    prefill.insert(placement->prefill);
+    decode.insert(placement->decode);
+  }
+  EXPECT_EQ(prefill.size(), 4u);
+  EXPECT_EQ(decode.size(), 4u);
+}
+
+TEST(PlacementTest, ARetryKeepsItsDecodeWorkerUntilThatIsToBlame) {
+  ClusterSnapshot cluster;
+  for (int i = 0; i < 4; ++i)
+    cluster.workers.push_back(Worker(i < 2 ? Role::kPrefill : Role::kDecode));
+  RequestShape shape{.prompt_tokens = 1,
+                     .output_tokens = 1,
+                     .turn = 0,
+                     .decode_before = 3,
+                     .blame = {{0, 2}, {3, 1}}};
+  cluster.workers[3].requests = 5;
+  EXPECT_EQ(*Choose(cluster, shape), (Placement{1, 3}));
+  shape.blame = {{0, 2}, {1, 2}, {3, 2}};
+  EXPECT_EQ(Choose(cluster, shape)->decode, 2u);
+  shape.blame = {{3, 2}};
+  EXPECT_EQ(Choose(cluster, shape)->decode, 2u);
+}
+
+}  // namespace
+}  // namespace trivium::router
