@@ -1,0 +1,276 @@
+// The public API over a real gRPC server on the loopback interface, with the stages simulated
+// behind the real dispatcher: what is refused and by which field, and that the server lives on.
+#include "services/router/api/inference_service.h"
+
+#include <gmock/gmock.h>
+#include <grpcpp/generic/generic_stub.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cmath>
+#include <functional>
+#include <random>
+#include <thread>
+
+#include "common/net/server.h"
+#include "services/router/dispatch/dispatch_fixture.h"
+
+namespace trivium::router {
+namespace {
+
+using testing::HasSubstr;
+
+// A router whose workers answer as fast as they are stepped, on a thread of its own.
+class ServiceTest : public testing::Test {
+ protected:
+  ServiceTest() {
+    auto started = net::Server::Start(
+        {.listen = "127.0.0.1:0", .services = {&service_}, .loopback_only = true});
+    TRIVIUM_CHECK(started.ok(), "{}", Message(started.status()));
+    server_ = *std::move(started);
+    channel_ = net::MakeChannel("127.0.0.1:" + std::to_string(server_->port()));
+    stub_ = v1::Inference::NewStub(channel_);
+    stages_ = std::thread([this] {
+      std::mt19937_64 random(1);
+      while (!is_over_) {
+        if (!is_held_ && !fixture_.cluster.StepRandomCall(random, 0)) std::this_thread::yield();
+        fixture_.Pass(Dispatcher::kTickInterval);
+      }
+    });
+  }
+  ~ServiceTest() override {
+    server_.reset();
+    is_over_ = true;
+    stages_.join();
+  }
+
+  struct Answer {
+    grpc::Status status;
+    std::vector<int32_t> ids;
+    std::string text;
+    v1::Done done;
+  };
+  Answer Generate(const v1::GenerateRequest& request) {
+    grpc::ClientContext context;
+    auto reader = stub_->Generate(&context, request);
+    Answer answer;
+    v1::GenerateResponse response;
+    while (reader->Read(&response)) {
+      answer.text += response.delta().text();
+      for (const v1::OutputToken& token : response.delta().tokens()) {
+        EXPECT_EQ(token.index(), static_cast<int>(answer.ids.size()));
+        answer.ids.push_back(token.id());
+      }
+      if (response.has_done()) answer.done = response.done();
+    }
+    answer.status = reader->Finish();
+    return answer;
+  }
+  static v1::GenerateRequest Good() {
+    v1::GenerateRequest request;
+    request.set_text("hello world");
+    request.mutable_sampling()->set_max_tokens(8);
+    request.mutable_sampling()->set_ignore_eos(true);
+    return request;
+  }
+
+  DispatchFixture fixture_;
+  RequestValidator validator_{TinyModel(), 16};
+  TaskPool tasks_{2, 8};
+  InferenceService service_{
+      {&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics, "test"}};
+  std::unique_ptr<net::Server> server_;
+  std::shared_ptr<grpc::Channel> channel_;
+  std::unique_ptr<v1::Inference::Stub> stub_;
+  std::atomic<bool> is_over_{false}, is_held_{false};
+  std::thread stages_;
+};
+
+struct BadRequest {
+  const char* message_has;
+  std::function<void(v1::GenerateRequest*)> spoil;
+  grpc::StatusCode code = grpc::StatusCode::INVALID_ARGUMENT;
+};
+
+using R = v1::GenerateRequest;
+
+std::vector<BadRequest> BadPrompts() {
+  return {
+      {"prompt", [](R* r) { r->clear_prompt(); }},
+      {"text", [](R* r) { r->set_text(""); }},
+      {"cannot fit", [](R* r) { r->set_text(std::string(1 << 20, 'x')); }},
+      {"chat.messages", [](R* r) { r->mutable_chat(); }},
+      {"messages[0].role", [](R* r) { r->mutable_chat()->add_messages()->set_role("wizard"); }},
+      {"token_ids", [](R* r) { r->mutable_token_ids(); }},
+      {"token_ids.ids[1]: is 320",
+       [](R* r) {
+         r->mutable_token_ids()->add_ids(1);
+         r->mutable_token_ids()->add_ids(320);
+       }},
+      {"token_ids.ids[0]: is -1", [](R* r) { r->mutable_token_ids()->add_ids(-1); }},
+      {"2048 tokens, at most 2047",
+       [](R* r) {
+         for (int i = 0; i < 2048; ++i) r->mutable_token_ids()->add_ids(5);
+       }},
+      {"\"gpt-17\" is not served", [](R* r) { r->set_model("gpt-17"); },
+       grpc::StatusCode::NOT_FOUND},
+  };
+}
+
+std::vector<BadRequest> BadSampling() {
+  const auto on = [](const char* field, std::function<void(v1::Sampling*)> spoil) {
+    return BadRequest{field, [spoil](R* r) { spoil(r->mutable_sampling()); }};
+  };
+  using S = v1::Sampling;
+  std::vector<BadRequest> bad;
+  for (const float value : {std::nanf(""), -0.1f, 100.5f, INFINITY, -INFINITY}) {
+    bad.push_back(on("sampling.temperature", [=](S* s) { s->set_temperature(value); }));
+  }
+  for (const float value : {std::nanf(""), 0.0f, -1.0f, 1.001f, INFINITY}) {
+    bad.push_back(on("sampling.top_p", [=](S* s) { s->set_top_p(value); }));
+  }
+  bad.push_back(on("sampling.top_k", [](S* s) { s->set_top_k(-1); }));
+  bad.push_back(on("sampling.max_tokens", [](S* s) { s->set_max_tokens(0); }));
+  bad.push_back(on("sampling.min_tokens", [](S* s) { s->set_min_tokens(-1); }));
+  bad.push_back(on("sampling.min_tokens", [](S* s) { s->set_min_tokens(9); }));
+  bad.push_back(on("sampling.logprobs", [](S* s) { s->set_logprobs(21); }));
+  bad.push_back(on("sampling.logprobs", [](S* s) { s->set_logprobs(-1); }));
+  bad.push_back(on("sampling.stop_token_ids[0]", [](S* s) { s->add_stop_token_ids(320); }));
+  bad.push_back(on("sampling.stop_token_ids: 17 are given", [](S* s) {
+    for (int i = 0; i < 17; ++i) s->add_stop_token_ids(5);
+  }));
+  bad.push_back(on("sampling.stop[1]", [](S* s) {
+    s->add_stop("a");
+    s->add_stop("");
+  }));
+  bad.push_back(on("sampling.stop[0]", [](S* s) { s->add_stop(std::string(257, 'a')); }));
+  bad.push_back(on("sampling.stop: 17", [](S* s) {
+    for (int i = 0; i < 17; ++i) s->add_stop("a");
+  }));
+  return bad;
+}
+
+TEST_F(ServiceTest, BadRequestsAreRefusedByFieldAndTheServerLivesOn) {
+  std::vector<BadRequest> all = BadPrompts();
+  for (const BadRequest& bad : BadSampling()) all.push_back(bad);
+  for (const BadRequest& bad : all) {
+    v1::GenerateRequest request = Good();
+    bad.spoil(&request);
+    const Answer answer = Generate(request);
+    EXPECT_EQ(answer.status.error_code(), bad.code) << bad.message_has;
+    EXPECT_THAT(answer.status.error_message(), HasSubstr(bad.message_has));
+    EXPECT_TRUE(answer.ids.empty());
+  }
+  EXPECT_TRUE(Generate(Good()).status.ok());
+}
+
+TEST_F(ServiceTest, TextThatIsNotUtf8IsRefused) {
+  v1::GenerateRequest request = Good();
+  request.set_text("broken \xff\xfe");
+  EXPECT_FALSE(Generate(request).status.ok());
+  EXPECT_TRUE(Generate(Good()).status.ok());
+}
+
+TEST_F(ServiceTest, AnswersAreThoseOfTheStages) {
+  for (const char* model : {"", TinyModel()->config.name.c_str(), validator_.model_id().c_str()}) {
+    v1::GenerateRequest request = Good();
+    request.set_model(model);
+    request.mutable_sampling()->set_seed(17);
+    const Answer answer = Generate(request);
+    ASSERT_TRUE(answer.status.ok()) << answer.status.error_message();
+    RunRequest run = *validator_.Prepare(request);
+    const DispatchFixture::Wanted wanted = fixture_.Want(run);
+    EXPECT_EQ(answer.ids, wanted.ids);
+    EXPECT_EQ(answer.text, wanted.text);
+    EXPECT_EQ(answer.done.finish_reason(), "length");
+    EXPECT_EQ(answer.done.seed(), 17u);
+    EXPECT_EQ(answer.done.usage().prompt_tokens(), static_cast<int>(run.prompt_ids.size()));
+  }
+}
+
+TEST_F(ServiceTest, MaxTokensIsCutToWhatTheContextLeaves) {
+  v1::GenerateRequest request = Good();
+  for (int i = 0; i < 2040; ++i) request.mutable_token_ids()->add_ids(5);
+  request.mutable_sampling()->set_max_tokens(1000000);
+  EXPECT_EQ(validator_.Prepare(request)->sampling.max_tokens(), 8);
+  request.mutable_sampling()->clear_max_tokens();
+  request.set_text("short");
+  EXPECT_EQ(validator_.Prepare(request)->sampling.max_tokens(), 16);
+}
+
+TEST_F(ServiceTest, NoRoomCarriesARetryHint) {
+  DispatchFixture full({.sim = {}, .attempts_max = 8, .queue = {.requests_max = 0}});
+  for (int i = 0; i < 4; ++i) full.cluster.Kill(i);
+  InferenceService service({&validator_, &full.dispatcher, &tasks_, &full.metrics, "test"});
+  auto server =
+      *net::Server::Start({.listen = "127.0.0.1:0", .services = {&service}, .loopback_only = true});
+  const auto stub =
+      v1::Inference::NewStub(net::MakeChannel("127.0.0.1:" + std::to_string(server->port())));
+  grpc::ClientContext context;
+  auto reader = stub->Generate(&context, Good());
+  v1::GenerateResponse response;
+  EXPECT_FALSE(reader->Read(&response));
+  const grpc::Status status = reader->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(net::RetryAfter(status).has_value());
+}
+
+TEST_F(ServiceTest, CancelAndDeadlineReachTheStages) {
+  is_held_ = true;
+  for (const bool by_deadline : {false, true}) {
+    grpc::ClientContext context;
+    if (by_deadline) {
+      context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(100));
+    }
+    auto reader = stub_->Generate(&context, Good());
+    while (fixture_.cluster.calls_not_cancelled() == 0) std::this_thread::yield();
+    if (!by_deadline) context.TryCancel();
+    v1::GenerateResponse response;
+    EXPECT_FALSE(reader->Read(&response));
+    EXPECT_EQ(reader->Finish().error_code(),
+              by_deadline ? grpc::StatusCode::DEADLINE_EXCEEDED : grpc::StatusCode::CANCELLED);
+    while (fixture_.cluster.calls_not_cancelled() > 0) std::this_thread::yield();
+  }
+}
+
+TEST_F(ServiceTest, TokenizeListModelsAndClusterStatus) {
+  v1::TokenizeRequest request;
+  v1::TokenizeResponse tokens;
+  request.set_text("hello wörld");
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub_->Tokenize(&context, request, &tokens).ok());
+  }
+  std::string joined;
+  for (const std::string& piece : tokens.pieces()) joined += piece;
+  EXPECT_EQ(joined, "hello wörld");
+  {
+    grpc::ClientContext context;
+    request.clear_input();
+    EXPECT_EQ(stub_->Tokenize(&context, request, &tokens).error_code(),
+              grpc::StatusCode::INVALID_ARGUMENT);
+  }
+  {
+    grpc::ClientContext context;
+    v1::ListModelsResponse models;
+    ASSERT_TRUE(stub_->ListModels(&context, {}, &models).ok());
+    ASSERT_EQ(models.models_size(), 1);
+    EXPECT_EQ(models.models(0).context_tokens(), 2048);
+    EXPECT_EQ(models.models(0).fingerprint(), TinyModel()->fingerprint);
+  }
+  grpc::ClientContext context;
+  v1::ClusterStatusResponse status;
+  ASSERT_TRUE(stub_->ClusterStatus(&context, {}, &status).ok());
+  ASSERT_EQ(status.workers_size(), 4);
+  for (const v1::WorkerStatus& worker : status.workers()) EXPECT_EQ(worker.state(), "ready");
+}
+
+TEST(SlugTest, KeepsWhatAUrlMayHold) {
+  EXPECT_EQ(Slug("SmolLM2 135M  Instruct!"), "smollm2-135m-instruct");
+  EXPECT_EQ(Slug("--"), "");
+  EXPECT_EQ(Slug("a.b_c"), "a.b_c");
+}
+
+}  // namespace
+}  // namespace trivium::router
