@@ -20,11 +20,12 @@ struct Shape {
 // The integers that activations are rounded to beside such weights.
 double Levels(WeightType type) {
   if (BlockElems(type) == 1) return 0;
-  return type == WeightType::kQ8_0 ? 32767 : 127 * 128;
+  return type == WeightType::kQ8_0 ? 127 * 256 : 127 * 128;
 }
 
 // What rounding may cost one output: activations to integers (half a step of their block, for
-// quantised weights: levels, 0 for none) or to bfloat16 (large batches of the amx path), and float32 sums.
+// quantised weights: levels, 0 for none) or to bfloat16 (large batches of the amx path), and
+// float32 sums.
 struct Bound {
   double worst = 0;     // no output may be farther off
   double variance = 0;  // of the error, if roundings are independent

@@ -19,14 +19,15 @@ inline constexpr int kQuantBlock = 32;  // inputs that share a scale
 
 enum class PanelKind : uint8_t { kQ4_0, kQ4_1, kQ8_0, kF32, kF16, kBF16 };
 
-// Activations as integers within ±kLevels, one scale for each 32 inputs. Eight bits would be twice as
-// fast but change about one greedy token in thirty of a 135 M model.
+// Activations as integers within ±kLevels, one scale for each 32 inputs. Eight bits would be twice
+// as fast but change about one greedy token in thirty of a 135 M model.
 inline constexpr int kLowBits = 7;
 inline constexpr int kLevels8 = 127 << kLowBits;  // as two bytes: high * 128 + low
-inline constexpr int kLevels16 = 32767;
+inline constexpr int kLevels16 = 127 << 8;
 
 struct QuantisedRows {
-  // For 4-bit weights: [rows, K / 32, 2, 32], each block's high parts (±127), then its low (-64 … 63).
+  // For 4-bit weights: [rows, K / 32, 2, 32], each block's high parts (±127), then its low (-64 …
+  // 63).
   const int8_t* q8 = nullptr;
   const int16_t* q16 = nullptr;   // [rows, K] for 8-bit weights
   const float* scales = nullptr;  // [rows, K / 32]

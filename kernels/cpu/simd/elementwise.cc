@@ -7,8 +7,8 @@ namespace {
 // Blocks below this size become zero: the reciprocal of their scale would not be finite.
 constexpr float kTiny = 1e-35f;
 
-// 32 inputs as four vectors of integers within ±levels (a value that is no number: some integer, and
-// the scale is NaN). Returns the scale.
+// 32 inputs as four vectors of integers within ±levels (a value that is no number: some integer,
+// and the scale is NaN). Returns the scale.
 inline float QuantiseBlock(const float* x, float levels, __m256i* q) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
   __m256 v[4];
