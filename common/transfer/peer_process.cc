@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <sstream>
+#include <thread>
 
 extern char** environ;
 
@@ -64,6 +65,13 @@ PeerProcess::~PeerProcess() {
   if (to_child_ >= 0) close(to_child_);
   if (from_child_ >= 0) close(from_child_);
   if (pid_ <= 0) return;
+  // It ends by itself when its input does, and then leaves no shared memory behind.
+  kill(pid_, SIGCONT);
+  const TimePoint until = Clock::Real().Now() + std::chrono::seconds(5);
+  while (Clock::Real().Now() < until) {
+    if (waitpid(pid_, nullptr, WNOHANG) != 0) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
   kill(pid_, SIGKILL);
   waitpid(pid_, nullptr, 0);
 }

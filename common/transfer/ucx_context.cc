@@ -53,6 +53,10 @@ Settings SettingsFor(const UcxLinkOptions& options) {
     // So many and so large segments that a receiver without a core does not stall its sender.
     settings.emplace_back("MM_FIFO_SIZE", "256");
     settings.emplace_back("MM_SEG_SIZE", "32k");
+    // Segments found by descriptor number are other segments once the number is used again: a peer
+    // that comes late, with the address of a closed pipe, would write there. A name is never used
+    // again.
+    settings.emplace_back("USE_PROC_LINK", "n");
   }
   if (options.transports.find("tcp") != std::string::npos) {
     // A put would write into the receiver's memory without asking it first.
