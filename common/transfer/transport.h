@@ -171,7 +171,7 @@ struct TransportOptions {
   WorkerEpoch epoch;
   TransferTimeouts timeouts;
   std::string interface = "lo";               // network device of the UCX port
-  std::string transports = "posix,tcp,self";  // of UCX: any of these three
+  std::string transports = "posix,tcp,self";  // of UCX, for data: any of these; peers meet over TCP
   Clock* clock = &Clock::Real();
 };
 

@@ -92,7 +92,7 @@ absl::StatusOr<std::unique_ptr<Link>> UcxLink::Make(const UcxLinkOptions& option
   std::unique_ptr<UcxLink> link(new UcxLink);
   UcxLinkOptions door = options;
   // The door's queue is shared by its nature, so it is none that a stopped process could block.
-  if (options.transports.find("tcp") != std::string::npos) door.transports = "tcp,self";
+  door.transports = "tcp,self";
   ASSIGN_OR_RETURN(link->door_context_, UcxContext::Create(door));
   ASSIGN_OR_RETURN(link->pipe_context_, UcxContext::Create(options));
   ASSIGN_OR_RETURN(link->door_, UcxWorker::Create(*link->door_context_, 0));

@@ -12,7 +12,7 @@
 namespace trivium::transfer {
 
 struct UcxLinkOptions {
-  std::string transports = "posix,tcp,self";
+  std::string transports = "posix,tcp,self";  // of data; connections are made over TCP
   std::string interface = "lo";
 };
 
