@@ -149,8 +149,8 @@ TEST_F(BadInputTest, TakenPortEndsTheStart) {
 
 TEST_F(BadInputTest, AWorkerWithAnotherClusterTokenIsRefused) {
   ClusterOptions options;
-  options.cluster_token = "the token of the router";
-  options.worker_cluster_token = "the token of someone else";
+  options.cluster_token = "the-token-of-the-router";
+  options.worker_cluster_token = "the-token-of-someone-else";
   Cluster cluster(options);
   EXPECT_FALSE(cluster.Start().ok());
   const v1::ClusterStatusResponse status = cluster.Status();

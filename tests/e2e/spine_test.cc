@@ -19,7 +19,7 @@ class SpineTest : public testing::Test {
     if (TestModel().empty()) return;
     ClusterOptions options;
     options.numerics = "fast";
-    options.cluster_token = "a token of the test's own";
+    options.cluster_token = "a-token-of-the-test-s-own";
     cluster_ = new Cluster(options);
     start_ = cluster_->Start();
   }
