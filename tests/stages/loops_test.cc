@@ -53,9 +53,9 @@ class SoloTest : public LoopsTest, public testing::WithParamInterface<kernels::N
 
 TEST_P(SoloTest, EqualsOneEngineBitForBit) {
   Rig rig({.numerics = GetParam()});
-  for (size_t length : {1, 2, 15, 16, 17, 63, 64, 65, 150}) {
+  for (size_t length : {1, 15, 16, 17, 64, 65, 150}) {
     SCOPED_TRACE(length);
-    for (const engine::SamplingParams& sampling : {Greedy(20), Seeded(random_(), 20)}) {
+    for (const engine::SamplingParams& sampling : {Greedy(18), Seeded(random_(), 18)}) {
       const auto request = rig.Request(rig.RandomPrompt(random_, length), sampling);
       const auto got = rig.Run(request);
       ASSERT_TRUE(got.ok()) << got.status();
@@ -116,8 +116,8 @@ TEST_F(LoopsTest, SixteenAtOnceEachEqualTheirSoloRun) {
   Rig rig({.step_tokens = 64});
   std::vector<worker::StageRequest> requests;
   for (int i = 0; i < 16; ++i) {
-    const auto sampling = i % 2 == 0 ? Greedy(30) : Seeded(random_(), 30);
-    requests.push_back(rig.Request(rig.RandomPrompt(random_, 1 + Below(150)), sampling));
+    const auto sampling = i % 2 == 0 ? Greedy(20) : Seeded(random_(), 20);
+    requests.push_back(rig.Request(rig.RandomPrompt(random_, 1 + Below(100)), sampling));
   }
   std::vector<std::unique_ptr<Flight>> flights;
   std::map<uint64_t, int32_t> prompts;

@@ -9,7 +9,7 @@ namespace trivium::stages {
 namespace {
 
 constexpr int32_t kLocalBlocks = 256;
-constexpr auto kPatience = std::chrono::seconds(120);
+constexpr auto kPatience = std::chrono::seconds(300);
 
 }  // namespace
 
