@@ -96,7 +96,7 @@ TEST_P(FaultOrderTest, EveryIndexOnceAndTheRightText) {
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   std::mt19937_64 random(seed);
   DispatchFixture fixture(
-      {.sim = {.decode_blocks = 20, .prefill_blocks = 20}, .attempts_max = 100000});
+      {.sim = {.decode_blocks = 20, .prefill_blocks = 20, .end_id = 60}, .attempts_max = 100000});
   for (int round = 0; round < 40; ++round) {
     std::vector<Client> clients;
     for (int i = 0; i < 8; ++i) clients.push_back(Start(fixture, RandomRequest(random)));
@@ -146,6 +146,16 @@ TEST_F(RequestRunTest, CalmRunTakesOneAttemptAndAccountsForTheTransfer) {
   EXPECT_EQ(done.served_by().kv_bytes_moved(), 200);
   EXPECT_EQ(fixture.cluster.calls_opened(), 2);
   ExpectIdle(fixture, random_);
+}
+
+TEST_F(RequestRunTest, DoneWaitsForTheAccountOfTheTransfer) {
+  DispatchFixture fixture;
+  for (int i = 0; i < 20; ++i) {
+    const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 20), 1));
+    RunToEnd(fixture, client, random_);
+    ExpectRight(fixture, client);
+    EXPECT_EQ(client.sink->Get().done->served_by().kv_bytes_moved(), 200);
+  }
 }
 
 TEST_F(RequestRunTest, SilenceOfEitherStageMovesTheRequest) {
