@@ -4,12 +4,11 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <algorithm>
-#include <cstring>
 #include <map>
 #include <memory>
 
 #include "common/transfer/address.h"
+#include "common/transfer/frame_socket.h"
 #include "common/transfer/loop.h"
 #include "common/transfer/ucx_context.h"
 #include "common/transfer/ucx_worker.h"
@@ -24,28 +23,27 @@ constexpr size_t kMaxPipes = 512;
 // A pipe that a peer opened and that nobody here answers on is closed after so long a silence.
 constexpr Duration kUnclaimed = std::chrono::seconds(10);
 
-// Openings of the two messages that make a pipe; anything else on a door is ignored.
-constexpr std::string_view kHello = "TXHELLO1";
-constexpr std::string_view kWelcome = "TXWELCM1";
-
-std::span<const uint8_t> AsBytes(std::string_view text) {
-  return {reinterpret_cast<const uint8_t*>(text.data()), text.size()};
-}
-bool Opens(const Incoming& message, std::string_view opening) {
-  return !message.parked && std::ranges::equal(message.header, AsBytes(opening));
-}
+// A caller that has not said Hello for so long is turned away; so many may wait at once.
+constexpr Duration kHelloWait = std::chrono::seconds(5);
+constexpr size_t kMaxCallers = 64;
+constexpr size_t kMaxLimbo = 64;
+// How long a link that closes waits for handshakes to end.
+constexpr Duration kGoodbye = std::chrono::milliseconds(300);
+// Sockets are looked at after a sleep, and so often while there is no time for one.
+constexpr int kSocketEvery = 64;
+constexpr uint32_t kSocketEvents = EPOLLIN | EPOLLOUT | EPOLLRDHUP | static_cast<uint32_t>(EPOLLET);
 
 // Every connection has a pipe: a pair of workers, one on either side, that serve nobody else.
 // Senders on one host share the receive queue of a worker, and one that stops or dies while it
 // fills its place in the queue blocks all that is behind it; so nobody shares a queue. A pipe is
-// made through the door, the worker whose address is the link's: Hello carries the address of the
-// caller's end, Welcome, the first message of the new pipe, that of the other.
+// made over a socket: the caller's frame, Hello, has the address of its end, the answer, Welcome,
+// that of the other. The socket stays open with the pipe.
 class UcxLink final : public Link {
  public:
   static absl::StatusOr<std::unique_ptr<Link>> Make(const UcxLinkOptions& options);
   ~UcxLink() override;
 
-  const std::string& address() const override { return door_->address(); }
+  const std::string& address() const override { return door_.address(); }
   absl::StatusOr<Connection> Connect(const std::string& address) override;
   void Send(Connection connection, std::span<const uint8_t> header, Buffer payload) override;
   void Receive(uint64_t parked, Buffer into, uint64_t cookie) override;
@@ -59,8 +57,13 @@ class UcxLink final : public Link {
  private:
   struct Pipe {
     std::unique_ptr<UcxWorker> worker;
-    std::unique_ptr<UcxWorker> knock;  // carries Hello to the other door; gone once welcomed
+    FrameSocket socket;
+    bool gone = false;   // the socket says so
+    bool heard = false;  // a message came
     std::string other_door;
+    // Of a caller. Connected to when its first message has come: two ends that connect to each
+    // other at the same time end the process inside UCX.
+    std::string other_end;
     bool claimed = false;   // somebody here answers on it
     bool reported = false;  // as lost
     TimePoint last_used{};
@@ -71,50 +74,65 @@ class UcxLink final : public Link {
   UcxLink() = default;
   absl::StatusOr<Pipes::iterator> AddPipe(const std::string& other_door);
   absl::Status Knock(Connection id, Pipe& pipe);
-  void Answer(const Incoming& hello);
-  void OnWelcome(Pipe& pipe, const Incoming& welcome);
+  bool Answer(FrameSocket& caller);
+  void OnWelcome(Connection id, Pipe& pipe);
+  void PumpSockets();
   void ClosePipe(Pipes::iterator it);
+  void CloseSettled();
+  void Abandon(std::unique_ptr<UcxWorker>& worker);
   void CloseUnclaimed();
   bool Harvest(Connection id, Pipe& pipe, LinkEvents& events);
-  absl::Status Watch(int fd);
-  absl::StatusOr<Buffer> Pack(std::string_view bytes);
+  absl::Status Watch(int fd, uint32_t events = EPOLLIN);
 
-  std::unique_ptr<UcxContext> door_context_, pipe_context_;
-  std::unique_ptr<UcxWorker> door_;
-  BufferPool small_buffers_{kMaxAddressBytes, 2 * static_cast<int>(kMaxPipes)};
+  struct Caller {
+    FrameSocket socket;
+    TimePoint since;
+  };
+  std::unique_ptr<UcxContext> context_;
+  FrameListener door_;
+  std::vector<Caller> callers_;
+  int sockets_due_ = 0;  // turns until the sockets are looked at
   int wake_fd_ = -1, epoll_fd_ = -1;
   Connection next_connection_ = 1;
   Pipes pipes_;
   std::vector<UcxWorker::Received> leftover_;  // of closed pipes
+  // Pipes that were closed before anything had come from the other side. UCX may be in the midst of
+  // its handshake, and to close an endpoint there ends the process; so they go when it is over.
+  std::vector<std::unique_ptr<UcxWorker>> limbo_;
+  bool abandoned_ = false;  // a worker lives on, and so must its context
 };
 
 absl::StatusOr<std::unique_ptr<Link>> UcxLink::Make(const UcxLinkOptions& options) {
   std::unique_ptr<UcxLink> link(new UcxLink);
-  UcxLinkOptions door = options;
-  // The door's queue is shared by its nature, so it is none that a stopped process could block.
-  door.transports = "tcp,self";
-  ASSIGN_OR_RETURN(link->door_context_, UcxContext::Create(door));
-  ASSIGN_OR_RETURN(link->pipe_context_, UcxContext::Create(options));
-  ASSIGN_OR_RETURN(link->door_, UcxWorker::Create(*link->door_context_, 0));
+  RETURN_IF_ERROR(link->door_.Listen(options.interface));
+  ASSIGN_OR_RETURN(link->context_, UcxContext::Create(options));
   link->wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   link->epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   RETURN_IF_ERROR(link->Watch(link->wake_fd_));
-  RETURN_IF_ERROR(link->Watch(link->door_->event_fd()));
+  RETURN_IF_ERROR(link->Watch(link->door_.fd()));
   return std::unique_ptr<Link>(std::move(link));
 }
 
 UcxLink::~UcxLink() {
-  pipes_.clear();
-  door_.reset();
-  pipe_context_.reset();
-  door_context_.reset();
+  while (!pipes_.empty()) ClosePipe(pipes_.begin());
+  const TimePoint until = Clock::Real().Now() + kGoodbye;
+  while (!limbo_.empty() && Clock::Real().Now() < until) {
+    for (auto& worker : limbo_) worker->Progress();
+    CloseSettled();
+    usleep(200);
+  }
+  while (!limbo_.empty()) Abandon(limbo_.front());
+  if (abandoned_) {
+    context_.release();
+  }
+  context_.reset();
   if (wake_fd_ >= 0) close(wake_fd_);
   if (epoll_fd_ >= 0) close(epoll_fd_);
 }
 
-absl::Status UcxLink::Watch(int fd) {
+absl::Status UcxLink::Watch(int fd, uint32_t events) {
   epoll_event event = {};
-  event.events = EPOLLIN;
+  event.events = events;
   event.data.fd = fd;
   if (epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) != 0) {
     return Unavailable("transfer: no event descriptor to be had");
@@ -122,19 +140,11 @@ absl::Status UcxLink::Watch(int fd) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<Buffer> UcxLink::Pack(std::string_view bytes) {
-  if (bytes.size() > kMaxAddressBytes) return InvalidArgument("transfer: an address too long");
-  Buffer buffer = small_buffers_.Take(bytes.size());
-  if (buffer.empty()) return ResourceExhausted("transfer: too many connections at once");
-  std::memcpy(buffer.bytes().data(), bytes.data(), bytes.size());
-  return buffer;
-}
-
 absl::StatusOr<UcxLink::Pipes::iterator> UcxLink::AddPipe(const std::string& other_door) {
   if (pipes_.size() >= kMaxPipes) return ResourceExhausted("transfer: {} connections", kMaxPipes);
   const Connection id = next_connection_++;
   Pipe pipe;
-  ASSIGN_OR_RETURN(pipe.worker, UcxWorker::Create(*pipe_context_, id << 32));
+  ASSIGN_OR_RETURN(pipe.worker, UcxWorker::Create(*context_, id << 32));
   RETURN_IF_ERROR(Watch(pipe.worker->event_fd()));
   pipe.other_door = other_door;
   pipe.last_used = Clock::Real().Now();
@@ -143,7 +153,9 @@ absl::StatusOr<UcxLink::Pipes::iterator> UcxLink::AddPipe(const std::string& oth
 
 absl::StatusOr<Connection> UcxLink::Connect(const std::string& address) {
   for (auto& [id, pipe] : pipes_) {
-    if (pipe.claimed || pipe.reported || pipe.other_door != address) continue;
+    if (pipe.claimed || pipe.gone || !pipe.worker->connected() || pipe.other_door != address) {
+      continue;
+    }
     pipe.claimed = true;
     return id;
   }
@@ -157,41 +169,65 @@ absl::StatusOr<Connection> UcxLink::Connect(const std::string& address) {
 }
 
 absl::Status UcxLink::Knock(Connection id, Pipe& pipe) {
-  ASSIGN_OR_RETURN(pipe.knock, UcxWorker::Create(*door_context_, 0));
-  RETURN_IF_ERROR(Watch(pipe.knock->event_fd()));
-  RETURN_IF_ERROR(pipe.knock->Connect(pipe.other_door));
-  const size_t door_bytes = door_->address().size();
-  std::string ends = {static_cast<char>(door_bytes >> 8), static_cast<char>(door_bytes)};
-  ends += door_->address() + pipe.worker->address();
-  ASSIGN_OR_RETURN(Buffer payload, Pack(EncodeAddress({LinkKind::kUcx, id, ends})));
-  pipe.knock->Send(AsBytes(kHello), std::move(payload));
+  ASSIGN_OR_RETURN(pipe.socket, FrameSocket::Connect(pipe.other_door));
+  RETURN_IF_ERROR(Watch(pipe.socket.fd(), kSocketEvents));
+  const size_t door_bytes = door_.address().size();
+  std::string ends(1, static_cast<char>(door_bytes));
+  ends += door_.address() + pipe.worker->address();
+  const std::string hello = EncodeAddress({LinkKind::kUcx, id, ends});
+  if (hello.size() > kMaxAddressBytes) return Unavailable("transfer: UCX's address is too long");
+  pipe.socket.SendFrame(hello);
+  pipe.gone = !pipe.socket.Pump();
   return absl::OkStatus();
 }
 
-void UcxLink::Answer(const Incoming& hello) {
-  const auto ends =
-      DecodeAddress(std::string(hello.payload.begin(), hello.payload.end()), LinkKind::kUcx);
-  if (!ends.ok() || ends->link.size() < 2) return;
-  const std::string& link = ends->link;
-  const size_t door_bytes =
-      size_t{static_cast<uint8_t>(link[0])} << 8 | static_cast<uint8_t>(link[1]);
-  if (link.size() <= 2 + door_bytes) return;
+bool UcxLink::Answer(FrameSocket& caller) {
+  const auto hello = DecodeAddress(*caller.frame(), LinkKind::kUcx);
+  if (!hello.ok() || hello->link.empty()) return false;
+  const std::string& ends = hello->link;
+  const size_t door_bytes = static_cast<uint8_t>(ends[0]);
+  if (ends.size() <= 1 + door_bytes) return false;
   CloseUnclaimed();
-  const auto it = AddPipe(link.substr(2, door_bytes));
-  if (!it.ok()) return;
-  UcxWorker& worker = *(*it)->second.worker;
-  auto welcome = Pack(EncodeAddress({LinkKind::kUcx, ends->transport_id, worker.address()}));
-  if (!welcome.ok() || !worker.Connect(link.substr(2 + door_bytes)).ok()) return ClosePipe(*it);
-  worker.Send(AsBytes(kWelcome), *std::move(welcome));
+  const auto it = AddPipe(ends.substr(1, door_bytes));
+  if (!it.ok()) return false;
+  Pipe& pipe = (*it)->second;
+  const std::string welcome =
+      EncodeAddress({LinkKind::kUcx, hello->transport_id, pipe.worker->address()});
+  pipe.other_end = ends.substr(1 + door_bytes);
+  pipe.socket = std::move(caller);
+  pipe.socket.SendFrame(welcome);
+  pipe.gone = !pipe.socket.Pump();
+  return true;
 }
 
-void UcxLink::OnWelcome(Pipe& pipe, const Incoming& welcome) {
-  const auto end =
-      DecodeAddress(std::string(welcome.payload.begin(), welcome.payload.end()), LinkKind::kUcx);
-  if (!end.ok() || !pipe.worker->Connect(end->link).ok()) return;  // the peer's lease runs out
-  pipe.knock.reset();
+void UcxLink::OnWelcome(Connection id, Pipe& pipe) {
+  const auto end = DecodeAddress(*pipe.socket.frame(), LinkKind::kUcx);
+  if (!end.ok() || end->transport_id != id || !pipe.worker->Connect(end->link).ok()) {
+    pipe.gone = true;
+    return;
+  }
   for (auto& [header, payload] : std::exchange(pipe.queue, {})) {
     pipe.worker->Send(header, std::move(payload));
+  }
+}
+
+void UcxLink::PumpSockets() {
+  sockets_due_ = kSocketEvery;
+  const TimePoint now = Clock::Real().Now();
+  while (auto caller = door_.Accept()) {
+    if (callers_.size() >= kMaxCallers || !Watch(caller->fd(), kSocketEvents).ok()) continue;
+    callers_.push_back({*std::move(caller), now});
+  }
+  std::erase_if(callers_, [&](Caller& caller) {
+    if (!caller.socket.Pump() || now - caller.since > kHelloWait) return true;
+    if (!caller.socket.frame()) return false;
+    Answer(caller.socket);
+    return true;
+  });
+  for (auto& [id, pipe] : pipes_) {
+    if (pipe.gone) continue;
+    pipe.gone = !pipe.socket.Pump();
+    if (pipe.claimed && !pipe.worker->connected() && pipe.socket.frame()) OnWelcome(id, pipe);
   }
 }
 
@@ -218,10 +254,30 @@ void UcxLink::Discard(uint64_t parked) {
 }
 
 void UcxLink::ClosePipe(Pipes::iterator it) {
-  UcxWorker& worker = *it->second.worker;
-  worker.Close();
-  for (auto& received : worker.TakeReceived()) leftover_.push_back(std::move(received));
+  const bool shaking_hands =
+      !it->second.heard && (it->second.worker->connected() || !it->second.other_end.empty());
+  std::unique_ptr<UcxWorker> worker = std::move(it->second.worker);
   pipes_.erase(it);
+  if (shaking_hands && !worker->broken()) {
+    limbo_.push_back(std::move(worker));
+    if (limbo_.size() > kMaxLimbo) Abandon(limbo_.front());
+    return;
+  }
+  worker->Close();
+  for (auto& received : worker->TakeReceived()) leftover_.push_back(std::move(received));
+}
+
+void UcxLink::Abandon(std::unique_ptr<UcxWorker>& worker) {
+  epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, worker->event_fd(), nullptr);
+  // Never destroyed: rather some memory than the process.
+  abandoned_ = worker.release() != nullptr;
+  std::erase(limbo_, nullptr);
+}
+
+void UcxLink::CloseSettled() {
+  std::erase_if(limbo_, [](const std::unique_ptr<UcxWorker>& worker) {
+    return worker->broken() || !worker->TakeMessages().empty();
+  });
 }
 
 void UcxLink::ForceClose(Connection connection) {
@@ -241,7 +297,7 @@ void UcxLink::CloseUnclaimed() {
   for (auto it = pipes_.begin(); it != pipes_.end();) {
     const auto next = std::next(it);
     const Pipe& pipe = it->second;
-    if (!pipe.claimed && (pipe.worker->broken() || now - pipe.last_used > kUnclaimed))
+    if (!pipe.claimed && (pipe.worker->broken() || pipe.gone || now - pipe.last_used > kUnclaimed))
       ClosePipe(it);
     it = next;
   }
@@ -251,18 +307,18 @@ bool UcxLink::Harvest(Connection id, Pipe& pipe, LinkEvents& events) {
   bool happened = false;
   for (Incoming& message : pipe.worker->TakeMessages()) {
     happened = true;
+    pipe.heard = true;
     pipe.last_used = Clock::Real().Now();
-    if (!pipe.worker->connected() && Opens(message, kWelcome)) {
-      OnWelcome(pipe, message);
-    } else {
-      events.OnMessage(std::move(message));
+    if (!pipe.worker->connected() && !pipe.other_end.empty()) {
+      pipe.gone = !pipe.worker->Connect(pipe.other_end).ok() || pipe.gone;
     }
+    events.OnMessage(std::move(message));
   }
   for (UcxWorker::Received& received : pipe.worker->TakeReceived()) {
     happened = true;
     events.OnReceived(received.cookie, std::move(received.buffer), received.ok);
   }
-  const bool broken = pipe.worker->broken() || (pipe.knock != nullptr && pipe.knock->broken());
+  const bool broken = pipe.worker->broken() || pipe.gone;
   if (broken && pipe.claimed && !pipe.reported) {
     happened = pipe.reported = true;
     events.OnConnectionLost(id);
@@ -273,18 +329,16 @@ bool UcxLink::Harvest(Connection id, Pipe& pipe, LinkEvents& events) {
 bool UcxLink::Progress(LinkEvents& events) {
   bool happened = false;
   for (int turn = 0; turn < kProgressBurst; ++turn) {
-    bool moved = door_->Progress();
+    bool moved = false;
+    for (auto& worker : limbo_) moved = worker->Progress() || moved;
     for (auto& [id, pipe] : pipes_) {
       moved = pipe.worker->Progress() || moved;
-      if (pipe.knock != nullptr) moved = pipe.knock->Progress() || moved;
     }
     happened = happened || moved;
     if (!moved) break;
   }
-  for (const Incoming& message : door_->TakeMessages()) {
-    if (message.parked) door_->Discard(*message.parked);
-    if (Opens(message, kHello)) Answer(message);
-  }
+  if (--sockets_due_ <= 0) PumpSockets();
+  CloseSettled();
   for (auto& [id, pipe] : pipes_) happened = Harvest(id, pipe, events) || happened;
   for (UcxWorker::Received& received : std::exchange(leftover_, {})) {
     events.OnReceived(received.cookie, std::move(received.buffer), received.ok);
@@ -293,13 +347,17 @@ bool UcxLink::Progress(LinkEvents& events) {
 }
 
 void UcxLink::Wait(Duration at_most) {
-  if (!leftover_.empty() || !door_->Arm()) return;
+  if (!leftover_.empty()) return;
+  for (auto& worker : limbo_) {
+    if (!worker->Arm()) return;
+  }
   for (auto& [id, pipe] : pipes_) {
-    if (!pipe.worker->Arm() || (pipe.knock != nullptr && !pipe.knock->Arm())) return;
+    if (!pipe.worker->Arm()) return;
   }
   const auto ms = std::chrono::ceil<std::chrono::milliseconds>(at_most).count();
   epoll_event event = {};
   epoll_wait(epoll_fd_, &event, 1, static_cast<int>(ms));
+  sockets_due_ = 0;
   uint64_t rings = 0;
   if (read(wake_fd_, &rings, sizeof(rings)) < 0) return;  // nobody rang
 }

@@ -55,8 +55,7 @@ UcxWorker::~UcxWorker() {
 
 void UcxWorker::Close() {
   if (worker_ == nullptr) return;
-  for (auto& [id, desc] : parked_) ucp_am_data_release(worker_, desc);
-  parked_.clear();
+  ReleaseParked();
   ucs_status_ptr_t closing = nullptr;
   if (ep_ != nullptr) {
     ucp_request_param_t param = {};
@@ -76,6 +75,11 @@ void UcxWorker::Close() {
   messages_.clear();
   // With the worker gone nothing can touch these buffers any more.
   while (!operations_.empty()) Finish(*operations_.begin(), UCS_ERR_CANCELED);
+}
+
+void UcxWorker::ReleaseParked() {
+  for (auto& [id, desc] : parked_) ucp_am_data_release(worker_, desc);
+  parked_.clear();
 }
 
 absl::Status UcxWorker::Connect(const std::string& address) {

@@ -71,6 +71,7 @@ class UcxWorker {
   UcxWorker() = default;
   absl::Status Init(const UcxContext& context);
   absl::Status SetHandler();
+  void ReleaseParked();
   void Track(Operation* operation, ucs_status_ptr_t request);
   void Finish(Operation* operation, ucs_status_t status);
   static ucs_status_t OnActiveMessage(void* self, const void* header, size_t header_length,
