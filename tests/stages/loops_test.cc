@@ -5,7 +5,6 @@
 #include <set>
 #include <thread>
 
-#include "common/worker/convert.h"
 #include "tests/stages/rig.h"
 
 namespace trivium::stages {
@@ -362,51 +361,6 @@ TEST_F(LoopsTest, ALandingWaitsAsLongAsItsRequest) {
   EXPECT_TRUE(flight.decode.Wait().ok());
   EXPECT_TRUE(flight.prefill.Wait().ok());
   ExpectEqual(flight.decode.tokens(), rig.Local(request));
-}
-
-// A sender that holds the right ticket and credentials, and says something wrong at the end.
-class TailTest : public LoopsTest {
- protected:
-  absl::Status EndOf(const std::string& tail, bool kv_complete) {
-    Rig rig;
-    const auto request = rig.Request(rig.RandomPrompt(random_, 20), Greedy(4), 1);
-    Outcome outcome;
-    const auto landing = rig.decode->Submit(request, &outcome);
-    TRIVIUM_CHECK(landing.ok(), "{}", Message(landing.status()));
-    auto blocks = rig.prefill_parts.pool->Reserve(2);
-    std::atomic<bool> delivered{false};
-    auto sender = rig.prefill_parts.transport->Open(
-        landing->ticket, request.key,
-        {{blocks->blocks().begin(), blocks->blocks().end()}, blocks->Lease()},
-        [&delivered](const auto&) { delivered = true; });
-    TRIVIUM_CHECK(sender.ok(), "{}", Message(sender.status()));
-    if (kv_complete) {
-      (*sender)->Send({.layer_begin = 0,
-                       .layer_end = landing->ticket.layers,
-                       .token_begin = 0,
-                       .token_end = 20});
-    }
-    (*sender)->Finish(tail, kv_complete);
-    absl::Status status = outcome.Wait();
-    while (!delivered) std::this_thread::yield();
-    EXPECT_TRUE(rig.decode_parts.WaitAllFree());
-    return status;
-  }
-  static std::string Tail(int32_t index, int32_t id, engine::FinishReason finish) {
-    worker::OutputToken token{.index = index, .finish = finish};
-    token.token.id = id;
-    return worker::SerializeTail(token);
-  }
-};
-
-TEST_F(TailTest, WrongTailsAreRefused) {
-  using engine::FinishReason;
-  EXPECT_TRUE(absl::IsDataLoss(EndOf("\xff\xff\xff", true)));
-  EXPECT_TRUE(absl::IsDataLoss(EndOf(Tail(0, 5, FinishReason::kNone), true))) << "wrong index";
-  EXPECT_TRUE(absl::IsDataLoss(EndOf(Tail(1, 1 << 20, FinishReason::kNone), true))) << "wrong id";
-  EXPECT_TRUE(absl::IsDataLoss(EndOf(Tail(1, 5, FinishReason::kNone), false))) << "KV is missing";
-  EXPECT_TRUE(EndOf(Tail(1, 5, FinishReason::kStop), false).ok());
-  EXPECT_TRUE(EndOf(Tail(1, 5, FinishReason::kNone), true).ok());
 }
 
 }  // namespace
