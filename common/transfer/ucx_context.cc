@@ -10,6 +10,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/transfer/shm_directory.h"
+
 namespace trivium::transfer {
 namespace {
 
@@ -57,6 +59,7 @@ Settings SettingsFor(const UcxLinkOptions& options) {
     // that comes late, with the address of a closed pipe, would write there. A name is never used
     // again.
     settings.emplace_back("USE_PROC_LINK", "n");
+    settings.emplace_back("DIR", ShmDirectory());
   }
   if (options.transports.find("tcp") != std::string::npos) {
     // A put would write into the receiver's memory without asking it first.

@@ -41,7 +41,7 @@ std::vector<BadRequest> BadRequests() {
          for (int i = 0; i < 9000; ++i) r->mutable_token_ids()->add_ids(5);
        },
        kInvalid, "8192"},
-      {"temperature", [&](R* r) { r->mutable_sampling()->set_temperature(nan); }, kInvalid,
+      {"temperature", [nan](R* r) { r->mutable_sampling()->set_temperature(nan); }, kInvalid,
        "temperature"},
       {"temperature", [](R* r) { r->mutable_sampling()->set_temperature(-1); }, kInvalid,
        "temperature"},
@@ -120,7 +120,10 @@ TEST_F(BadInputTest, HostileModelsEndTheStartWithOneLine) {
   std::string other = bytes;
   const size_t at = other.find("llama", other.find("general.architecture"));
   other.replace(at, 5, "lambo");
-  EXPECT_NE(start(other).find("lambo"), std::string::npos);
+  std::ofstream(path, std::ios::binary) << other;
+  std::filesystem::resize_file(path, std::filesystem::file_size(TestModel()));  // sparse
+  const std::string output = FailingStart("decode", "model:\n  path: " + path + "\n");
+  EXPECT_NE(output.find("lambo"), std::string::npos) << output;
 }
 
 TEST_F(BadInputTest, ConfigurationErrorsNameFileLineAndReason) {
@@ -151,6 +154,7 @@ TEST_F(BadInputTest, AWorkerWithAnotherClusterTokenIsRefused) {
   ClusterOptions options;
   options.cluster_token = "the-token-of-the-router";
   options.worker_cluster_token = "the-token-of-someone-else";
+  options.ready_timeout = std::chrono::seconds(5);
   Cluster cluster(options);
   EXPECT_FALSE(cluster.Start().ok());
   const v1::ClusterStatusResponse status = cluster.Status();

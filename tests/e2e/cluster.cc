@@ -156,7 +156,7 @@ absl::Status Cluster::Start() {
       Process({std::string(kBinaries) + "/trivium-router", "--config", directory_ + "/router.yaml"},
               directory_ + "/router.log");
   stub_ = NewStub();
-  return WaitReady(options_.prefill_workers, options_.decode_workers, std::chrono::seconds(60));
+  return WaitReady(options_.prefill_workers, options_.decode_workers, options_.ready_timeout);
 }
 
 std::string Cluster::router_address() const {

@@ -39,6 +39,7 @@ struct ClusterOptions {
   std::string cluster_token;         // empty: none
   std::string worker_cluster_token;  // empty: the same
   double queue_timeout_s = 300;
+  Duration ready_timeout = std::chrono::seconds(60);
 };
 
 class Cluster {

@@ -74,6 +74,11 @@ class FaultTest : public testing::TestWithParam<std::string> {
                                                                : "trivium_kv_received_bytes_total");
   }
 
+  void ExpectReady() {
+    const absl::Status ready = cluster_->WaitReady(2, 2, std::chrono::seconds(60));
+    ASSERT_TRUE(ready.ok()) << ready;
+  }
+
   void Expect(const std::vector<Answer>& got, const std::vector<Answer>& want, const char* what) {
     for (size_t i = 0; i < got.size(); ++i) {
       ASSERT_TRUE(got[i].status.ok()) << what << ", request " << i << ": " << got[i].status;
@@ -106,7 +111,7 @@ TEST_P(FaultTest, ClientsNoticeNeitherKillNorStop) {
       cluster_->worker(role, 0).Wait(std::chrono::seconds(5));
     });
     cluster_->Restart(role, 0);
-    ASSERT_TRUE(cluster_->WaitReady(2, 2, std::chrono::seconds(60)).ok());
+    ExpectReady();
     Expect(killed, calm, ("SIGKILL of " + role).c_str());
   }
   for (const std::string role : {"prefill", "decode"}) {
@@ -117,7 +122,7 @@ TEST_P(FaultTest, ClientsNoticeNeitherKillNorStop) {
       std::this_thread::sleep_for(std::chrono::seconds(4));  // longer than every lease
       cluster_->worker(role, 1).Signal(SIGCONT);
     });
-    ASSERT_TRUE(cluster_->WaitReady(2, 2, std::chrono::seconds(60)).ok());
+    ExpectReady();
     Expect(stopped, calm, ("SIGSTOP of " + role).c_str());
   }
 }
@@ -133,7 +138,7 @@ TEST_P(FaultTest, AMissingStageIsNamed) {
     EXPECT_EQ(answer.status.code(), absl::StatusCode::kUnavailable) << answer.status;
     EXPECT_NE(answer.status.message().find(role), absl::string_view::npos) << answer.status;
     for (int i = 0; i < 2; ++i) cluster_->Restart(role, i);
-    ASSERT_TRUE(cluster_->WaitReady(2, 2, std::chrono::seconds(60)).ok());
+    ExpectReady();
     EXPECT_TRUE(cluster_->Generate(TextRequest("Hello", 4)).status.ok());
   }
 }
