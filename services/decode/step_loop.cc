@@ -31,7 +31,7 @@ struct StepLoop::Job {
   uint64_t number = 0;
   worker::StageRequest request;
   DecodeSink* sink = nullptr;
-  TimePoint submitted, joined;
+  TimePoint submitted, joined, first_step;
 
   State state = State::kLanding;
   kv::Reservation blocks;
@@ -222,6 +222,7 @@ void StepLoop::RunStep() {
                       .block_table = job->blocks.block_table(),
                       .logits = engine::LogitsWanted::kLast});
     records.push_back({number, job->position(), 1});
+    if (job->tokens == 1) job->first_step = context_.clock->Now();
     step.keys += engine::KeysOfRange(job->position(), 1);
   }
   if (running.empty()) return;
@@ -272,6 +273,7 @@ void StepLoop::End(uint64_t number, absl::Status status, bool silent) {
                   {"prompt_tokens", job->request.prompt_tokens()},
                   {"tokens", job->tokens},
                   {"kv_bytes", job->kv_bytes},
+                  {"first_step_ns", job->first_step.time_since_epoch().count()},
                   {"decode_s", decode_s}});
   if (job->landing_id.has_value()) context_.transport->Withdraw(*job->landing_id);
   job.reset();

@@ -35,7 +35,9 @@ struct StepLoop::Job {
   State state = State::kWaiting;
   int32_t done = 0;  // tokens whose KV is computed
   TimePoint started;
+  TimePoint kv_computed;  // of the last layer's keys and values
   double queue_s = 0, compute_s = 0;
+  int64_t kv_bytes_acked_before_end = 0;
   // The sender goes first: it stops reading before the blocks go.
   kv::Reservation blocks;
   std::unique_ptr<transfer::Sender> sender;
@@ -132,6 +134,7 @@ void StepLoop::Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats) {
     return;
   }
   TRIVIUM_CHECK(job.state == Job::State::kSending, "a transfer was delivered before its end");
+  job.kv_bytes_acked_before_end = stats->kv_bytes_acked_before_finish;
   job.sink->OnSent({.transfer = *stats, .queue_s = job.queue_s, .compute_s = job.compute_s});
   End(job.number, absl::OkStatus());
 }
@@ -233,6 +236,7 @@ void StepLoop::SendLayers(const std::vector<Chunk>& chunks, int layer) {
   const int group = LayersPerGroup(layers);
   if ((layer + 1) % group != 0 && layer + 1 != layers) return;
   for (const Chunk& chunk : chunks) {
+    if (layer + 1 == layers) chunk.job->kv_computed = context_.clock->Now();
     const int32_t begin = std::max(chunk.begin, chunk.job->ticket.token_begin);
     if (begin >= chunk.end) continue;
     chunk.job->sender->Send({.layer_begin = layer / group * group,
@@ -271,6 +275,8 @@ void StepLoop::End(uint64_t number, absl::Status status) {
                   {"error", Message(status)},
                   {"prompt_tokens", job->request.prompt_tokens()},
                   {"computed_tokens", job->done},
+                  {"kv_computed_ns", job->kv_computed.time_since_epoch().count()},
+                  {"kv_bytes_acked_before_end", job->kv_bytes_acked_before_end},
                   {"queue_s", job->queue_s},
                   {"compute_s", job->compute_s}});
   job.reset();
