@@ -101,6 +101,10 @@ std::vector<BadRequest> BadPrompts() {
       {"text", [](R* r) { r->set_text(""); }},
       {"cannot fit", [](R* r) { r->set_text(std::string(1 << 20, 'x')); }},
       {"chat.messages", [](R* r) { r->mutable_chat(); }},
+      {"chat.messages: 2049",
+       [](R* r) {
+         for (int i = 0; i < 2049; ++i) r->mutable_chat()->add_messages()->set_role("user");
+       }},
       {"messages[0].role", [](R* r) { r->mutable_chat()->add_messages()->set_role("wizard"); }},
       {"token_ids", [](R* r) { r->mutable_token_ids(); }},
       {"token_ids.ids[1]: is 320",

@@ -90,6 +90,11 @@ absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const std::strin
 
 absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const v1::Messages& chat) const {
   if (chat.messages().empty()) return InvalidArgument("chat.messages: is empty");
+  // An empty message, too, takes some tokens.
+  if (chat.messages_size() > model_->config.context) {
+    return InvalidArgument("chat.messages: {} messages cannot fit into the context of {} tokens",
+                           chat.messages_size(), model_->config.context);
+  }
   std::vector<model::ChatMessage> messages;
   size_t bytes = 0;
   for (int i = 0; i < chat.messages_size(); ++i) {

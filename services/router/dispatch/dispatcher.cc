@@ -192,6 +192,11 @@ void Dispatcher::PrefillEnded(uint64_t ticket) {
   Make(calls);
 }
 
+bool Dispatcher::IsGone(const PlacedWorker& worker) const {
+  std::lock_guard lock(mutex_);
+  return table_.IsGone(worker.worker, worker.epoch);
+}
+
 void Dispatcher::WorkerFailed(const PlacedWorker& worker, FailureAction action,
                               const std::string& why) {
   std::lock_guard lock(mutex_);

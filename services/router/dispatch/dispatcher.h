@@ -59,6 +59,7 @@ class Dispatcher final : public RunHost {
   void Reserved(uint64_t ticket) override;
   void FirstToken(uint64_t ticket) override;
   void PrefillEnded(uint64_t ticket) override;
+  bool IsGone(const PlacedWorker& worker) const override;
   void WorkerFailed(const PlacedWorker& worker, FailureAction action,
                     const std::string& why) override;
   void Answered(uint64_t ticket) override;

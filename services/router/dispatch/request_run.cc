@@ -84,6 +84,11 @@ void RequestRun::Begin(const PlacedPair& placed) {
   attempt_.secret = DrawSecret();
   attempt_.at = placed;
   account_.DecodeOpened(Now());
+  // News of a loss that overtook the placement has found the run waiting, and will not come again.
+  for (const Role stage : {Role::kDecode, Role::kPrefill}) {
+    if (!context_.host->IsGone(stage == Role::kDecode ? placed.decode : placed.prefill)) continue;
+    return FailStage(stage, Unavailable("it was lost before the request reached it"), true);
+  }
   OpenDecode();
 }
 
@@ -92,11 +97,11 @@ StageHandlers<Event> RequestRun::HandlersFor(Role stage,
                                              void (RequestRun::*on_event)(const Event&)) {
   const auto post = [self = shared_from_this(), number = attempt_.number](auto&& handle) {
     self->strand_.Post([self, number, handle = std::move(handle)] {
-      if (number == self->attempt_.number && self->phase_ != Phase::kClosed) {
-        handle(*self);
-      } else {
-        self->context_.metrics->Dropped(DropReason::kLateAttempt);
+      if (self->phase_ == Phase::kClosed) return;  // the host and its context may be gone
+      if (number != self->attempt_.number) {
+        return self->context_.metrics->Dropped(DropReason::kLateAttempt);
       }
+      handle(*self);
     });
   };
   return {.on_event =

@@ -188,6 +188,43 @@ TEST_F(RequestRunTest, SilenceOfEitherStageMovesTheRequest) {
   }
 }
 
+// Both requests are placed by one report; while the first is being sent, the second one's decode
+// worker is found silent. Its placement is still on the way then.
+TEST_F(RequestRunTest, ALossThatOvertakesThePlacementIsNoticed) {
+  DispatchFixture fixture;
+  for (int i = 0; i < 4; ++i) fixture.cluster.Kill(i);
+  const auto request = [&] { return DispatchFixture::Request(Prompt(random_, 20), 12); };
+  const Client first = Start(fixture, request()), second = Start(fixture, request());
+  for (int i = 0; i < 4; ++i) fixture.cluster.Restart(i);
+  for (const WorkerIndex decode : {2u, 3u}) fixture.cluster.Report(decode);
+  fixture.cluster.SetOnOpen([&] {
+    fixture.cluster.SetStopped(2, true);
+    fixture.Pass(std::chrono::milliseconds(1600));
+  });
+  fixture.cluster.Report(0);
+  EXPECT_EQ(fixture.cluster.calls_opened(), 2);
+  RunToEnd(fixture, second, random_);
+  ExpectRight(fixture, second);
+  EXPECT_EQ(second.sink->Get().done->served_by().attempts(), 2);
+  EXPECT_EQ(second.sink->Get().done->served_by().decode_worker(), "decode-3");
+  RunToEnd(fixture, first, random_);
+  ExpectIdle(fixture, random_);
+}
+
+// The streams of a request that was cancelled end when the dispatcher may be gone.
+TEST_F(RequestRunTest, LateEventsOfAClosedRunTouchNothing) {
+  DispatchFixture fixture;
+  const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 20), 12));
+  for (int i = 0; i < 10; ++i) fixture.cluster.StepRandomCall(random_, 0);
+  client.run->Cancel();
+  ASSERT_TRUE(fixture.dispatcher.AwaitClosed(Duration(0)));
+  const std::string before = fixture.registry.Text();
+  for (int i = 0; i < 1000 && fixture.cluster.StepRandomCall(random_, 0); ++i) {
+  }
+  EXPECT_EQ(fixture.cluster.blocks_held(), 0);
+  EXPECT_EQ(fixture.registry.Text(), before);
+}
+
 TEST_F(RequestRunTest, AttemptsAreBoundedAndTheErrorNamesTheStage) {
   DispatchFixture fixture({.attempts_max = 3});
   for (const WorkerIndex decode : {2u, 3u}) {

@@ -55,6 +55,8 @@ class RunHost {
   virtual void Reserved(uint64_t ticket) = 0;
   virtual void FirstToken(uint64_t ticket) = 0;
   virtual void PrefillEnded(uint64_t ticket) = 0;
+  // The worker was lost or has restarted since it was placed.
+  virtual bool IsGone(const PlacedWorker& worker) const = 0;
   // What the stage's failure says about the worker.
   virtual void WorkerFailed(const PlacedWorker& worker, FailureAction action,
                             const std::string& why) = 0;

@@ -130,11 +130,14 @@ std::shared_ptr<StageCall> SimCluster::Decode(WorkerIndex worker, const v1::Deco
 // Ends a call at once, as gRPC does towards a worker that is not there.
 void SimCluster::Refused(const std::shared_ptr<Call>& call) {
   absl::Status status;
+  std::function<void()> on_open;
   {
     std::lock_guard lock(mutex_);
     const Worker& worker = workers_[call->worker];
     status = worker.is_up ? worker.refuses : Unavailable("connection refused");
+    on_open = std::exchange(on_open_, nullptr);
   }
+  if (on_open) on_open();
   if (status.ok()) return;
   std::lock_guard lock(call->mutex);
   End(*call, status);
@@ -314,6 +317,11 @@ void SimCluster::Restart(WorkerIndex worker) {
 void SimCluster::SetStopped(WorkerIndex worker, bool stopped) {
   std::lock_guard lock(mutex_);
   workers_[worker].is_stopped = stopped;
+}
+
+void SimCluster::SetOnOpen(std::function<void()> hook) {
+  std::lock_guard lock(mutex_);
+  on_open_ = std::move(hook);
 }
 
 void SimCluster::SetRefusing(WorkerIndex worker, absl::Status status) {

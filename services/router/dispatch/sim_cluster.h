@@ -6,6 +6,7 @@
 // it. Thread-safety: all methods, any thread.
 #pragma once
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -48,6 +49,7 @@ class SimCluster final : public StageClients {
   void Kill(WorkerIndex worker);    // its calls end UNAVAILABLE
   void Restart(WorkerIndex worker);
   void SetStopped(WorkerIndex worker, bool stopped);  // neither events nor reports; calls stay open
+  void SetOnOpen(std::function<void()> hook);         // called when the next call is opened, once
   void SetRefusing(WorkerIndex worker, absl::Status status);  // every new call ends so; OK: serves
 
   int worker_count() const { return static_cast<int>(workers_.size()); }
@@ -92,6 +94,7 @@ class SimCluster final : public StageClients {
   std::vector<std::shared_ptr<Call>> calls_;
   std::map<std::pair<std::string, uint32_t>, std::shared_ptr<Landing>> landings_;
   int opened_ = 0;
+  std::function<void()> on_open_;
 };
 
 }  // namespace trivium::router

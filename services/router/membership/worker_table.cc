@@ -65,7 +65,7 @@ std::string WorkerTable::Objection(WorkerIndex worker, const v1::WorkerState& st
                          options_.workers[i].address);
     }
   }
-  if (entries_[worker].refused_epoch == state.epoch()) return entries_[worker].detail;
+  if (entries_[worker].refused_epoch == state.epoch()) return entries_[worker].refused_why;
   return "";
 }
 
@@ -143,6 +143,10 @@ bool WorkerTable::IsAt(WorkerIndex worker, uint64_t epoch) const {
   return entries_[worker].has_state && entries_[worker].state.epoch() == epoch;
 }
 
+bool WorkerTable::IsGone(WorkerIndex worker, uint64_t epoch) const {
+  return !IsAt(worker, epoch) || entries_[worker].is_lost_told;
+}
+
 void WorkerTable::MarkFull(WorkerIndex worker, uint64_t epoch) {
   if (IsAt(worker, epoch)) cluster_.workers[worker].is_full = true;
 }
@@ -155,8 +159,10 @@ void WorkerTable::MarkSuspect(WorkerIndex worker, uint64_t epoch, const std::str
 
 void WorkerTable::Refuse(WorkerIndex worker, uint64_t epoch, const std::string& why) {
   if (!IsAt(worker, epoch)) return;
-  entries_[worker].refused_epoch = epoch;
-  Set(worker, WorkerCondition::kRefused, why);
+  Entry& entry = entries_[worker];
+  entry.refused_epoch = epoch;
+  entry.refused_why = why.empty() ? "it refused a request without a reason" : why;
+  Set(worker, WorkerCondition::kRefused, entry.refused_why);
 }
 
 std::string WorkerTable::IdOf(WorkerIndex worker) const {

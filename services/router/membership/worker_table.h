@@ -52,6 +52,9 @@ class WorkerTable {
   void MarkSuspect(WorkerIndex worker, uint64_t epoch, const std::string& why);
   void Refuse(WorkerIndex worker, uint64_t epoch, const std::string& why);
 
+  // That start of the worker was lost, as OnState or Tick has told, and has not reported since.
+  bool IsGone(WorkerIndex worker, uint64_t epoch) const;
+
   ClusterSnapshot& cluster() { return cluster_; }
   const ClusterSnapshot& cluster() const { return cluster_; }
   std::string IdOf(WorkerIndex worker) const;  // its address until it has reported
@@ -64,6 +67,7 @@ class WorkerTable {
     bool is_stream_open = false;
     bool is_lost_told = false;  // since the last report
     uint64_t refused_epoch = 0;
+    std::string refused_why;
     TimePoint last_report;
     std::string detail = "not connected yet";
   };

@@ -121,9 +121,12 @@ TEST_F(WorkerTableTest, SilenceLosesAWorkerOnceUntilItReportsAgain) {
   EXPECT_EQ(lost[0].worker, 0u);
   EXPECT_EQ(lost[0].epoch, 5u);
   EXPECT_EQ(StateOf(0), "suspect");
+  EXPECT_TRUE(table_.IsGone(0, 5));
   EXPECT_TRUE(Pass(milliseconds(700)).empty());
   EXPECT_TRUE(Report(0, 5).empty());
   EXPECT_EQ(StateOf(0), "ready");
+  EXPECT_FALSE(table_.IsGone(0, 5));
+  EXPECT_TRUE(table_.IsGone(0, 4));
 }
 
 TEST_F(WorkerTableTest, AnOwnPauseIsNotHeldAgainstTheWorkers) {
@@ -162,11 +165,18 @@ TEST_F(WorkerTableTest, WhatRequestsRunIntoLastsUntilAReportOrARestart) {
   Report(0, 5);
   EXPECT_EQ(StateOf(0), "refused");
   EXPECT_THAT(DetailOf(0), HasSubstr("another model"));
+  table_.OnStreamEnd(0, Unavailable("connection reset"));
+  Report(0, 5);
+  EXPECT_THAT(DetailOf(0), HasSubstr("another model"));
   Report(0, 6);
   EXPECT_EQ(StateOf(0), "ready");
   table_.MarkSuspect(0, 5, "late news of the former start");
   table_.Refuse(0, 5, "late news of the former start");
   EXPECT_EQ(StateOf(0), "ready");
+  table_.Refuse(0, 6, "");
+  Report(0, 6);
+  EXPECT_EQ(StateOf(0), "refused");
+  EXPECT_FALSE(DetailOf(0).empty());
 }
 
 }  // namespace
