@@ -84,9 +84,10 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
 };
 
 // On a thread of the pool. `request` is gRPC's until the outlet has been given an end.
-void StartRun(const InferenceService::Parts& parts, const v1::GenerateRequest& request,
+void StartRun(const InferenceService::Parts& parts, const net::Parsed<v1::GenerateRequest>& request,
               std::optional<TimePoint> deadline, GenerateCall& call) {
-  absl::StatusOr<RunRequest> run = parts.validator->Prepare(request);
+  auto run = request.status.ok() ? parts.validator->Prepare(request.message)
+                                 : absl::StatusOr<RunRequest>(request.status);
   if (!run.ok()) {
     parts.metrics->Refused(RefuseReason::kInvalid);
     return call.outlet()->OnError(run.status());
@@ -95,9 +96,11 @@ void StartRun(const InferenceService::Parts& parts, const v1::GenerateRequest& r
   call.SetRun(parts.dispatcher->Submit(*std::move(run), call.outlet()));
 }
 
-absl::Status FillTokens(const RequestValidator& validator, const v1::TokenizeRequest& request,
+absl::Status FillTokens(const RequestValidator& validator,
+                        const net::Parsed<v1::TokenizeRequest>& request,
                         v1::TokenizeResponse* response) {
-  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, validator.Tokenize(request));
+  RETURN_IF_ERROR(request.status);
+  ASSIGN_OR_RETURN(const std::vector<int32_t> ids, validator.Tokenize(request.message));
   for (const int32_t id : ids) {
     response->add_ids(id);
     const std::string_view piece = validator.model().tokenizer->Piece(id, true);
@@ -110,12 +113,29 @@ grpc::Status Busy() { return ToClient(ResourceExhausted("too many prompts wait t
 
 }  // namespace
 
-grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
-    grpc::CallbackServerContext* context, const v1::GenerateRequest* request) {
+// Two handlers stand in place of the generated ones, at the places that the methods have in the
+// proto file.
+InferenceService::InferenceService(Parts parts) : parts_(std::move(parts)) {
+  using Generate = net::Parsed<v1::GenerateRequest>;
+  using Tokenize = net::Parsed<v1::TokenizeRequest>;
+  MarkMethodCallback(
+      0, new grpc::internal::CallbackServerStreamingHandler<Generate, v1::GenerateResponse>(
+             [this](grpc::CallbackServerContext* context, const Generate* request) {
+               return StartGenerate(context, *request);
+             }));
+  MarkMethodCallback(1, new grpc::internal::CallbackUnaryHandler<Tokenize, v1::TokenizeResponse>(
+                            [this](grpc::CallbackServerContext* context, const Tokenize* request,
+                                   v1::TokenizeResponse* response) {
+                              return StartTokenize(context, *request, response);
+                            }));
+}
+
+grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::StartGenerate(
+    grpc::CallbackServerContext* context, const net::Parsed<v1::GenerateRequest>& request) {
   auto* reactor = new GenerateReactor();
   const bool taken =
-      parts_.tasks->Run([this, request, deadline = DeadlineOf(*context), call = reactor->call()] {
-        StartRun(parts_, *request, deadline, *call);
+      parts_.tasks->Run([this, &request, deadline = DeadlineOf(*context), call = reactor->call()] {
+        StartRun(parts_, request, deadline, *call);
       });
   if (!taken) {
     parts_.metrics->Refused(RefuseReason::kBusy);
@@ -124,12 +144,12 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::Generate(
   return reactor;
 }
 
-grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context,
-                                                     const v1::TokenizeRequest* request,
-                                                     v1::TokenizeResponse* response) {
+grpc::ServerUnaryReactor* InferenceService::StartTokenize(
+    grpc::CallbackServerContext* context, const net::Parsed<v1::TokenizeRequest>& request,
+    v1::TokenizeResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const bool taken = parts_.tasks->Run([this, request, response, reactor] {
-    reactor->Finish(ToClient(FillTokens(*parts_.validator, *request, response)));
+  const bool taken = parts_.tasks->Run([this, &request, response, reactor] {
+    reactor->Finish(ToClient(FillTokens(*parts_.validator, request, response)));
   });
   if (!taken) reactor->Finish(Busy());
   return reactor;

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "common/net/parsed.h"
 #include "services/router/api/task_pool.h"
 #include "services/router/api/validation.h"
 #include "services/router/dispatch/dispatcher.h"
@@ -22,13 +23,8 @@ class InferenceService final : public v1::Inference::CallbackService {
     RouterMetrics* metrics = nullptr;
     std::string version;
   };
-  explicit InferenceService(Parts parts) : parts_(std::move(parts)) {}
+  explicit InferenceService(Parts parts);
 
-  grpc::ServerWriteReactor<v1::GenerateResponse>* Generate(
-      grpc::CallbackServerContext* context, const v1::GenerateRequest* request) override;
-  grpc::ServerUnaryReactor* Tokenize(grpc::CallbackServerContext* context,
-                                     const v1::TokenizeRequest* request,
-                                     v1::TokenizeResponse* response) override;
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest* request,
                                        v1::ListModelsResponse* response) override;
@@ -37,6 +33,12 @@ class InferenceService final : public v1::Inference::CallbackService {
                                           v1::ClusterStatusResponse* response) override;
 
  private:
+  grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerate(
+      grpc::CallbackServerContext* context, const net::Parsed<v1::GenerateRequest>& request);
+  grpc::ServerUnaryReactor* StartTokenize(grpc::CallbackServerContext* context,
+                                          const net::Parsed<v1::TokenizeRequest>& request,
+                                          v1::TokenizeResponse* response);
+
   const Parts parts_;
 };
 

@@ -170,9 +170,36 @@ TEST_F(ServiceTest, BadRequestsAreRefusedByFieldAndTheServerLivesOn) {
 }
 
 TEST_F(ServiceTest, TextThatIsNotUtf8IsRefused) {
-  v1::GenerateRequest request = Good();
-  request.set_text("broken \xff\xfe");
-  EXPECT_FALSE(Generate(request).status.ok());
+  const std::string broken = "broken \xff\xfe";
+  const std::pair<const char*, std::function<void(v1::GenerateRequest*)>> cases[] = {
+      {"text: is not valid UTF-8", [&](R* r) { r->set_text(broken); }},
+      {"model: is not valid UTF-8", [&](R* r) { r->set_model(broken); }},
+      {"sampling.stop[1]: is not valid UTF-8",
+       [&](R* r) {
+         r->mutable_sampling()->add_stop("good");
+         r->mutable_sampling()->add_stop(broken);
+       }},
+      {"chat.messages[1].content: is not valid UTF-8",
+       [&](R* r) {
+         r->mutable_chat()->add_messages()->set_content("good");
+         r->mutable_chat()->add_messages()->set_content(broken);
+       }},
+      {"not valid UTF-8", [&](R* r) { r->set_text(std::string(2 << 20, 'x') + broken); }},
+  };
+  for (const auto& [message, spoil] : cases) {
+    v1::GenerateRequest request = Good();
+    spoil(&request);
+    const grpc::Status status = Generate(request).status;
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT) << message;
+    EXPECT_THAT(status.error_message(), HasSubstr(message));
+  }
+  v1::TokenizeRequest request;
+  v1::TokenizeResponse tokens;
+  request.set_text(broken);
+  grpc::ClientContext context;
+  const grpc::Status status = stub_->Tokenize(&context, request, &tokens);
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), HasSubstr("text: is not valid UTF-8"));
   EXPECT_TRUE(Generate(Good()).status.ok());
 }
 
