@@ -8,6 +8,8 @@ namespace {
 constexpr std::string_view kOpen = "<|im_start|>";
 constexpr std::string_view kClose = "<|im_end|>";
 constexpr std::string_view kTemplateKey = "tokenizer.chat_template";
+// Real ones have a few kilobytes; reading takes time in proportion to the square.
+constexpr size_t kMaxTemplateBytes = 64 * 1024;
 
 void ReplaceAll(std::string& text, std::string_view from, std::string_view to) {
   for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
@@ -78,7 +80,7 @@ std::string RenderMessage(std::string_view role, std::string_view content) {
 ChatTemplate ChatTemplate::FromFile(const GgufFile& file) {
   ChatTemplate chat;
   absl::StatusOr<std::string_view> source = file.String(kTemplateKey);
-  if (!source.ok() || !IsChatml(*source)) return chat;
+  if (!source.ok() || source->size() > kMaxTemplateBytes || !IsChatml(*source)) return chat;
   chat.is_chatml_ = true;
   chat.default_system_ = DefaultSystem(*source);
   chat.control_tokens_ = ControlTokens(file);

@@ -79,6 +79,12 @@ TEST(ChatTemplate, OtherTemplatesLoadButDoNotRender) {
   }
 }
 
+TEST(ChatTemplate, HugeTemplatesAreNotRead) {
+  const std::string padding(1 << 16, '\n');
+  EXPECT_FALSE(Render(Load((kPlain + padding).c_str()), {{"user", "U"}}).ok());
+  EXPECT_TRUE(Render(Load((kPlain + padding.substr(1 << 15)).c_str()), {{"user", "U"}}).ok());
+}
+
 TEST(ChatTemplate, NamesTheBadMessage) {
   const ChatTemplate chat = Load(kPlain);
   EXPECT_EQ(Render(chat, {}).status().code(), absl::StatusCode::kInvalidArgument);

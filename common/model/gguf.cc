@@ -1,5 +1,6 @@
 #include "common/model/gguf.h"
 
+#include <algorithm>
 #include <bit>
 #include <functional>
 #include <limits>
@@ -79,6 +80,7 @@ struct GgufFile::Impl {
   absl::Status ParseTensors(GgufCursor& cursor, uint64_t count);
   absl::StatusOr<GgufTensor> ParseTensor(GgufCursor& cursor, uint64_t& offset) const;
   absl::Status Place(GgufTensor& tensor, uint64_t offset, uint64_t data_begin) const;
+  absl::Status CheckApart() const;
   absl::StatusOr<int64_t> Alignment() const;
   absl::StatusOr<const GgufValue*> Find(std::string_view key) const;
   template <typename T>
@@ -192,6 +194,23 @@ absl::Status GgufFile::Impl::ParseTensors(GgufCursor& cursor, uint64_t count) {
     RETURN_IF_ERROR(Place(tensors[i], offsets[i], data_begin));
     if (!tensor_index.emplace(tensors[i].name, i).second) {
       return InvalidArgument("the tensor {} comes twice", tensors[i].name);
+    }
+  }
+  return CheckApart();
+}
+
+// Tensors are copied into other layouts one by one: if they could share bytes, a small file could
+// ask for any amount of memory.
+absl::Status GgufFile::Impl::CheckApart() const {
+  std::vector<const GgufTensor*> places;
+  for (const GgufTensor& tensor : tensors) places.push_back(&tensor);
+  std::sort(places.begin(), places.end(), [](const GgufTensor* a, const GgufTensor* b) {
+    return std::less<>()(a->data, b->data);
+  });
+  for (size_t i = 1; i < places.size(); ++i) {
+    const auto* end = static_cast<const uint8_t*>(places[i - 1]->data) + places[i - 1]->bytes;
+    if (end > places[i]->data) {
+      return InvalidArgument("the tensors {} and {} overlap", places[i - 1]->name, places[i]->name);
     }
   }
   return absl::OkStatus();

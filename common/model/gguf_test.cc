@@ -228,6 +228,19 @@ TEST(GgufFile, RefusesDuplicatesAndBadValues) {
   ExpectError(File(2, 0, info + info + std::string(256, '\0')), invalid, "twice");
 }
 
+TEST(GgufFile, RefusesTensorsThatShareBytes) {
+  const auto pair = [](uint64_t first, uint64_t second) {
+    return File(2, 0,
+                TensorInfo("a", {16}, 0, first) + TensorInfo("b", {16}, 0, second) +
+                    std::string(512, '\0'));
+  };
+  EXPECT_TRUE(OpenBytes(pair(0, 64)).ok());
+  EXPECT_TRUE(OpenBytes(pair(64, 0)).ok());
+  for (const auto& [first, second] : {std::pair<uint64_t, uint64_t>{0, 0}, {0, 32}, {32, 0}}) {
+    ExpectError(pair(first, second), absl::StatusCode::kInvalidArgument, "overlap");
+  }
+}
+
 TEST(GgufFile, BoundsTheDepthOfArrays) {
   std::string nested = Text("k") + Bytes(uint32_t{9});
   for (int i = 0; i < 100000; ++i) nested += Bytes(uint32_t{9}) + Bytes(uint64_t{1});
