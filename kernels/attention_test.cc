@@ -220,6 +220,19 @@ TEST_P(AttentionTest, SequencesAreIsolated) {
   EXPECT_FALSE(same(5, 25));
 }
 
+// Head sizes that fill no vector: what one call leaves in the workspaces, the next must not meet.
+TEST_P(AttentionTest, NoNumbersOfOneCallReachTheNext) {
+  Batch broken(random_, {3, 1, 12, 16}, {{200, 40}});
+  for (int p = 0; p < 200; ++p) {
+    for (int64_t i = 0; i < 12; ++i) broken.Key(0, p)[i] = broken.Value(0, p)[i] = 0x7e00;
+  }
+  Batch sound(random_, {3, 1, 12, 16}, {{100, 1}});
+  const auto expected = sound.Run(*MakeOps(GetParam()));
+  sound.CheckExact(expected);
+  EXPECT_TRUE(std::isnan(broken.Run(*ops_).out[0]));
+  EXPECT_TRUE(sound.Run(*ops_) == expected);
+}
+
 // A key that comes later than a row, infinite or not, leaves the row's bits alone.
 TEST_P(AttentionTest, LaterKeysAreNotSeen) {
   Batch batch(random_, {3, 1, 64, 16}, {{64, 64}});

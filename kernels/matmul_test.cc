@@ -116,8 +116,8 @@ TEST_P(MatmulTest, FloatTypesTakeAnyInputCount) {
   }
 }
 
-// Integers with 127 in every block survive the rounding to 8 bits, so nothing but float32 sums is
-// left.
+// Integers with 127 in every block survive the rounding of activations, so nothing but float32 sums
+// is left.
 TEST_P(MatmulTest, IsExactOnIntegers) {
   auto random = SeededRandom(3);
   const auto ops = MakeOps(GetParam());
@@ -201,6 +201,28 @@ TEST_P(MatmulTest, ZeroAndTinyRows) {
     std::vector<float> y(8, 1.0f);
     ops->Matmul(*matrix, x.data(), 1, y.data());
     for (const float v : y) EXPECT_LE(std::abs(v), 32 * value + 1e-34f);
+  }
+}
+
+// The reciprocal of such a block's scale is about the largest float or above it.
+TEST_P(MatmulTest, TinyRowsKeepTheirSign) {
+  const auto ops = MakeOps(GetParam());
+  for (const WeightType type : {WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1}) {
+    std::vector<uint8_t> bytes(RowBytes(type, 32), 0x77);
+    const uint16_t one = FloatToHalf(1.0f);
+    __builtin_memcpy(&bytes[0], &one, 2);
+    const auto weights = Dequantise(type, bytes, 1, 32);
+    const auto matrix = ops->Pack({type, bytes.data(), 1, 32});
+    for (const float value : {1.1e-35f, 2e-35f, 5e-35f, 1e-34f, 1e-32f}) {
+      const std::vector<float> x(32, value);
+      double exact = 0;
+      for (const float w : weights) exact += double{value} * w;
+      float y = 0;
+      ops->Matmul(*matrix, x.data(), 1, &y);
+      // Zero or the sum, never beyond.
+      EXPECT_LE(std::abs(y - exact), 1.001 * std::abs(exact))
+          << WeightTypeName(type) << " " << value;
+    }
   }
 }
 

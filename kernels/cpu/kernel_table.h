@@ -69,7 +69,7 @@ struct AttentionTask {
   float scale = 0;
 };
 
-// Scratch of one thread, zeroed once; sizes in floats.
+// Scratch of one thread, with anything in it; sizes in floats.
 struct AttentionScratch {
   float* q = nullptr;       // [kBlockRows * heads, padded_dim]
   float* scores = nullptr;  // [kBlockRows * heads, kChunkKeys]

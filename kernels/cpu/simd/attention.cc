@@ -22,13 +22,15 @@ inline int MostVisibleKeys(const AttentionTask& task, int chunk) {
   return most;
 }
 
-inline void ConvertRow(const uint16_t* half, int dim, float* out) {
+// Pads with zeros: an earlier call may have left anything there, and 0 * NaN is NaN.
+inline void ConvertRow(const uint16_t* half, int dim, int padded_dim, float* out) {
   int d = 0;
   for (; d + 8 <= dim; d += 8) {
     const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(half + d));
     _mm256_storeu_ps(out + d, _mm256_cvtph_ps(v));
   }
   for (; d < dim; ++d) out[d] = _cvtsh_ss(half[d]);
+  for (; d < padded_dim; ++d) out[d] = 0;
 }
 
 // Keys (offset 0) or values (offset of the second half of a page) first … first + count - 1.
@@ -38,7 +40,7 @@ void LoadTile(const AttentionTask& task, int first, int count, int64_t offset, f
   for (int i = 0; i < count; ++i) {
     const uint16_t* row =
         task.kv_group + task.block_table[block] * task.page_elems + offset + slot * task.row_elems;
-    ConvertRow(row, task.head_dim, tile + int64_t{i} * task.padded_dim);
+    ConvertRow(row, task.head_dim, task.padded_dim, tile + int64_t{i} * task.padded_dim);
     if (++slot == task.block_tokens) {
       slot = 0;
       ++block;

@@ -4,8 +4,9 @@
 namespace trivium::kernels::TRIVIUM_SIMD {
 namespace {
 
-// Blocks below this size become zero: the reciprocal of their scale would not be finite.
-constexpr float kTiny = 1e-35f;
+// Blocks below this size become zero: their scale, or its reciprocal, would leave the normal range
+// of float32 at kLevels16.
+constexpr float kTiny = 1e-33f;
 
 // 32 inputs as four vectors of integers within ±levels (a value that is no number: some integer,
 // and the scale is NaN). Returns the scale.
