@@ -227,7 +227,9 @@ void StepLoop::RunStep() {
   }
   if (running.empty()) return;
   const TimePoint begin = context_.clock->Now();
-  const engine::StepResult result = context_.engine->Step(ranges);
+  // A long step must not let the landings of requests that still wait run out.
+  const engine::StepResult result =
+      context_.engine->Step(ranges, [this](int) { KeepLandingsAlive(); });
   ++steps_;
   const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
   const auto end_ids = context_.engine->model().tokenizer->end_of_generation_ids();
