@@ -5,11 +5,26 @@
 
 namespace trivium::kv {
 
+struct BlockRecord {
+  uint32_t generation = 0;
+  int32_t owners = 0;   // reservations
+  int32_t holders = 0;  // reservations, and those that have gone but whose leases have not
+};
+
 struct PoolState {
   explicit PoolState(int32_t blocks, BlockScrubber scrub)
-      : total(blocks), scrubber(std::move(scrub)), generations(static_cast<size_t>(blocks), 0) {
-    free.reserve(generations.size());
+      : total(blocks), scrubber(std::move(scrub)), records(static_cast<size_t>(blocks)) {
+    free.reserve(records.size());
     for (int32_t i = blocks - 1; i >= 0; --i) free.push_back(BlockId{i});
+  }
+
+  BlockRecord& Record(BlockId block) { return records[static_cast<size_t>(block.value)]; }
+  BlockId TakeFree() {
+    const BlockId block = free.back();
+    free.pop_back();
+    ++Record(block).generation;
+    ++used;
+    return block;
   }
 
   const int32_t total;
@@ -17,12 +32,12 @@ struct PoolState {
   mutable std::mutex mutex;
   std::vector<BlockId>
       free;  // the last one is handed out first: its bytes are the likeliest in cache
-  std::vector<uint32_t> generations;
+  std::vector<BlockRecord> records;
   int32_t used = 0;
   int32_t leased = 0;
 };
 
-// Shared by a reservation and its leases; whoever goes last returns the blocks.
+// Shared by a reservation and its leases. Whoever is the last to hold a block returns it.
 struct ReservationState {
   std::shared_ptr<PoolState> pool;
   std::vector<BlockId> blocks;
@@ -33,6 +48,7 @@ struct ReservationState {
   ReservationState& operator=(const ReservationState&) = delete;
 
   ~ReservationState() {
+    KeepLastHeld();
     if (pool->scrubber) {
       for (BlockId block : blocks) pool->scrubber(block);
     }
@@ -40,6 +56,12 @@ struct ReservationState {
     pool->leased -= static_cast<int32_t>(blocks.size());
     // Reversed, so that the next owner gets the lowest index of this group first.
     pool->free.insert(pool->free.end(), blocks.rbegin(), blocks.rend());
+  }
+
+  // Leaves the blocks that nobody else holds.
+  void KeepLastHeld() {
+    std::lock_guard lock(pool->mutex);
+    std::erase_if(blocks, [this](BlockId block) { return --pool->Record(block).holders > 0; });
   }
 };
 
@@ -67,9 +89,11 @@ void Reservation::Release() {
   {
     PoolState& pool = *state_->pool;
     std::lock_guard lock(pool.mutex);
-    const auto count = static_cast<int32_t>(blocks_.size());
-    pool.used -= count;
-    pool.leased += count;
+    for (BlockId block : blocks_) {
+      if (--pool.Record(block).owners > 0) continue;
+      --pool.used;
+      ++pool.leased;
+    }
   }
   blocks_.clear();
   table_.clear();
@@ -88,32 +112,44 @@ BlockPool::~BlockPool() {
 }
 
 absl::StatusOr<Reservation> BlockPool::Reserve(int32_t blocks) {
-  if (blocks < 1) return InvalidArgument("a reservation of {} KV blocks", blocks);
-  if (blocks > state_->total) {
-    return InvalidArgument("{} KV blocks are needed, the pool has {}", blocks, state_->total);
+  ASSIGN_OR_RETURN(std::vector<Reservation> one,
+                   ReserveGroup({.shared = 0, .own = blocks, .members = 1}));
+  return std::move(one.front());
+}
+
+absl::StatusOr<std::vector<Reservation>> BlockPool::ReserveGroup(const GroupNeed& need) {
+  if (need.shared < 0 || need.own < 1 || need.members < 1) {
+    return InvalidArgument("a reservation of {} shared and {} own KV blocks for each of {}",
+                           need.shared, need.own, need.members);
   }
-  const auto count = static_cast<size_t>(blocks);
-  Reservation reservation;
-  reservation.blocks_.reserve(count);
-  reservation.table_.reserve(count);
+  if (need.Blocks() > state_->total) {
+    return InvalidArgument("{} KV blocks are needed, the pool has {}", need.Blocks(),
+                           state_->total);
+  }
+  std::vector<Reservation> group(static_cast<size_t>(need.members));
   {
     std::lock_guard lock(state_->mutex);
-    std::vector<BlockId>& free = state_->free;
-    if (free.size() < count) {
-      return ResourceExhausted("{} KV blocks are needed, {} of {} are free", blocks, free.size(),
+    const size_t free = state_->free.size();
+    if (free < static_cast<size_t>(need.Blocks())) {
+      return ResourceExhausted("{} KV blocks are needed, {} of {} are free", need.Blocks(), free,
                                state_->total);
     }
-    for (size_t i = 0; i < count; ++i) {
-      const BlockId block = free.back();
-      free.pop_back();
-      ++state_->generations[static_cast<size_t>(block.value)];
-      reservation.blocks_.push_back(block);
-      reservation.table_.push_back(block.value);
+    std::vector<BlockId> shared;
+    for (int32_t i = 0; i < need.shared; ++i) shared.push_back(state_->TakeFree());
+    for (Reservation& member : group) {
+      member.blocks_ = shared;
+      for (int32_t i = 0; i < need.own; ++i) member.blocks_.push_back(state_->TakeFree());
+      for (BlockId block : member.blocks_) {
+        ++state_->Record(block).owners;
+        ++state_->Record(block).holders;
+        member.table_.push_back(block.value);
+      }
     }
-    state_->used += blocks;
   }
-  reservation.state_ = std::make_shared<ReservationState>(state_, reservation.blocks_);
-  return reservation;
+  for (Reservation& member : group) {
+    member.state_ = std::make_shared<ReservationState>(state_, member.blocks_);
+  }
+  return group;
 }
 
 BlockPool::Counts BlockPool::counts() const {
@@ -125,7 +161,7 @@ uint32_t BlockPool::generation(BlockId block) const {
   TRIVIUM_CHECK(block.value >= 0 && block.value < state_->total, "block {} of {}", block.value,
                 state_->total);
   std::lock_guard lock(state_->mutex);
-  return state_->generations[static_cast<size_t>(block.value)];
+  return state_->Record(block).generation;
 }
 
 }  // namespace trivium::kv

@@ -1,14 +1,15 @@
 // Who owns which KV block. Accounting only; the bytes lie in KvStorage.
 //
-// A block is free, used (owned by a Reservation) or leased (its owner has gone, but transfers in
-// flight may still touch it, or it is being scrubbed). Invariant at every moment: free + used +
-// leased = total. Admission is by full reservation: a request gets every block that it may ever
-// need, or none. Every block carries a generation, raised each time the block leaves the free list,
-// so that a late message for a former owner can be told apart. The first owner of a block sees 1.
+// A block is free, used (owned by Reservations: one, or the members of one group that share it) or
+// leased (its last owner has gone, but transfers in flight may still touch it, or it is being
+// scrubbed). Invariant at every moment: free + used + leased = total; a shared block counts once.
+// Admission is by full reservation: a request gets every block that it may ever need, or none.
+// Every block carries a generation, raised each time the block leaves the free list, so that a late
+// message for a former owner can be told apart. The first owner of a block sees 1.
 //
-// The scrubber runs on the thread that lets a block go last, outside the pool's lock, while the
-// block still counts as leased: no byte of one owner is ever there when Reserve hands the block to
-// the next.
+// The scrubber runs once, on the thread that lets a block go last, outside the pool's lock, while
+// the block still counts as leased: no byte of one owner is ever there when Reserve hands the block
+// to the next.
 //
 // Thread-safety: all methods, any thread. A Reservation belongs to one owner at a time; its
 // destructor returns the blocks.
@@ -50,8 +51,8 @@ class Reservation {
   std::span<const int32_t> block_table() const { return table_; }
   bool empty() const { return blocks_.empty(); }
 
-  // Blocks stay out of the free list until both this reservation and every copy of the lease are
-  // gone. Null for an empty reservation.
+  // Blocks stay out of the free list until all reservations that own them and every copy of a lease
+  // are gone. Null for an empty reservation.
   BlockLease Lease() const;
 
  private:
@@ -61,6 +62,13 @@ class Reservation {
   std::vector<BlockId> blocks_;
   std::vector<int32_t> table_;
   std::shared_ptr<ReservationState> state_;
+};
+
+// Sequences that begin with the same tokens: each member's blocks are the `shared` ones, which all
+// of them may read and none may write once there are two, and then `own` ones.
+struct GroupNeed {
+  int32_t shared = 0, own = 0, members = 1;
+  int64_t Blocks() const { return shared + int64_t{own} * members; }
 };
 
 class BlockPool {
@@ -75,6 +83,10 @@ class BlockPool {
   // RESOURCE_EXHAUSTED when fewer are free now; INVALID_ARGUMENT when the pool could never hold
   // them, and for blocks < 1.
   absl::StatusOr<Reservation> Reserve(int32_t blocks);
+  // The same for all members at once: all get their blocks, or none does. A member that goes gives
+  // its own blocks back; the last one, the shared ones too. INVALID_ARGUMENT also for shared < 0,
+  // own < 1 and members < 1.
+  absl::StatusOr<std::vector<Reservation>> ReserveGroup(const GroupNeed& need);
 
   struct Counts {
     int32_t total = 0, free = 0, used = 0, leased = 0;

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <deque>
+#include <map>
 #include <random>
 #include <set>
 #include <thread>
@@ -13,7 +14,7 @@
 namespace trivium::kv {
 namespace {
 
-// What the pool should hold, kept by the simplest means.
+// What the pool should hold, kept by the simplest means: for each block the list of its holders.
 class Model {
  public:
   explicit Model(int32_t total) : pool_(total, [this](BlockId b) { ++scrubs_[Index(b)]; }) {
@@ -22,69 +23,64 @@ class Model {
     generations_.resize(static_cast<size_t>(total));
   }
 
-  void Reserve(int32_t count) {
-    const int32_t free = pool_.counts().free;
-    auto reservation = pool_.Reserve(count);
-    ASSERT_EQ(reservation.ok(), count <= free) << reservation.status();
-    if (!reservation.ok()) {
-      ASSERT_EQ(reservation.status().code(), count > pool_.counts().total
-                                                 ? absl::StatusCode::kInvalidArgument
-                                                 : absl::StatusCode::kResourceExhausted);
+  void Reserve(const GroupNeed& need) {
+    const BlockPool::Counts before = pool_.counts();
+    auto group = pool_.ReserveGroup(need);
+    ASSERT_EQ(group.ok(), need.Blocks() <= before.free) << group.status();
+    if (!group.ok()) {
+      ASSERT_EQ(group.status().code(), need.Blocks() > before.total
+                                           ? absl::StatusCode::kInvalidArgument
+                                           : absl::StatusCode::kResourceExhausted);
       return;
     }
-    ASSERT_EQ(reservation->blocks().size(), static_cast<size_t>(count));
-    for (size_t i = 0; i < reservation->blocks().size(); ++i) {
-      const BlockId block = reservation->blocks()[i];
-      ASSERT_EQ(block.value, reservation->block_table()[i]);
-      ASSERT_TRUE(taken_.insert(block.value).second) << "block in two reservations";
-      ASSERT_EQ(pool_.generation(block), ++generations_[Index(block)]);
-      ASSERT_EQ(scrubs_[Index(block)], expected_scrubs_[Index(block)]) << "handed out unscrubbed";
+    ASSERT_EQ(group->size(), static_cast<size_t>(need.members));
+    const auto shared = group->front().blocks().first(static_cast<size_t>(need.shared));
+    for (BlockId block : shared) CheckNew(block);
+    for (Reservation& member : *group) {
+      const auto blocks = member.blocks();
+      ASSERT_EQ(blocks.size(), static_cast<size_t>(need.shared + need.own));
+      ASSERT_TRUE(std::equal(shared.begin(), shared.end(), blocks.begin()));
+      for (BlockId block : blocks.subspan(shared.size())) CheckNew(block);
+      auto ids = std::make_shared<std::vector<int32_t>>();
+      for (size_t i = 0; i < blocks.size(); ++i) {
+        ASSERT_EQ(blocks[i].value, member.block_table()[i]);
+        ids->push_back(blocks[i].value);
+      }
+      Hold(*ids);
+      owners_.push_back({std::move(member), ids});
     }
-    owners_.push_back({std::move(*reservation), {}});
   }
 
   void TakeLease(size_t pick) {
     if (owners_.empty()) return;
-    Owner& owner = owners_[pick % owners_.size()];
-    if (owner.leased != nullptr) {
-      ++owner.leased->copies;
-      leases_.push_back({owner.reservation.Lease(), owner.leased});
-      return;
-    }
-    owner.leased = std::make_shared<Leased>();
-    for (BlockId block : owner.reservation.blocks()) owner.leased->blocks.push_back(block.value);
-    owner.leased->copies = 1;
-    leases_.push_back({owner.reservation.Lease(), owner.leased});
+    const Owner& owner = owners_[pick % owners_.size()];
+    leases_.push_back({owner.reservation.Lease(), owner.blocks});
+    Hold(*owner.blocks);
   }
 
   void Release(size_t pick) {
     if (owners_.empty()) return;
     const size_t i = pick % owners_.size();
-    Owner owner = std::move(owners_[i]);
+    const auto blocks = owners_[i].blocks;
     owners_.erase(owners_.begin() + static_cast<std::ptrdiff_t>(i));
-    std::vector<int32_t> blocks;
-    for (BlockId block : owner.reservation.blocks()) blocks.push_back(block.value);
-    if (owner.leased != nullptr) owner.leased->owner_gone = true;
-    owner.reservation = Reservation();
-    if (owner.leased == nullptr || owner.leased->copies == 0) Freed(blocks);
+    LetGo(*blocks);
   }
 
   void EndLease(size_t pick) {
     if (leases_.empty()) return;
     const size_t i = pick % leases_.size();
-    auto leased = leases_[i].second;
+    const auto blocks = leases_[i].second;
     leases_.erase(leases_.begin() + static_cast<std::ptrdiff_t>(i));
-    if (--leased->copies == 0 && leased->owner_gone) Freed(leased->blocks);
+    LetGo(*blocks);
   }
 
   void Check() {
-    int32_t used = 0;
-    for (const Owner& owner : owners_)
-      used += static_cast<int32_t>(owner.reservation.blocks().size());
-    const auto taken = static_cast<int32_t>(taken_.size());
+    std::set<int32_t> used;
+    for (const Owner& owner : owners_) used.insert(owner.blocks->begin(), owner.blocks->end());
+    const auto taken = static_cast<int32_t>(holders_.size());
     const BlockPool::Counts counts = pool_.counts();
-    ASSERT_EQ(counts.used, used);
-    ASSERT_EQ(counts.leased, taken - used);
+    ASSERT_EQ(counts.used, static_cast<int32_t>(used.size()));
+    ASSERT_EQ(counts.leased, taken - counts.used);
     ASSERT_EQ(counts.free, counts.total - taken);
     ASSERT_EQ(scrubs_, expected_scrubs_);
   }
@@ -95,20 +91,27 @@ class Model {
   }
 
  private:
-  struct Leased {
-    std::vector<int32_t> blocks;
-    int copies = 0;
-    bool owner_gone = false;
-  };
+  using Blocks = std::shared_ptr<const std::vector<int32_t>>;
   struct Owner {
     Reservation reservation;
-    std::shared_ptr<Leased> leased;
+    Blocks blocks;
   };
 
   static size_t Index(BlockId block) { return static_cast<size_t>(block.value); }
-  void Freed(const std::vector<int32_t>& blocks) {
+  void CheckNew(BlockId block) {
+    ASSERT_FALSE(holders_.contains(block.value)) << "given out while somebody holds it";
+    ASSERT_TRUE(drawn_.insert(block.value).second) << "twice in one group";
+    ASSERT_EQ(pool_.generation(block), ++generations_[Index(block)]);
+    ASSERT_EQ(scrubs_[Index(block)], expected_scrubs_[Index(block)]) << "handed out unscrubbed";
+  }
+  void Hold(const std::vector<int32_t>& blocks) {
+    for (int32_t block : blocks) ++holders_[block];
+    drawn_.clear();
+  }
+  void LetGo(const std::vector<int32_t>& blocks) {
     for (int32_t block : blocks) {
-      taken_.erase(block);
+      if (--holders_[block] > 0) continue;
+      holders_.erase(block);
       ++expected_scrubs_[static_cast<size_t>(block)];
     }
   }
@@ -117,8 +120,9 @@ class Model {
   std::vector<uint32_t> generations_;
   BlockPool pool_;
   std::deque<Owner> owners_;
-  std::deque<std::pair<BlockLease, std::shared_ptr<Leased>>> leases_;
-  std::set<int32_t> taken_;
+  std::deque<std::pair<BlockLease, Blocks>> leases_;
+  std::map<int32_t, int> holders_;
+  std::set<int32_t> drawn_;  // since the last Hold
 };
 
 TEST(BlockPoolTest, TenThousandRandomHistoriesAgreeWithTheModel) {
@@ -135,8 +139,12 @@ TEST(BlockPoolTest, TenThousandRandomHistoriesAgreeWithTheModel) {
       const size_t pick = random();
       switch (random() % 5) {
         case 0:
+          model.Reserve({.own = static_cast<int32_t>(random() % (total + 2) + 1)});
+          break;
         case 1:
-          model.Reserve(static_cast<int32_t>(random() % (total + 2) + 1));
+          model.Reserve({.shared = static_cast<int32_t>(random() % 5),
+                         .own = static_cast<int32_t>(random() % 3 + 1),
+                         .members = static_cast<int32_t>(random() % 4 + 1)});
           break;
         case 2:
           model.TakeLease(pick);
@@ -245,6 +253,34 @@ TEST(BlockPoolTest, LeasesEndOnAnotherThread) {
   while (pool.counts().free != 8) std::this_thread::yield();
 }
 
+// Each member sees the shared block untouched until it goes, whichever goes first.
+TEST(BlockPoolTest, MembersOfAGroupEndOnDifferentThreads) {
+  constexpr uint64_t kRounds = 500;
+  Arena arena(8);
+  BlockPool pool(8, [&arena](BlockId block) { arena.Scrub(block); });
+  std::atomic<int> wrong{0};
+  for (uint64_t round = 1; round <= kRounds; ++round) {
+    auto group = pool.ReserveGroup({.shared = 2, .own = 2, .members = 3});
+    ASSERT_TRUE(group.ok()) << group.status();
+    EXPECT_EQ(pool.counts().used, 8);
+    for (int32_t block = 0; block < 8; ++block) {
+      ASSERT_EQ(std::exchange(arena.bytes[static_cast<size_t>(block)], round), 0u);
+    }
+    std::vector<std::thread> threads;
+    for (Reservation& member : *group) {
+      threads.emplace_back([&, mine = std::move(member)]() mutable {
+        for (int32_t block : mine.block_table()) {
+          if (arena.bytes[static_cast<size_t>(block)] != round) ++wrong;
+        }
+        mine = Reservation();
+      });
+    }
+    for (std::thread& thread : threads) thread.join();
+    ASSERT_EQ(pool.counts().free, 8);
+  }
+  EXPECT_EQ(wrong, 0);
+}
+
 TEST(BlockPoolTest, ErrorsNameTheCounts) {
   BlockPool pool(4);
   auto held = pool.Reserve(3);
@@ -253,6 +289,10 @@ TEST(BlockPoolTest, ErrorsNameTheCounts) {
   EXPECT_EQ(Message(pool.Reserve(5).status()), "5 KV blocks are needed, the pool has 4");
   EXPECT_EQ(pool.Reserve(0).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(pool.Reserve(-1).status().code(), absl::StatusCode::kInvalidArgument);
+  for (const GroupNeed& need : {GroupNeed{-1, 1, 1}, GroupNeed{1, 0, 2}, GroupNeed{1, 1, 0},
+                                GroupNeed{1, 1 << 30, 1 << 30}}) {
+    EXPECT_EQ(pool.ReserveGroup(need).status().code(), absl::StatusCode::kInvalidArgument);
+  }
 }
 
 TEST(BlockPoolTest, MovedFromAndEmptyReservationsOwnNothing) {

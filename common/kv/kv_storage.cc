@@ -68,4 +68,19 @@ void KvStorage::Scrub(BlockId block) {
   }
 }
 
+void KvStorage::CopyRows(BlockId from, BlockId to, int32_t rows) {
+  for (BlockId block : {from, to}) {
+    TRIVIUM_CHECK(block.value >= 0 && block.value < blocks_, "block {} of {}", block.value,
+                  blocks_);
+  }
+  TRIVIUM_CHECK(rows >= 0 && rows <= layout_.block_tokens, "{} rows of a block of {}", rows,
+                layout_.block_tokens);
+  const auto bytes = static_cast<size_t>(rows * layout_.RowElems()) * sizeof(uint16_t);
+  for (int i = 0; i < layers_; ++i) {
+    for (const int64_t half : {int64_t{0}, layout_.PageElems() / 2}) {
+      std::memcpy(page(i, to) + half, page(i, from) + half, bytes);
+    }
+  }
+}
+
 }  // namespace trivium::kv

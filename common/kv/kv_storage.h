@@ -36,6 +36,8 @@ class KvStorage {
   }
   // Overwrites every layer of a block with zeros; what a BlockPool's scrubber calls.
   void Scrub(BlockId block);
+  // Copies the keys and values of the first `rows` tokens of a block, in every layer, to another.
+  void CopyRows(BlockId from, BlockId to, int32_t rows);
 
  private:
   KvStorage() = default;

@@ -50,6 +50,25 @@ TEST(KvStorageTest, ScrubClearsOneBlockInEveryLayerAndNoOther) {
   }
 }
 
+TEST(KvStorageTest, CopyRowsMovesKeysAndValuesOfTheFirstTokensInEveryLayer) {
+  auto storage = *KvStorage::Create(kLayout, 2, 3);
+  for (size_t i = 0; i < storage->bytes() / 2; ++i) {
+    storage->layer(0)[i] = static_cast<uint16_t>(i * 7 + 1);
+  }
+  for (const int32_t rows : {0, 1, 11, 16}) {
+    storage->Scrub(BlockId{2});
+    storage->CopyRows(BlockId{1}, BlockId{2}, rows);
+    for (int layer = 0; layer < 2; ++layer) {
+      for (int64_t i = 0; i < kLayout.PageElems(); ++i) {
+        const int64_t token = i / kLayout.RowElems() % kLayout.block_tokens;
+        ASSERT_EQ(storage->page(layer, BlockId{2})[i],
+                  token < rows ? storage->page(layer, BlockId{1})[i] : 0)
+            << rows << " rows, layer " << layer << ", element " << i;
+      }
+    }
+  }
+}
+
 // The kernel lists "dd" among the flags of a mapping that core dumps leave out.
 TEST(KvStorageTest, IsLeftOutOfCoreDumps) {
   auto storage = *KvStorage::Create(kLayout, 2, 64);
