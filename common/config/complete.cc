@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <climits>
 #include <limits>
 #include <set>
 
@@ -47,12 +48,28 @@ absl::Status CheckModel(const v1::ModelFileConfig& model) {
   return InvalidArgument("model.path: not set; name a GGUF file (--model FILE)");
 }
 
-// Unique on this machine also where the port is not known yet.
+// The machine's name as far as a worker id can hold it: letters, digits, . _ -. What tells the pods
+// of one set apart stands at the end of their names.
+std::string HostName(size_t bytes_max) {
+  char name[HOST_NAME_MAX + 1] = {};
+  if (gethostname(name, HOST_NAME_MAX) != 0) return "host";
+  std::string host = name;
+  for (char& c : host) {
+    const bool plain = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+    if (!plain && c != '.' && c != '_') c = '-';
+  }
+  if (host.size() > bytes_max) host.erase(0, host.size() - bytes_max);
+  return host;
+}
+
+// Unique in the cluster, also where the port is not known yet.
 std::string DefaultWorkerId(std::string_view role, const std::string& listen) {
+  constexpr size_t kIdBytesMax = 64;
   const absl::StatusOr<net::Address> address = net::ParseAddress(listen);
   const bool has_port = address.ok() && address->port != 0;
-  return has_port ? fmt::format("{}-{}", role, address->port)
-                  : fmt::format("{}-pid{}", role, getpid());
+  const std::string place = has_port ? fmt::format("-{}-{}", role, address->port)
+                                     : fmt::format("-{}-pid{}", role, getpid());
+  return HostName(kIdBytesMax - place.size()) + place;
 }
 
 absl::Status CheckWorkers(const v1::RouterConfig& config) {

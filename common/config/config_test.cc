@@ -29,6 +29,17 @@ v1::RouterConfig Router() {
   }
   return config;
 }
+// As a worker id holds it.
+std::string HostName() {
+  char name[256] = {};
+  EXPECT_EQ(gethostname(name, sizeof(name) - 1), 0);
+  std::string host = name;
+  for (char& c : host) {
+    if (!std::isalnum(static_cast<unsigned char>(c)) && c != '.' && c != '_') c = '-';
+  }
+  EXPECT_LE(host.size(), 40u) << "an id holds no more of it";
+  return host;
+}
 std::string TempFile(const std::string& name, const std::string& content) {
   const std::string path = testing::TempDir() + "config_test_" + name;
   std::ofstream(path, std::ios::binary) << content;
@@ -44,10 +55,11 @@ TEST(CompleteTest, WorkerDefaults) {
   config.mutable_engine()->clear_threads();
   EXPECT_EQ(
       ToYaml(config),
-      "worker_id: decode-7402\nserver:\n  listen: \"127.0.0.1:7402\"\n  log_level: info\n"
-      "  drain_timeout_s: 30\nmodel:\n  path: m.gguf\nengine:\n  isa: auto\n  numerics: fast\n"
-      "  kv_memory_bytes: 1073741824\n  step_tokens: 512\n  requests_max: 64\ntransfer:\n"
-      "  interface: lo\n  timeout_scale: 1\n  transports: posix,tcp,self\n");
+      "worker_id: " + HostName() +
+          "-decode-7402\nserver:\n  listen: \"127.0.0.1:7402\"\n  log_level: info\n"
+          "  drain_timeout_s: 30\nmodel:\n  path: m.gguf\nengine:\n  isa: auto\n  numerics: fast\n"
+          "  kv_memory_bytes: 1073741824\n  step_tokens: 512\n  requests_max: 64\ntransfer:\n"
+          "  interface: lo\n  timeout_scale: 1\n  transports: posix,tcp,self\n");
 }
 
 TEST(CompleteTest, RouterDefaults) {
@@ -117,15 +129,17 @@ TEST(CompleteTest, LoopbackUnlessTheClusterHasAToken) {
   }
 }
 
-TEST(CompleteTest, WorkerIdFollowsThePort) {
+TEST(CompleteTest, WorkerIdNamesHostRoleAndPort) {
   v1::WorkerConfig config = Worker();
   config.mutable_server()->set_listen("127.0.0.1:9");
   ASSERT_TRUE(Complete(&config, "prefill").ok());
-  EXPECT_EQ(config.worker_id(), "prefill-9");
+  EXPECT_EQ(config.worker_id(), HostName() + "-prefill-9");
   config = Worker();
   config.mutable_server()->set_listen("127.0.0.1:0");
   ASSERT_TRUE(Complete(&config, "prefill").ok());
-  EXPECT_EQ(config.worker_id().substr(0, 11), "prefill-pid");
+  EXPECT_EQ(config.worker_id(), HostName() + fmt::format("-prefill-pid{}", getpid()));
+  const FieldRule* rule = FindRule(*v1::WorkerConfig::descriptor()->FindFieldByName("worker_id"));
+  EXPECT_TRUE(CheckText(*rule, config.worker_id()).ok());
 }
 
 TEST(CompleteTest, RefusesWhatCannotRun) {
