@@ -48,6 +48,15 @@ absl::Status CheckModel(const v1::ModelFileConfig& model) {
   return InvalidArgument("model.path: not set; name a GGUF file (--model FILE)");
 }
 
+absl::Status CheckPorts(const v1::TransferConfig& transfer) {
+  constexpr int kPrivileged = 1024, kPortsEnd = 65536;
+  const int port = transfer.port();
+  if (port == 0) return absl::OkStatus();
+  if (port >= kPrivileged && port + transfer.port_count() <= kPortsEnd) return absl::OkStatus();
+  return InvalidArgument("transfer.port: {} with {} ports; allowed: 0, or ports from {} to {}",
+                         port, transfer.port_count(), kPrivileged, kPortsEnd - 1);
+}
+
 // The machine's name as far as a worker id can hold it: letters, digits, . _ -. What tells the pods
 // of one set apart stands at the end of their names.
 std::string HostName(size_t bytes_max) {
@@ -107,6 +116,7 @@ absl::Status Complete(v1::WorkerConfig* config, std::string_view role) {
     config->set_worker_id(DefaultWorkerId(role, config->server().listen()));
   }
   RETURN_IF_ERROR(CheckServer(config->server()));
+  RETURN_IF_ERROR(CheckPorts(config->transfer()));
   return CheckModel(config->model());
 }
 

@@ -59,7 +59,8 @@ TEST(CompleteTest, WorkerDefaults) {
           "-decode-7402\nserver:\n  listen: \"127.0.0.1:7402\"\n  log_level: info\n"
           "  drain_timeout_s: 30\nmodel:\n  path: m.gguf\nengine:\n  isa: auto\n  numerics: fast\n"
           "  kv_memory_bytes: 1073741824\n  step_tokens: 512\n  requests_max: 64\ntransfer:\n"
-          "  interface: lo\n  timeout_scale: 1\n  transports: posix,tcp,self\n");
+          "  interface: lo\n  timeout_scale: 1\n  transports: posix,tcp,self\n"
+          "  port: 0\n  port_count: 256\n");
 }
 
 TEST(CompleteTest, RouterDefaults) {
@@ -140,6 +141,22 @@ TEST(CompleteTest, WorkerIdNamesHostRoleAndPort) {
   EXPECT_EQ(config.worker_id(), HostName() + fmt::format("-prefill-pid{}", getpid()));
   const FieldRule* rule = FindRule(*v1::WorkerConfig::descriptor()->FindFieldByName("worker_id"));
   EXPECT_TRUE(CheckText(*rule, config.worker_id()).ok());
+}
+
+TEST(CompleteTest, TransferPortsLieInOneRange) {
+  const auto complete = [](int port, int count) {
+    v1::WorkerConfig config = Worker();
+    config.mutable_transfer()->set_port(port);
+    config.mutable_transfer()->set_port_count(count);
+    return Message(Complete(&config, "prefill"));
+  };
+  EXPECT_EQ(complete(0, 16384), "");
+  EXPECT_EQ(complete(1024, 16), "");
+  EXPECT_EQ(complete(65520, 16), "");
+  EXPECT_EQ(complete(65521, 16),
+            "transfer.port: 65521 with 16 ports; allowed: 0, or ports from 1024 to 65535");
+  EXPECT_EQ(complete(1023, 16),
+            "transfer.port: 1023 with 16 ports; allowed: 0, or ports from 1024 to 65535");
 }
 
 TEST(CompleteTest, RefusesWhatCannotRun) {

@@ -42,6 +42,7 @@ constexpr FlagSpec kWorkerFlags[] = {
     {"--requests-max", "engine.requests_max", "requests at a time, waiting ones included"},
     {"--interface", "transfer.interface", "network device of the KV transfer"},
     {"--transports", "transfer.transports", "UCX transports"},
+    {"--transfer-port", "transfer.port", "first TCP port of the KV transfer; 0: any"},
     {"--timeout-scale", "transfer.timeout_scale", "stretches every transfer timeout"},
 };
 constexpr FlagSpec kRouterFlags[] = {

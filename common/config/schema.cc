@@ -36,6 +36,8 @@ const std::vector<FieldRule>& Rules() {
       {.field = "TransferConfig.interface", .text = "lo"},
       {.field = "TransferConfig.timeout_scale", .min = 0.05, .max = 100, .value = 1},
       {.field = "TransferConfig.transports", .text = "posix,tcp,self"},
+      {.field = "TransferConfig.port", .min = 0, .max = 65535, .value = 0},
+      {.field = "TransferConfig.port_count", .min = 16, .max = 16384, .value = 256},
       {.field = "WorkerConfig.worker_id", .form = FieldRule::Form::kName},
       {.field = "WorkerEndpoint.address", .form = FieldRule::Form::kAddress},
       {.field = "WorkerEndpoint.role", .choices = {"prefill", "decode"}},

@@ -46,6 +46,16 @@ absl::StatusOr<in_addr> AddressOf(const std::string& interface) {
   return *found;
 }
 
+bool BindToOneOf(PortRange ports, int fd, sockaddr_in* at) {
+  const int tries = ports.first == 0 ? 1 : ports.count;
+  for (int i = 0; i < tries; ++i) {
+    at->sin_port = htons(static_cast<uint16_t>(ports.first + i));
+    if (bind(fd, reinterpret_cast<sockaddr*>(at), sizeof(*at)) == 0) return true;
+    if (errno != EADDRINUSE) return false;
+  }
+  return false;
+}
+
 }  // namespace
 
 FrameSocket::~FrameSocket() {
@@ -109,13 +119,13 @@ FrameListener::~FrameListener() {
   if (fd_ >= 0) close(fd_);
 }
 
-absl::Status FrameListener::Listen(const std::string& interface) {
+absl::Status FrameListener::Listen(const std::string& interface, PortRange ports) {
   sockaddr_in at = {};
   at.sin_family = AF_INET;
   ASSIGN_OR_RETURN(at.sin_addr, AddressOf(interface));
   fd_ = socket(AF_INET, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
   socklen_t size = sizeof(at);
-  if (fd_ < 0 || bind(fd_, reinterpret_cast<sockaddr*>(&at), size) != 0 || listen(fd_, 64) != 0 ||
+  if (fd_ < 0 || !BindToOneOf(ports, fd_, &at) || listen(fd_, 64) != 0 ||
       getsockname(fd_, reinterpret_cast<sockaddr*>(&at), &size) != 0) {
     return Unavailable("transfer: no port to be had on interface '{}'", interface);
   }

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "common/base/status.h"
+#include "common/transfer/transport.h"
 
 namespace trivium::transfer {
 
@@ -52,8 +53,9 @@ class FrameListener {
   FrameListener& operator=(const FrameListener&) = delete;
   ~FrameListener();
 
-  // UNAVAILABLE when there is no such interface, or it has no IPv4 address.
-  absl::Status Listen(const std::string& interface);
+  // On the first free port of the range. UNAVAILABLE when there is none, or no such interface, or
+  // it has no IPv4 address.
+  absl::Status Listen(const std::string& interface, PortRange ports);
   const std::string& address() const { return address_; }
   int fd() const { return fd_; }
   std::optional<FrameSocket> Accept();

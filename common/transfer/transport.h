@@ -166,12 +166,19 @@ class Transport {
   virtual TransferCounters counters() const = 0;
 };
 
+// TCP ports from `first` on; 0: any that is free.
+struct PortRange {
+  int first = 0;
+  int count = 0;
+};
+
 struct TransportOptions {
   std::shared_ptr<kv::KvStorage> storage;
   WorkerEpoch epoch;
   TransferTimeouts timeouts;
   std::string interface = "lo";               // network device of the UCX port
   std::string transports = "posix,tcp,self";  // of UCX, for data: any of these; peers meet over TCP
+  PortRange ports = {};                       // of UCX: one for its door, one a peer; nobody else's
   Clock* clock = &Clock::Real();
 };
 

@@ -68,6 +68,11 @@ Settings SettingsFor(const UcxLinkOptions& options) {
     settings.emplace_back("RX_SEG_SIZE", "512k");
     settings.emplace_back("SNDBUF", "2m");
     settings.emplace_back("RCVBUF", "2m");
+    if (options.ports.first != 0) {
+      settings.emplace_back(
+          "PORT_RANGE",
+          fmt::format("{}-{}", options.ports.first, options.ports.first + options.ports.count - 1));
+    }
   }
   return settings;
 }

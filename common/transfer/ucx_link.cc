@@ -4,6 +4,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -22,6 +23,13 @@ constexpr int kProgressBurst = 32;
 constexpr size_t kMaxPipes = 512;
 // A pipe that a peer opened and that nobody here answers on is closed after so long a silence.
 constexpr Duration kUnclaimed = std::chrono::seconds(10);
+
+// Every worker listens on a port of the range. UCX draws ports until it meets a free one, without
+// end when there is none: a quarter stays free.
+size_t WorkersFor(PortRange ports) {
+  if (ports.first == 0) return kMaxPipes;
+  return std::min(kMaxPipes, static_cast<size_t>(std::max(0, ports.count * 3 / 4 - 1)));
+}
 
 // A caller that has not said Hello for so long is turned away; so many may wait at once.
 constexpr Duration kHelloWait = std::chrono::seconds(5);
@@ -99,12 +107,14 @@ class UcxLink final : public Link {
   // Pipes that were closed before anything had come from the other side. UCX may be in the midst of
   // its handshake, and to close an endpoint there ends the process; so they go when it is over.
   std::vector<std::unique_ptr<UcxWorker>> limbo_;
-  bool abandoned_ = false;  // a worker lives on, and so must its context
+  size_t abandoned_ = 0;  // workers that live on, and so must their context
+  size_t workers_max_ = kMaxPipes;
 };
 
 absl::StatusOr<std::unique_ptr<Link>> UcxLink::Make(const UcxLinkOptions& options) {
   std::unique_ptr<UcxLink> link(new UcxLink);
-  RETURN_IF_ERROR(link->door_.Listen(options.interface));
+  link->workers_max_ = WorkersFor(options.ports);
+  RETURN_IF_ERROR(link->door_.Listen(options.interface, options.ports));
   ASSIGN_OR_RETURN(link->context_, UcxContext::Create(options));
   link->wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   link->epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
@@ -122,7 +132,7 @@ UcxLink::~UcxLink() {
     usleep(200);
   }
   while (!limbo_.empty()) Abandon(limbo_.front());
-  if (abandoned_) {
+  if (abandoned_ > 0) {
     context_.release();
   }
   context_.reset();
@@ -141,7 +151,9 @@ absl::Status UcxLink::Watch(int fd, uint32_t events) {
 }
 
 absl::StatusOr<UcxLink::Pipes::iterator> UcxLink::AddPipe(const std::string& other_door) {
-  if (pipes_.size() >= kMaxPipes) return ResourceExhausted("transfer: {} connections", kMaxPipes);
+  if (pipes_.size() + limbo_.size() + abandoned_ >= workers_max_) {
+    return ResourceExhausted("transfer: {} connections", workers_max_);
+  }
   const Connection id = next_connection_++;
   Pipe pipe;
   ASSIGN_OR_RETURN(pipe.worker, UcxWorker::Create(*context_, id << 32));
@@ -270,7 +282,7 @@ void UcxLink::ClosePipe(Pipes::iterator it) {
 void UcxLink::Abandon(std::unique_ptr<UcxWorker>& worker) {
   epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, worker->event_fd(), nullptr);
   // Never destroyed: rather some memory than the process.
-  abandoned_ = worker.release() != nullptr;
+  if (worker.release() != nullptr) ++abandoned_;
   std::erase(limbo_, nullptr);
 }
 
@@ -383,7 +395,7 @@ absl::StatusOr<std::unique_ptr<Link>> MakeUcxLink(const UcxLinkOptions& options)
 }
 
 absl::StatusOr<std::unique_ptr<Transport>> MakeUcxTransport(TransportOptions options) {
-  UcxLinkOptions link_options{options.transports, options.interface};
+  UcxLinkOptions link_options{options.transports, options.interface, options.ports};
   return MakeTransport(std::move(options), LinkKind::kUcx,
                        [link_options] { return MakeUcxLink(link_options); });
 }

@@ -8,12 +8,14 @@
 #include <string>
 
 #include "common/transfer/link.h"
+#include "common/transfer/transport.h"
 
 namespace trivium::transfer {
 
 struct UcxLinkOptions {
   std::string transports = "posix,tcp,self";  // of data; connections are made over TCP
   std::string interface = "lo";
+  PortRange ports = {};  // that the link and UCX listen on
 };
 
 // INVALID_ARGUMENT for a transport that must not be used, UNAVAILABLE naming what UCX says.

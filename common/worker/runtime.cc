@@ -98,6 +98,7 @@ absl::Status WorkerRuntime::CreateTransport(const TransportFactory& make_transpo
   options.timeouts.scale = config_.transfer().timeout_scale();
   options.interface = config_.transfer().interface();
   options.transports = config_.transfer().transports();
+  options.ports = {config_.transfer().port(), config_.transfer().port_count()};
   ASSIGN_OR_RETURN(transport_, make_transport(std::move(options)));
   return absl::OkStatus();
 }
