@@ -1,0 +1,182 @@
+{{- define "trivium.fullname" -}}
+{{- if contains .Chart.Name .Release.Name -}}
+{{- .Release.Name | trunc 40 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name .Chart.Name | trunc 40 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "trivium.selector" -}}
+app.kubernetes.io/name: {{ .Chart.Name }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "trivium.labels" -}}
+{{ include "trivium.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* The ports of a role, as its configuration, Services, probes and NetworkPolicies name them. */}}
+{{- define "trivium.ports" -}}
+router: {grpc: 7400, metrics: 7410}
+prefill: {grpc: 7401, metrics: 7411}
+decode: {grpc: 7402, metrics: 7412}
+{{- end -}}
+
+{{- define "trivium.secretName" -}}
+{{- .Values.clusterToken.existingSecret | default (printf "%s-cluster-token" (include "trivium.fullname" .)) -}}
+{{- end -}}
+
+{{/* The server and model parts of a role's configuration. Takes a dict of root and role. */}}
+{{- define "trivium.commonConfig" -}}
+{{- $ports := get (include "trivium.ports" .root | fromYaml) .role -}}
+server:
+  listen: 0.0.0.0:{{ $ports.grpc }}
+  metrics_listen: 0.0.0.0:{{ $ports.metrics }}
+  cluster_token_file: /etc/trivium/token/token
+  log_level: {{ .root.Values.logLevel }}
+  drain_timeout_s: {{ .root.Values.drainTimeoutSeconds }}
+model:
+  path: {{ printf "/models/%s" .root.Values.model.file | quote }}
+{{- end -}}
+
+{{- define "trivium.workerConfig" -}}
+{{- $stage := get .root.Values .role -}}
+{{ include "trivium.commonConfig" . }}
+engine:
+  threads: {{ $stage.threads }}
+  kv_memory_bytes: {{ $stage.kvMemory }}
+transfer:
+  interface: {{ .root.Values.transfer.interface }}
+  transports: tcp,self
+  port: {{ .root.Values.transfer.port }}
+  port_count: {{ .root.Values.transfer.portCount }}
+{{- end -}}
+
+{{- define "trivium.routerConfig" -}}
+{{- $root := .root -}}
+{{- $fullname := include "trivium.fullname" $root -}}
+{{- $ports := include "trivium.ports" $root | fromYaml -}}
+{{ include "trivium.commonConfig" . }}
+workers:
+{{- range $role := list "prefill" "decode" }}
+{{- range $i := until (int (get $root.Values $role).replicas) }}
+  - address: {{ printf "%s-%s-%d.%s-%s.%s.svc.%s:%v" $fullname $role $i $fullname $role $root.Release.Namespace $root.Values.clusterDomain (get $ports $role).grpc }}
+    role: {{ $role }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* A role's whole configuration file; what the chart itself relies on wins over `config`. */}}
+{{- define "trivium.config" -}}
+{{- $own := include (ternary "trivium.routerConfig" "trivium.workerConfig" (eq .role "router")) . | fromYaml -}}
+{{- mergeOverwrite (deepCopy (get .root.Values .role).config) $own | toYaml -}}
+{{- end -}}
+
+{{/* The pod of a role. Takes a dict of root and role. */}}
+{{- define "trivium.pod" -}}
+{{- $root := .root -}}
+{{- $role := .role -}}
+{{- $stage := get $root.Values $role -}}
+{{- $ports := get (include "trivium.ports" $root | fromYaml) $role -}}
+metadata:
+  labels:
+    {{- include "trivium.labels" $root | nindent 4 }}
+    app.kubernetes.io/component: {{ $role }}
+  annotations:
+    checksum/config: {{ include "trivium.config" . | sha256sum }}
+spec:
+  serviceAccountName: {{ include "trivium.fullname" $root }}
+  automountServiceAccountToken: false
+  enableServiceLinks: false
+  # Time to leave the Service's endpoints, to drain, and to cancel what has not ended by then.
+  terminationGracePeriodSeconds: {{ add $root.Values.drainTimeoutSeconds 30 }}
+  securityContext:
+    runAsNonRoot: true
+    runAsUser: 65532
+    runAsGroup: 65532
+    fsGroup: 65532
+    fsGroupChangePolicy: OnRootMismatch
+    seccompProfile:
+      type: RuntimeDefault
+  {{- with $root.Values.image.pullSecrets }}
+  imagePullSecrets:
+    {{- range . }}
+    - name: {{ . }}
+    {{- end }}
+  {{- end }}
+  {{- if $root.Values.model.url }}
+  initContainers:
+    {{- include "trivium.fetchModel" $root | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: {{ $role }}
+      image: {{ printf "%s-%s:%s" $root.Values.image.repository $role ($root.Values.image.tag | default $root.Chart.AppVersion) }}
+      imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+      args: ["--config", "/etc/trivium/config/config.yaml"]
+      ports:
+        {{- range $name, $port := $ports }}
+        - name: {{ $name }}
+          containerPort: {{ $port }}
+        {{- end }}
+      # The port opens when the model is loaded: up to ten minutes.
+      startupProbe:
+        grpc:
+          port: {{ $ports.grpc }}
+        periodSeconds: 2
+        failureThreshold: 300
+      readinessProbe:
+        grpc:
+          port: {{ $ports.grpc }}
+          service: {{ ternary "trivium.v1.Inference" (printf "trivium.v1.%s" (title $role)) (eq $role "router") }}
+        periodSeconds: 5
+        timeoutSeconds: 3
+      livenessProbe:
+        grpc:
+          port: {{ $ports.grpc }}
+        periodSeconds: 10
+        timeoutSeconds: 5
+        failureThreshold: 6
+      {{- if eq $role "router" }}
+      # New connections may still come until every node knows that this pod is leaving.
+      lifecycle:
+        preStop:
+          sleep:
+            seconds: 5
+      {{- end }}
+      resources:
+        {{- toYaml $stage.resources | nindent 8 }}
+      securityContext:
+        {{- include "trivium.containerSecurity" $root | nindent 8 }}
+      volumeMounts:
+        - {name: config, mountPath: /etc/trivium/config, readOnly: true}
+        - {name: token, mountPath: /etc/trivium/token, readOnly: true}
+        - {name: models, mountPath: /models, readOnly: true}
+  volumes:
+    - name: config
+      configMap:
+        name: {{ include "trivium.fullname" $root }}-{{ $role }}
+    - name: token
+      secret:
+        secretName: {{ include "trivium.secretName" $root }}
+        defaultMode: 0440
+        items:
+          - {key: token, path: token}
+    - name: models
+      {{- include "trivium.modelVolume" $root | nindent 6 }}
+  {{- range $key := list "nodeSelector" "tolerations" "affinity" }}
+  {{- with get $stage $key }}
+  {{ $key }}:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- end }}
+{{- end -}}
+
+{{- define "trivium.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities:
+  drop: [ALL]
+{{- end -}}
