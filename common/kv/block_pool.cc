@@ -26,6 +26,15 @@ struct PoolState {
     ++used;
     return block;
   }
+  void Hold(BlockId block) {
+    ++Record(block).owners;
+    ++Record(block).holders;
+  }
+  absl::Status CheckFree(int64_t count) const {
+    if (count <= static_cast<int64_t>(free.size())) return absl::OkStatus();
+    return ResourceExhausted("{} KV blocks are needed, {} of {} are free", count, free.size(),
+                             total);
+  }
 
   const int32_t total;
   const BlockScrubber scrubber;
@@ -84,6 +93,23 @@ Reservation::~Reservation() { Release(); }
 
 BlockLease Reservation::Lease() const { return state_; }
 
+absl::Status Reservation::Extend(int32_t blocks) {
+  if (blocks < 1) return InvalidArgument("an extension by {} KV blocks", blocks);
+  if (state_ == nullptr) return FailedPrecondition("an empty reservation cannot grow");
+  PoolState& pool = *state_->pool;
+  std::lock_guard lock(pool.mutex);
+  RETURN_IF_ERROR(pool.CheckFree(blocks));
+  for (int32_t i = 0; i < blocks; ++i) {
+    const BlockId block = pool.TakeFree();
+    pool.Hold(block);
+    blocks_.push_back(block);
+    table_.push_back(block.value);
+    // Leases read this list only after this reservation has let go of it.
+    state_->blocks.push_back(block);
+  }
+  return absl::OkStatus();
+}
+
 void Reservation::Release() {
   if (state_ == nullptr) return;
   {
@@ -129,19 +155,14 @@ absl::StatusOr<std::vector<Reservation>> BlockPool::ReserveGroup(const GroupNeed
   std::vector<Reservation> group(static_cast<size_t>(need.members));
   {
     std::lock_guard lock(state_->mutex);
-    const size_t free = state_->free.size();
-    if (free < static_cast<size_t>(need.Blocks())) {
-      return ResourceExhausted("{} KV blocks are needed, {} of {} are free", need.Blocks(), free,
-                               state_->total);
-    }
+    RETURN_IF_ERROR(state_->CheckFree(need.Blocks()));
     std::vector<BlockId> shared;
     for (int32_t i = 0; i < need.shared; ++i) shared.push_back(state_->TakeFree());
     for (Reservation& member : group) {
       member.blocks_ = shared;
       for (int32_t i = 0; i < need.own; ++i) member.blocks_.push_back(state_->TakeFree());
       for (BlockId block : member.blocks_) {
-        ++state_->Record(block).owners;
-        ++state_->Record(block).holders;
+        state_->Hold(block);
         member.table_.push_back(block.value);
       }
     }

@@ -3,7 +3,7 @@
 // A block is free, used (owned by Reservations: one, or the members of one group that share it) or
 // leased (its last owner has gone, but transfers in flight may still touch it, or it is being
 // scrubbed). Invariant at every moment: free + used + leased = total; a shared block counts once.
-// Admission is by full reservation: a request gets every block that it may ever need, or none.
+// A reservation gets all the blocks that it asks for, or none; it may grow if blocks are free then.
 // Every block carries a generation, raised each time the block leaves the free list, so that a late
 // message for a former owner can be told apart. The first owner of a block sees 1.
 //
@@ -51,8 +51,13 @@ class Reservation {
   std::span<const int32_t> block_table() const { return table_; }
   bool empty() const { return blocks_.empty(); }
 
+  // Adds `blocks` free blocks of its own behind those that it has, or changes nothing:
+  // RESOURCE_EXHAUSTED when fewer are free now, INVALID_ARGUMENT for blocks < 1,
+  // FAILED_PRECONDITION for an empty reservation. Ends the spans given out before.
+  absl::Status Extend(int32_t blocks);
+
   // Blocks stay out of the free list until all reservations that own them and every copy of a lease
-  // are gone. Null for an empty reservation.
+  // are gone; those that Extend adds later too. Null for an empty reservation.
   BlockLease Lease() const;
 
  private:

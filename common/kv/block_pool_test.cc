@@ -9,6 +9,7 @@
 #include <random>
 #include <set>
 #include <thread>
+#include <utility>
 #include <vector>
 
 namespace trivium::kv {
@@ -51,6 +52,34 @@ class Model {
     }
   }
 
+  void Extend(size_t pick, int32_t count) {
+    if (owners_.empty()) return;
+    Owner& owner = owners_[pick % owners_.size()];
+    const int32_t free = pool_.counts().free;
+    const absl::Status status = owner.reservation.Extend(count);
+    ASSERT_EQ(status.ok(), count <= free) << status;
+    ASSERT_EQ(absl::IsResourceExhausted(status), count > free) << status;
+    const auto blocks = owner.reservation.blocks();
+    ASSERT_EQ(blocks.size(), owner.blocks->size() + static_cast<size_t>(status.ok() ? count : 0));
+    for (size_t i = 0; i < blocks.size(); ++i) {
+      ASSERT_EQ(blocks[i].value, owner.reservation.block_table()[i]);
+      if (i < owner.blocks->size()) {
+        ASSERT_EQ(blocks[i].value, (*owner.blocks)[i]) << "an owned block moved";
+      } else {
+        CheckNew(blocks[i]);
+      }
+    }
+    // Leases of this owner hold the new blocks too.
+    for (size_t i = owner.blocks->size(); i < blocks.size(); ++i) {
+      const int32_t block = blocks[i].value;
+      holders_[block] = 1 + static_cast<int>(std::count_if(
+                                leases_.begin(), leases_.end(),
+                                [&](const auto& lease) { return lease.second == owner.blocks; }));
+      owner.blocks->push_back(block);
+    }
+    drawn_.clear();
+  }
+
   void TakeLease(size_t pick) {
     if (owners_.empty()) return;
     const Owner& owner = owners_[pick % owners_.size()];
@@ -91,7 +120,7 @@ class Model {
   }
 
  private:
-  using Blocks = std::shared_ptr<const std::vector<int32_t>>;
+  using Blocks = std::shared_ptr<std::vector<int32_t>>;
   struct Owner {
     Reservation reservation;
     Blocks blocks;
@@ -137,7 +166,7 @@ TEST(BlockPoolTest, TenThousandRandomHistoriesAgreeWithTheModel) {
     for (int i = 0; i < length; ++i) {
       SCOPED_TRACE(testing::Message() << "history " << history << ", action " << i);
       const size_t pick = random();
-      switch (random() % 5) {
+      switch (random() % 6) {
         case 0:
           model.Reserve({.own = static_cast<int32_t>(random() % (total + 2) + 1)});
           break;
@@ -150,6 +179,9 @@ TEST(BlockPoolTest, TenThousandRandomHistoriesAgreeWithTheModel) {
           model.TakeLease(pick);
           break;
         case 3:
+          model.Extend(pick, static_cast<int32_t>(random() % 4 + 1));
+          break;
+        case 4:
           model.Release(pick);
           break;
         default:
@@ -200,12 +232,23 @@ class Worker {
     BlockLease lease;
     const std::vector<BlockId> blocks(reservation->blocks().begin(), reservation->blocks().end());
     if (random() % 2 == 0) lease = reservation->Lease();
+    Grow(*reservation, random);
     if (random() % 2 == 0) std::this_thread::yield();
     const bool owner_goes_first = lease != nullptr && random() % 2 == 0;
     if (owner_goes_first) *reservation = Reservation();
     for (size_t i = 0; i < blocks.size(); ++i) {
       if (arena_.bytes[static_cast<size_t>(blocks[i].value)] != id_) ++wrong;
       if (pool_.generation(blocks[i]) != generations[i]) ++wrong;
+    }
+  }
+
+  // A block that is added is as clean, and as much its owner's, as the first ones.
+  void Grow(Reservation& reservation, std::mt19937& random) {
+    const size_t before = reservation.blocks().size();
+    if (!reservation.Extend(static_cast<int32_t>(random() % 3 + 1)).ok()) return;
+    for (BlockId block : reservation.blocks().subspan(before)) {
+      uint64_t& word = arena_.bytes[static_cast<size_t>(block.value)];
+      if (std::exchange(word, id_) != 0) ++wrong;
     }
   }
 
@@ -289,6 +332,9 @@ TEST(BlockPoolTest, ErrorsNameTheCounts) {
   EXPECT_EQ(Message(pool.Reserve(5).status()), "5 KV blocks are needed, the pool has 4");
   EXPECT_EQ(pool.Reserve(0).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(pool.Reserve(-1).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Message(held->Extend(2)), "2 KV blocks are needed, 1 of 4 are free");
+  EXPECT_EQ(held->Extend(0).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Reservation().Extend(1).code(), absl::StatusCode::kFailedPrecondition);
   for (const GroupNeed& need : {GroupNeed{-1, 1, 1}, GroupNeed{1, 0, 2}, GroupNeed{1, 1, 0},
                                 GroupNeed{1, 1 << 30, 1 << 30}}) {
     EXPECT_EQ(pool.ReserveGroup(need).status().code(), absl::StatusCode::kInvalidArgument);
