@@ -59,10 +59,12 @@ absl::StatusOr<Generation> GenerateLocal(Engine& engine, kv::BlockPool& pool,
     done += count;
   }
   const auto end_ids = engine.model().tokenizer->end_of_generation_ids();
+  TokenHistory history(params, prompt_ids, 0);
   Generation result;
   for (int32_t index = 0;; ++index) {
-    result.tokens.push_back(Sample(step.logits, params, index, end_ids));
+    result.tokens.push_back(Sample(step.logits, params, index, end_ids, history));
     const int32_t id = result.tokens.back().id;
+    history.Add(id);
     result.finish = FinishAfter(id, params, index, end_ids);
     if (result.finish != FinishReason::kNone) return result;
     const SequenceRange next{.tokens = {&id, 1},

@@ -46,6 +46,32 @@ TEST_F(GenerateTest, EachTokenIsTheOneThatAFreshForwardPassGives) {
   }
 }
 
+// The tokens so far are counted anew for each token here, and once and for all there.
+TEST_F(GenerateTest, PenaltiesFollowTheTokensSoFar) {
+  SamplingParams params{.max_tokens = 40,
+                        .ignore_eos = true,
+                        .repetition_penalty = 1.3f,
+                        .presence_penalty = 0.4f,
+                        .frequency_penalty = 0.6f};
+  for (const float temperature : {0.0f, 0.7f}) {
+    params.temperature = temperature;
+    const auto generated = Run(Ids(30), params);
+    ASSERT_TRUE(generated.ok()) << generated.status();
+    std::vector<int32_t> ids = Ids(30);
+    for (int32_t index = 0; index < 40; ++index) {
+      const Prompt whole{ids, {0, 1, 2, 3, 4}};
+      const SequenceRange range = whole.Whole(LogitsWanted::kLast);
+      const TokenHistory history(params, ids, index);
+      const int32_t id =
+          Sample(test_.engine->Step({&range, 1}).logits, params, index, {}, history).id;
+      ASSERT_EQ(generated->tokens[static_cast<size_t>(index)].id, id) << index;
+      ids.push_back(id);
+    }
+    SamplingParams plain{.temperature = temperature, .max_tokens = 40, .ignore_eos = true};
+    EXPECT_NE(Run(Ids(30), plain)->Ids(), generated->Ids()) << "the penalties changed nothing";
+  }
+}
+
 TEST_F(GenerateTest, ChunksAndRepetitionChangeNothing) {
   const SamplingParams params{
       .temperature = 1, .seed = 5, .max_tokens = 12, .ignore_eos = true, .logprobs = 3};

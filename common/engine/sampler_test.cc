@@ -347,6 +347,28 @@ INSTANTIATE_TEST_SUITE_P(
         BadCase{"top_p", [](SamplingParams& p) { p.top_p = 0; }},
         BadCase{"top_p", [](SamplingParams& p) { p.top_p = 1.01f; }},
         BadCase{"top_p", [](SamplingParams& p) { p.top_p = -kInf; }},
+        BadCase{"min_p", [](SamplingParams& p) { p.min_p = kNan; }},
+        BadCase{"min_p", [](SamplingParams& p) { p.min_p = -0.1f; }},
+        BadCase{"min_p", [](SamplingParams& p) { p.min_p = 1.1f; }},
+        BadCase{"typical_p", [](SamplingParams& p) { p.typical_p = 0; }},
+        BadCase{"typical_p", [](SamplingParams& p) { p.typical_p = kNan; }},
+        BadCase{"repetition_penalty", [](SamplingParams& p) { p.repetition_penalty = 0; }},
+        BadCase{"repetition_penalty", [](SamplingParams& p) { p.repetition_penalty = 10.5f; }},
+        BadCase{"presence_penalty", [](SamplingParams& p) { p.presence_penalty = 2.1f; }},
+        BadCase{"frequency_penalty", [](SamplingParams& p) { p.frequency_penalty = kNan; }},
+        BadCase{"logit_bias",
+                [](SamplingParams& p) {
+                  p.logit_bias.assign(1025, {1, 1.0f});
+                }},
+        BadCase{"logit_bias",
+                [](SamplingParams& p) {
+                  p.logit_bias = {{-1, 1.0f}};
+                }},
+        BadCase{"logit_bias[3]",
+                [](SamplingParams& p) {
+                  p.logit_bias = {{3, kInf}};
+                }},
+        BadCase{"prompt_logprobs", [](SamplingParams& p) { p.prompt_logprobs = 21; }},
         BadCase{"max_tokens", [](SamplingParams& p) { p.max_tokens = 0; }},
         BadCase{"min_tokens", [](SamplingParams& p) { p.min_tokens = -1; }},
         BadCase{"min_tokens", [](SamplingParams& p) { p.min_tokens = 257; }},
