@@ -33,16 +33,31 @@ absl::StatusOr<transfer::Credentials> ToCredentials(const v1::RequestKey& key) {
   return credentials;
 }
 
+// In the order of the ids: a map of the wire has none.
+std::vector<std::pair<int32_t, float>> ToBias(
+    const google::protobuf::Map<int32_t, float>& message) {
+  std::vector<std::pair<int32_t, float>> bias(message.begin(), message.end());
+  std::sort(bias.begin(), bias.end());
+  return bias;
+}
+
 engine::SamplingParams ToParams(const v1::StageSampling& message) {
   return {.temperature = message.temperature(),
           .top_k = message.top_k(),
           .top_p = message.top_p(),
+          .min_p = message.min_p(),
+          .typical_p = message.typical_p(),
           .seed = message.seed(),
           .max_tokens = message.max_tokens(),
           .min_tokens = message.min_tokens(),
           .ignore_eos = message.ignore_eos(),
           .stop_token_ids = {message.stop_token_ids().begin(), message.stop_token_ids().end()},
-          .logprobs = message.logprobs()};
+          .logprobs = message.logprobs(),
+          .repetition_penalty = message.repetition_penalty(),
+          .presence_penalty = message.presence_penalty(),
+          .frequency_penalty = message.frequency_penalty(),
+          .logit_bias = ToBias(message.logit_bias()),
+          .prompt_logprobs = message.prompt_logprobs()};
 }
 
 absl::Status CheckTokens(const google::protobuf::RepeatedField<int32_t>& ids,
@@ -186,6 +201,8 @@ void ToMessage(const engine::SamplingParams& params, v1::StageSampling* message)
   message->set_temperature(params.temperature);
   message->set_top_k(params.top_k);
   message->set_top_p(params.top_p);
+  message->set_min_p(params.min_p);
+  message->set_typical_p(params.typical_p);
   message->set_seed(params.seed);
   message->set_max_tokens(params.max_tokens);
   message->set_min_tokens(params.min_tokens);
@@ -193,6 +210,11 @@ void ToMessage(const engine::SamplingParams& params, v1::StageSampling* message)
   message->mutable_stop_token_ids()->Assign(params.stop_token_ids.begin(),
                                             params.stop_token_ids.end());
   message->set_logprobs(params.logprobs);
+  message->set_repetition_penalty(params.repetition_penalty);
+  message->set_presence_penalty(params.presence_penalty);
+  message->set_frequency_penalty(params.frequency_penalty);
+  message->mutable_logit_bias()->insert(params.logit_bias.begin(), params.logit_bias.end());
+  message->set_prompt_logprobs(params.prompt_logprobs);
 }
 
 void ToMessage(const OutputToken& token, v1::StageToken* message) {

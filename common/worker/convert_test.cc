@@ -1,5 +1,6 @@
 #include "common/worker/convert.h"
 
+#include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -32,6 +33,14 @@ v1::DecodeRequest Valid() {
   sampling.set_min_tokens(1);
   sampling.add_stop_token_ids(9);
   sampling.set_logprobs(-1);
+  sampling.set_min_p(0.1f);
+  sampling.set_typical_p(0.8f);
+  sampling.set_repetition_penalty(1.1f);
+  sampling.set_presence_penalty(-0.5f);
+  sampling.set_frequency_penalty(2);
+  for (int id = 0; id < 100; ++id)
+    (*sampling.mutable_logit_bias())[id] = static_cast<float>(id - 50);
+  sampling.set_prompt_logprobs(20);
   return request;
 }
 
@@ -47,7 +56,7 @@ TEST(ConvertTest, AValidRequestArrivesWhole) {
   EXPECT_EQ(request->remaining_tokens(), 60);
   v1::StageSampling again;
   ToMessage(request->sampling, &again);
-  EXPECT_EQ(again.SerializeAsString(), Valid().sampling().SerializeAsString());
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(again, Valid().sampling()));
 }
 
 struct BadCase {
@@ -88,6 +97,23 @@ TEST(ConvertTest, WhatIsWrongIsNamed) {
       {"sampling.top_k", [](auto& r) { r.mutable_sampling()->set_top_k(-1); }},
       {"sampling.stop_token_ids", [](auto& r) { r.mutable_sampling()->add_stop_token_ids(100); }},
       {"sampling.logprobs", [](auto& r) { r.mutable_sampling()->set_logprobs(21); }},
+      {"sampling.prompt_logprobs", [](auto& r) { r.mutable_sampling()->set_prompt_logprobs(-2); }},
+      {"sampling.min_p", [](auto& r) { r.mutable_sampling()->set_min_p(1.5f); }},
+      {"sampling.typical_p", [](auto& r) { r.mutable_sampling()->clear_typical_p(); }},
+      {"sampling.repetition_penalty",
+       [](auto& r) { r.mutable_sampling()->clear_repetition_penalty(); }},
+      {"sampling.presence_penalty",
+       [nan](auto& r) { r.mutable_sampling()->set_presence_penalty(nan); }},
+      {"sampling.frequency_penalty",
+       [](auto& r) { r.mutable_sampling()->set_frequency_penalty(-2.5f); }},
+      {"sampling.logit_bias: no token 100",
+       [](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[100] = 1; }},
+      {"sampling.logit_bias[7]",
+       [nan](auto& r) { (*r.mutable_sampling()->mutable_logit_bias())[7] = nan; }},
+      {"sampling.logit_bias has 1025",
+       [](auto& r) {
+         for (int id = 0; id < 1025; ++id) (*r.mutable_sampling()->mutable_logit_bias())[id] = 1;
+       }},
       {"sampling", [](auto& r) { r.clear_sampling(); }},
   };
   for (const BadCase& bad : cases) {

@@ -39,6 +39,7 @@ struct StepLoop::Job {
   int64_t kv_bytes = 0;  // that landed
   int32_t tokens = 0;    // emitted here
   int32_t last_id = 0;   // of the newest token, whose KV the next step computes
+  engine::TokenHistory history;
   // Late callbacks of a request that has ended find this gone and post nothing.
   std::shared_ptr<const uint64_t> alive;
 
@@ -193,6 +194,8 @@ absl::Status StepLoop::Join(Job& job, const transfer::Arrival& arrival) {
   job.kv_bytes = arrival.kv_bytes;
   job.state = Job::State::kRunning;
   job.joined = context_.clock->Now();
+  job.history =
+      engine::TokenHistory(job.request.sampling, job.request.token_ids, job.request.output_index);
   context_.probe->OnFirstToken(worker::SecondsBetween(job.submitted, job.joined));
   Emit(job, first);
   return absl::OkStatus();
@@ -239,9 +242,10 @@ void StepLoop::RunStep() {
     const int32_t index = running[i]->index() + 1;
     const auto logits =
         result.logits.subspan(static_cast<size_t>(result.first_row[i]) * vocab, vocab);
-    worker::OutputToken token{.index = index,
-                              .token = engine::Sample(logits, params, index, end_ids),
-                              .has_logprob = params.logprobs >= 0};
+    worker::OutputToken token{
+        .index = index,
+        .token = engine::Sample(logits, params, index, end_ids, running[i]->history),
+        .has_logprob = params.logprobs >= 0};
     token.finish = engine::FinishAfter(token.token.id, params, index, end_ids);
     tokens.push_back(std::move(token));
   }
@@ -255,6 +259,7 @@ void StepLoop::RunStep() {
 void StepLoop::Emit(Job& job, const worker::OutputToken& token) {
   ++job.tokens;
   job.last_id = token.token.id;
+  job.history.Add(token.token.id);
   job.sink->OnToken(token);
   if (token.finish != engine::FinishReason::kNone) End(job.number, absl::OkStatus());
 }

@@ -249,9 +249,10 @@ void StepLoop::SendLayers(const std::vector<Chunk>& chunks, int layer) {
 void StepLoop::Sample(Job& job, std::span<const float> logits) {
   const engine::SamplingParams& params = job.request.sampling;
   const auto end_ids = context_.engine->model().tokenizer->end_of_generation_ids();
+  const engine::TokenHistory history(params, job.request.token_ids, job.request.output_index);
   worker::OutputToken token{
       .index = job.request.output_index,
-      .token = engine::Sample(logits, params, job.request.output_index, end_ids),
+      .token = engine::Sample(logits, params, job.request.output_index, end_ids, history),
       .has_logprob = params.logprobs >= 0};
   token.finish = engine::FinishAfter(token.token.id, params, token.index, end_ids);
   const TimePoint now = context_.clock->Now();

@@ -24,6 +24,19 @@ engine::SamplingParams Seeded(uint64_t seed, int32_t max_tokens) {
           .logprobs = 0};
 }
 
+// Every option whose effect depends on the tokens so far, and a bias.
+engine::SamplingParams Penalised(uint64_t seed, float temperature, int32_t max_tokens) {
+  engine::SamplingParams params = Seeded(seed, max_tokens);
+  params.temperature = temperature;
+  params.min_p = 0.01f;
+  params.typical_p = 0.9f;
+  params.repetition_penalty = 1.2f;
+  params.presence_penalty = 0.5f;
+  params.frequency_penalty = 0.7f;
+  params.logit_bias = {{11, 2.0f}, {17, 3.0f}, {40, -100.0f}};
+  return params;
+}
+
 void ExpectEqual(const std::vector<worker::OutputToken>& got, const engine::Generation& want) {
   ASSERT_EQ(got.size(), want.tokens.size());
   for (size_t i = 0; i < got.size(); ++i) {
@@ -54,7 +67,8 @@ TEST_P(SoloTest, EqualsOneEngineBitForBit) {
   Rig rig({.numerics = GetParam()});
   for (size_t length : {1, 15, 16, 17, 64, 65, 150}) {
     SCOPED_TRACE(length);
-    for (const engine::SamplingParams& sampling : {Greedy(18), Seeded(random_(), 18)}) {
+    for (const engine::SamplingParams& sampling :
+         {Greedy(18), Seeded(random_(), 18), Penalised(random_(), 1.1f, 18)}) {
       const auto request = rig.Request(rig.RandomPrompt(random_, length), sampling);
       const auto got = rig.Run(request);
       ASSERT_TRUE(got.ok()) << got.status();
@@ -160,7 +174,9 @@ TEST_F(LoopsTest, TheFirstTokenMayBeTheLast) {
 
 TEST_F(LoopsTest, ARetryGoesOnWithTheSameText) {
   Rig rig;
-  for (const engine::SamplingParams& sampling : {Greedy(24), Seeded(random_(), 24)}) {
+  for (const engine::SamplingParams& sampling :
+       {Greedy(24), Seeded(random_(), 24), Penalised(random_(), 0, 24),
+        Penalised(random_(), 1.2f, 24)}) {
     const auto prompt = rig.RandomPrompt(random_, 50);
     const auto whole = rig.Run(rig.Request(prompt, sampling));
     ASSERT_TRUE(whole.ok()) << whole.status();

@@ -121,6 +121,9 @@ class ServiceTest : public testing::Test {
     for (int i = 0; i < prompt_tokens; ++i) request.add_token_ids(3 + i * 7 % 250);
     v1::StageSampling& sampling = *request.mutable_sampling();
     sampling.set_top_p(1);
+    sampling.set_typical_p(1);
+    sampling.set_repetition_penalty(1);
+    sampling.set_prompt_logprobs(-1);
     sampling.set_max_tokens(max_tokens);
     sampling.set_ignore_eos(true);
     sampling.set_logprobs(1);

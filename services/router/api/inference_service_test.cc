@@ -133,6 +133,7 @@ std::vector<BadRequest> BadSampling() {
   }
   for (const float value : {std::nanf(""), 0.0f, -1.0f, 1.001f, INFINITY}) {
     bad.push_back(on("sampling.top_p", [=](S* s) { s->set_top_p(value); }));
+    bad.push_back(on("sampling.typical_p", [=](S* s) { s->set_typical_p(value); }));
   }
   bad.push_back(on("sampling.top_k", [](S* s) { s->set_top_k(-1); }));
   bad.push_back(on("sampling.max_tokens", [](S* s) { s->set_max_tokens(0); }));
@@ -140,6 +141,32 @@ std::vector<BadRequest> BadSampling() {
   bad.push_back(on("sampling.min_tokens", [](S* s) { s->set_min_tokens(9); }));
   bad.push_back(on("sampling.logprobs", [](S* s) { s->set_logprobs(21); }));
   bad.push_back(on("sampling.logprobs", [](S* s) { s->set_logprobs(-1); }));
+  bad.push_back(on("sampling.prompt_logprobs", [](S* s) { s->set_prompt_logprobs(21); }));
+  bad.push_back(on("sampling.prompt_logprobs", [](S* s) { s->set_prompt_logprobs(-1); }));
+  for (const float value : {std::nanf(""), -2.01f, 2.01f, INFINITY}) {
+    bad.push_back(on("sampling.presence_penalty", [=](S* s) { s->set_presence_penalty(value); }));
+    bad.push_back(on("sampling.frequency_penalty", [=](S* s) { s->set_frequency_penalty(value); }));
+  }
+  for (const float value : {std::nanf(""), 0.0f, -1.0f, 10.1f}) {
+    bad.push_back(
+        on("sampling.repetition_penalty", [=](S* s) { s->set_repetition_penalty(value); }));
+  }
+  for (const float value : {std::nanf(""), -0.01f, 1.01f}) {
+    bad.push_back(on("sampling.min_p", [=](S* s) { s->set_min_p(value); }));
+  }
+  for (const float value : {std::nanf(""), -100.5f, 101.0f}) {
+    bad.push_back(on("sampling.logit_bias[7]", [=](S* s) {
+      (*s->mutable_logit_bias())[7] = value;
+      (*s->mutable_logit_bias())[9] = value;
+    }));
+  }
+  for (const int32_t id : {-1, 320}) {
+    bad.push_back(
+        on("sampling.logit_bias: has token", [=](S* s) { (*s->mutable_logit_bias())[id] = 1; }));
+  }
+  bad.push_back(on("sampling.logit_bias: 1025", [](S* s) {
+    for (int i = 0; i < 1025; ++i) (*s->mutable_logit_bias())[i] = 1;
+  }));
   bad.push_back(on("sampling.stop_token_ids[0]", [](S* s) { s->add_stop_token_ids(320); }));
   bad.push_back(on("sampling.stop_token_ids: 17 are given", [](S* s) {
     for (int i = 0; i < 17; ++i) s->add_stop_token_ids(5);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cctype>
 #include <filesystem>
+#include <map>
 #include <utility>
 
 #include "common/net/text.h"
@@ -12,8 +13,54 @@ namespace trivium::router {
 namespace {
 
 constexpr float kTemperatureMax = 100;
-constexpr int kStopTokensMax = 16, kStopStringsMax = 16, kLogprobsMax = 20;
+constexpr int kStopTokensMax = 16, kStopStringsMax = 16, kLogprobsMax = 20, kBiasesMax = 1024;
+constexpr float kBiasMax = 100, kPenaltyMax = 2, kRepetitionPenaltyMax = 10;
 constexpr size_t kStopBytesMax = 256, kNameShownMax = 80;
+
+// Comparisons are written so that a NaN fails each of them.
+absl::Status CheckRange(std::string_view field, float value, float least, float most) {
+  if (value >= least && value <= most) return absl::OkStatus();
+  return InvalidArgument("sampling.{}: is {}, must be {} to {}", field, value, least, most);
+}
+
+absl::Status CheckAboveZero(std::string_view field, float value, float most) {
+  if (value > 0 && value <= most) return absl::OkStatus();
+  return InvalidArgument("sampling.{}: is {}, must be above 0 and at most {}", field, value, most);
+}
+
+absl::Status CheckNumbers(const v1::Sampling& s) {
+  RETURN_IF_ERROR(CheckRange("temperature", s.temperature(), 0, kTemperatureMax));
+  if (s.has_top_p()) RETURN_IF_ERROR(CheckAboveZero("top_p", s.top_p(), 1));
+  RETURN_IF_ERROR(CheckRange("min_p", s.min_p(), 0, 1));
+  if (s.has_typical_p()) RETURN_IF_ERROR(CheckAboveZero("typical_p", s.typical_p(), 1));
+  if (s.has_repetition_penalty()) {
+    RETURN_IF_ERROR(
+        CheckAboveZero("repetition_penalty", s.repetition_penalty(), kRepetitionPenaltyMax));
+  }
+  RETURN_IF_ERROR(CheckRange("presence_penalty", s.presence_penalty(), -kPenaltyMax, kPenaltyMax));
+  return CheckRange("frequency_penalty", s.frequency_penalty(), -kPenaltyMax, kPenaltyMax);
+}
+
+absl::Status CheckLogprobs(std::string_view field, int32_t count) {
+  if (count >= 0 && count <= kLogprobsMax) return absl::OkStatus();
+  return InvalidArgument("sampling.{}: is {}, must be 0 to {}", field, count, kLogprobsMax);
+}
+
+// Of several that are wrong, the lowest id is named: a map of the wire has no order.
+absl::Status CheckBias(const v1::Sampling& sampling, int32_t vocab) {
+  if (sampling.logit_bias_size() > kBiasesMax) {
+    return InvalidArgument("sampling.logit_bias: {} are given, at most {} are allowed",
+                           sampling.logit_bias_size(), kBiasesMax);
+  }
+  const std::map<int32_t, float> biases(sampling.logit_bias().begin(), sampling.logit_bias().end());
+  for (const auto& [id, bias] : biases) {
+    if (id < 0 || id >= vocab) {
+      return InvalidArgument("sampling.logit_bias: has token {}, must be 0 to {}", id, vocab - 1);
+    }
+    RETURN_IF_ERROR(CheckRange(fmt::format("logit_bias[{}]", id), bias, -kBiasMax, kBiasMax));
+  }
+  return absl::OkStatus();
+}
 
 absl::Status CheckStops(const v1::Sampling& sampling) {
   if (sampling.stop_token_ids_size() > kStopTokensMax) {
@@ -125,17 +172,9 @@ absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const v1::TokenI
 }
 
 absl::Status RequestValidator::CheckSampling(const v1::Sampling& sampling) const {
-  // Written so that a NaN fails each comparison.
-  if (!(sampling.temperature() >= 0 && sampling.temperature() <= kTemperatureMax)) {
-    return InvalidArgument("sampling.temperature: is {}, must be 0 to {}", sampling.temperature(),
-                           kTemperatureMax);
-  }
+  RETURN_IF_ERROR(CheckNumbers(sampling));
   if (sampling.top_k() < 0) {
     return InvalidArgument("sampling.top_k: is {}, must be 0 or more", sampling.top_k());
-  }
-  if (sampling.has_top_p() && !(sampling.top_p() > 0 && sampling.top_p() <= 1)) {
-    return InvalidArgument("sampling.top_p: is {}, must be above 0 and at most 1",
-                           sampling.top_p());
   }
   if (sampling.has_max_tokens() && sampling.max_tokens() < 1) {
     return InvalidArgument("sampling.max_tokens: is {}, must be 1 or more", sampling.max_tokens());
@@ -146,10 +185,9 @@ absl::Status RequestValidator::CheckSampling(const v1::Sampling& sampling) const
     return InvalidArgument("sampling.min_tokens: is {}, must be 0 to {} (max_tokens)",
                            sampling.min_tokens(), max_tokens);
   }
-  if (sampling.logprobs() < 0 || sampling.logprobs() > kLogprobsMax) {
-    return InvalidArgument("sampling.logprobs: is {}, must be 0 to {}", sampling.logprobs(),
-                           kLogprobsMax);
-  }
+  RETURN_IF_ERROR(CheckLogprobs("logprobs", sampling.logprobs()));
+  RETURN_IF_ERROR(CheckLogprobs("prompt_logprobs", sampling.prompt_logprobs()));
+  RETURN_IF_ERROR(CheckBias(sampling, model_->config.vocab));
   RETURN_IF_ERROR(CheckStops(sampling));
   for (int i = 0; i < sampling.stop_token_ids_size(); ++i) {
     RETURN_IF_ERROR(CheckId(sampling.stop_token_ids(i), "sampling.stop_token_ids", i));
@@ -170,6 +208,13 @@ v1::StageSampling RequestValidator::Complete(const v1::Sampling& sampling,
   out.set_ignore_eos(sampling.ignore_eos());
   *out.mutable_stop_token_ids() = sampling.stop_token_ids();
   out.set_logprobs(sampling.has_logprobs() ? sampling.logprobs() : -1);
+  out.set_min_p(sampling.min_p());
+  out.set_typical_p(sampling.has_typical_p() ? sampling.typical_p() : 1);
+  out.set_repetition_penalty(sampling.has_repetition_penalty() ? sampling.repetition_penalty() : 1);
+  out.set_presence_penalty(sampling.presence_penalty());
+  out.set_frequency_penalty(sampling.frequency_penalty());
+  *out.mutable_logit_bias() = sampling.logit_bias();
+  out.set_prompt_logprobs(sampling.has_prompt_logprobs() ? sampling.prompt_logprobs() : -1);
   return out;
 }
 

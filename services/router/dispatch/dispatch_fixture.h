@@ -88,6 +88,9 @@ struct DispatchFixture {
     request.prompt_ids = std::move(ids);
     request.sampling.set_max_tokens(max_tokens);
     request.sampling.set_top_p(1);
+    request.sampling.set_typical_p(1);
+    request.sampling.set_repetition_penalty(1);
+    request.sampling.set_prompt_logprobs(-1);
     request.sampling.set_seed(DrawSeed());
     request.sampling.set_logprobs(-1);
     return request;
