@@ -9,16 +9,29 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
+Json LogprobJson(const v1::OutputToken& token) {
+  Json top = Json::array();
+  for (const v1::TokenLogprob& one : token.top()) {
+    top.push_back({{"id", one.id()}, {"logprob", one.logprob()}});
+  }
+  const Json logprob = token.has_logprob() ? Json(token.logprob()) : Json(nullptr);
+  return {{"id", token.id()}, {"logprob", logprob}, {"top", std::move(top)}};
+}
+
 Json LogprobsJson(const std::vector<v1::OutputToken>& tokens) {
   Json all = Json::array();
   for (const v1::OutputToken& token : tokens) {
     if (!token.has_logprob()) return nullptr;
-    Json top = Json::array();
-    for (const v1::TokenLogprob& one : token.top()) {
-      top.push_back({{"id", one.id()}, {"logprob", one.logprob()}});
-    }
-    all.push_back({{"id", token.id()}, {"logprob", token.logprob()}, {"top", std::move(top)}});
+    all.push_back(LogprobJson(token));
   }
+  return all;
+}
+
+// The first token of a prompt follows nothing: it has no logprob.
+Json PromptLogprobsJson(const std::vector<v1::OutputToken>& tokens) {
+  if (tokens.empty()) return nullptr;
+  Json all = Json::array();
+  for (const v1::OutputToken& token : tokens) all.push_back(LogprobJson(token));
   return all;
 }
 
@@ -46,6 +59,12 @@ absl::Status Answer::Add(const v1::GenerateResponse& response) {
     return absl::OkStatus();
   }
   text_ += response.delta().text();
+  for (const v1::OutputToken& token : response.delta().prompt_tokens()) {
+    if (token.index() != static_cast<int>(prompt_tokens_.size()) || !tokens_.empty()) {
+      return BadStream(fmt::format("token {} of the prompt is out of order", token.index()));
+    }
+    prompt_tokens_.push_back(token);
+  }
   for (const v1::OutputToken& token : response.delta().tokens()) {
     if (token.index() != static_cast<int>(tokens_.size())) {
       return BadStream(
@@ -74,6 +93,7 @@ std::string Answer::Json() const {
       {"seed", done_.seed()},
       {"token_ids", std::move(ids)},
       {"logprobs", LogprobsJson(tokens_)},
+      {"prompt_logprobs", PromptLogprobsJson(prompt_tokens_)},
       {"usage",
        {{"prompt_tokens", done_.usage().prompt_tokens()},
         {"completion_tokens", done_.usage().completion_tokens()}}},

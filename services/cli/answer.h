@@ -10,8 +10,9 @@
 
 namespace trivium::cli {
 
-// What a stream must keep to: indices from 0 without gap or repetition, nothing after `done`,
-// `done` at the end. Anything else is DATA_LOSS.
+// What a stream must keep to: indices from 0 without gap or repetition, of the prompt's tokens
+// before the first of the answer, nothing after `done`, `done` at the end. Anything else is
+// DATA_LOSS.
 class Answer {
  public:
   absl::Status Add(const v1::GenerateResponse& response);
@@ -20,18 +21,20 @@ class Answer {
 
   const std::string& text() const { return text_; }
   const std::vector<v1::OutputToken>& tokens() const { return tokens_; }
+  // Of the prompt, where their logprobs were asked for.
+  const std::vector<v1::OutputToken>& prompt_tokens() const { return prompt_tokens_; }
   const v1::Done& done() const { return done_; }
   bool complete() const { return complete_; }
 
-  // One JSON object: text, token ids, logprobs (null where none were asked for), usage, timings,
-  // workers.
+  // One JSON object: text, token ids, logprobs of answer and prompt (null where none were asked
+  // for), usage, timings, workers.
   std::string Json() const;
   // "40 tokens, first after 120 ms, 35.1 tokens/s; prefill-0 to decode-0; KV …".
   std::string Figures() const;
 
  private:
   std::string text_;
-  std::vector<v1::OutputToken> tokens_;
+  std::vector<v1::OutputToken> tokens_, prompt_tokens_;
   v1::Done done_;
   bool complete_ = false;
 };

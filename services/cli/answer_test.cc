@@ -49,6 +49,31 @@ v1::GenerateResponse Done(int completion_tokens) {
   return response;
 }
 
+v1::GenerateResponse PromptDelta(const std::vector<int>& ids, int first_index) {
+  v1::GenerateResponse response;
+  for (const int id : ids) {
+    v1::OutputToken* token = response.mutable_delta()->add_prompt_tokens();
+    token->set_index(first_index++);
+    token->set_id(id);
+    if (token->index() > 0) token->set_logprob(-1.5f);
+  }
+  return response;
+}
+
+TEST(AnswerTest, TokensOfThePromptComeInOrderBeforeTheAnswer) {
+  Answer answer;
+  ASSERT_TRUE(answer.Add(PromptDelta({5, 6}, 0)).ok());
+  EXPECT_FALSE(answer.Add(PromptDelta({7}, 1)).ok());
+  EXPECT_FALSE(answer.Add(PromptDelta({7}, 3)).ok());
+  ASSERT_TRUE(answer.Add(PromptDelta({7}, 2)).ok());
+  ASSERT_TRUE(answer.Add(Delta("a", {10}, 0)).ok());
+  EXPECT_FALSE(answer.Add(PromptDelta({8}, 3)).ok());
+  EXPECT_EQ(nlohmann::json::parse(answer.Json())["prompt_logprobs"], nlohmann::json::parse(R"([
+    {"id": 5, "logprob": null, "top": []},
+    {"id": 6, "logprob": -1.5, "top": []},
+    {"id": 7, "logprob": -1.5, "top": []}])"));
+}
+
 TEST(AnswerTest, RecordedStreamAsJson) {
   Answer answer;
   ASSERT_TRUE(answer.Add(Delta("", {10}, 0, true)).ok());
@@ -61,6 +86,7 @@ TEST(AnswerTest, RecordedStreamAsJson) {
     "logprobs": [{"id": 10, "logprob": -0.5, "top": [{"id": 11, "logprob": -2.0}]},
                  {"id": 11, "logprob": -0.5, "top": [{"id": 12, "logprob": -2.0}]},
                  {"id": 12, "logprob": -0.5, "top": [{"id": 13, "logprob": -2.0}]}],
+    "prompt_logprobs": null,
     "usage": {"prompt_tokens": 5, "completion_tokens": 3},
     "timings": {"queue_ms": 1.0, "reserve_ms": 2.0, "prefill_ms": 3.0, "transfer_ms": 4.0,
                 "time_to_first_token_ms": 5.5, "decode_ms": 6.0, "tokens_per_second": 33.25},

@@ -16,6 +16,36 @@ CLI::Option* AddSetter(CLI::App* app, const char* name, const char* help, Set se
       name, [set](const T& value) { set(value); }, help);
 }
 
+// "ID=BIAS". The router checks the ranges.
+void AddBias(const std::string& text, v1::Sampling* sampling) {
+  const size_t equals = text.find('=');
+  int32_t id = 0;
+  float bias = 0;
+  if (equals == std::string::npos || !CLI::detail::lexical_cast(text.substr(0, equals), id) ||
+      !CLI::detail::lexical_cast(text.substr(equals + 1), bias)) {
+    throw CLI::ValidationError("--logit-bias", "\"" + text + "\" is not ID=BIAS");
+  }
+  if (!sampling->mutable_logit_bias()->insert({id, bias}).second) {
+    throw CLI::ValidationError("--logit-bias", "names token " + std::to_string(id) + " twice");
+  }
+}
+
+void AddEdits(CLI::App* app, v1::Sampling* s) {
+  AddSetter<float>(app, "--repetition-penalty", "of tokens in prompt and answer; 1 is off",
+                   [s](float v) { s->set_repetition_penalty(v); });
+  AddSetter<float>(app, "--presence-penalty", "of tokens in the answer; 0 is off",
+                   [s](float v) { s->set_presence_penalty(v); });
+  AddSetter<float>(app, "--frequency-penalty", "of each time a token is in the answer; 0 is off",
+                   [s](float v) { s->set_frequency_penalty(v); });
+  AddSetter<std::vector<std::string>>(app, "--logit-bias",
+                                      "ID=BIAS: added to a token's logit; repeatable",
+                                      [s](const std::vector<std::string>& all) {
+                                        for (const std::string& one : all) AddBias(one, s);
+                                      })
+      ->expected(1)
+      ->take_all();
+}
+
 void AddSampling(CLI::App* app, Options* o) {
   v1::Sampling* s = &o->sampling;
   AddSetter<int32_t>(app, "--max-tokens", "tokens of the answer at most",
@@ -26,6 +56,9 @@ void AddSampling(CLI::App* app, Options* o) {
                    [s](float v) { s->set_temperature(v); });
   AddSetter<int32_t>(app, "--top-k", "0 is off", [s](int32_t v) { s->set_top_k(v); });
   AddSetter<float>(app, "--top-p", "1 is off", [s](float v) { s->set_top_p(v); });
+  AddSetter<float>(app, "--min-p", "0 is off", [s](float v) { s->set_min_p(v); });
+  AddSetter<float>(app, "--typical-p", "1 is off", [s](float v) { s->set_typical_p(v); });
+  AddEdits(app, s);
   AddSetter<uint64_t>(app, "--seed", "same seed, same answer", [s](uint64_t v) { s->set_seed(v); });
   AddSetter<std::vector<std::string>>(app, "--stop", "text that ends the answer; repeatable",
                                       [s](const std::vector<std::string>& all) {
@@ -66,6 +99,8 @@ void AddGenerate(CLI::App* root, Options* o) {
   AddSampling(app, o);
   AddSetter<int32_t>(app, "--logprobs", "log-probabilities with so many alternatives (in --json)",
                      [o](int32_t v) { o->sampling.set_logprobs(v); });
+  AddSetter<int32_t>(app, "--prompt-logprobs", "the same for the tokens of the prompt",
+                     [o](int32_t v) { o->sampling.set_prompt_logprobs(v); });
   app->add_flag_callback(
       "--ignore-eos", [o] { o->sampling.set_ignore_eos(true); }, "go on to --max-tokens");
 }

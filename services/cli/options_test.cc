@@ -1,6 +1,7 @@
 #include "services/cli/options.h"
 
 #include <gmock/gmock.h>
+#include <google/protobuf/util/message_differencer.h>
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -44,6 +45,22 @@ TEST(OptionsTest, GenerateCarriesWhatWasSaidAndNothingElse) {
                            "3",
                            "--top-p",
                            "0.9",
+                           "--min-p",
+                           "0.05",
+                           "--typical-p",
+                           "0.8",
+                           "--repetition-penalty",
+                           "1.1",
+                           "--presence-penalty",
+                           "-0.5",
+                           "--frequency-penalty",
+                           "0.25",
+                           "--logit-bias",
+                           "12=-100",
+                           "--logit-bias",
+                           "7=1.5",
+                           "--prompt-logprobs",
+                           "3",
                            "--seed",
                            "18446744073709551615",
                            "--stop",
@@ -69,8 +86,29 @@ TEST(OptionsTest, GenerateCarriesWhatWasSaidAndNothingElse) {
   sampling->add_stop("c");
   sampling->set_logprobs(0);
   sampling->set_ignore_eos(true);
-  EXPECT_EQ(request->SerializeAsString(), expected.SerializeAsString()) << request->DebugString();
+  sampling->set_min_p(0.05f);
+  sampling->set_typical_p(0.8f);
+  sampling->set_repetition_penalty(1.1f);
+  sampling->set_presence_penalty(-0.5f);
+  sampling->set_frequency_penalty(0.25f);
+  (*sampling->mutable_logit_bias())[12] = -100;
+  (*sampling->mutable_logit_bias())[7] = 1.5f;
+  sampling->set_prompt_logprobs(3);
+  EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*request, expected))
+      << request->DebugString();
   EXPECT_TRUE(o.options.json);
+}
+
+TEST(OptionsTest, ABiasIsAPair) {
+  for (const char* bad : {"7", "7=", "=1", "seven=1", "7=1=2", "7=much", "99999999999=1"}) {
+    const Outcome o = Parse({"generate", "--prompt", "hi", "--logit-bias", bad});
+    EXPECT_EQ(o.code, 2) << bad;
+    EXPECT_THAT(o.err, HasSubstr("--logit-bias")) << bad;
+  }
+  const Outcome twice =
+      Parse({"generate", "--prompt", "hi", "--logit-bias", "7=1", "--logit-bias", "7=2"});
+  EXPECT_EQ(twice.code, 2);
+  EXPECT_THAT(twice.err, HasSubstr("names token 7 twice"));
 }
 
 TEST(OptionsTest, PromptForms) {
