@@ -3,18 +3,15 @@
 #include <grpcpp/grpcpp.h>
 
 #include <memory>
-#include <mutex>
 #include <optional>
 #include <utility>
 
 #include "common/net/server.h"
 #include "services/router/api/response_outlet.h"
+#include "services/router/api/run_handle.h"
 
 namespace trivium::router {
 namespace {
-
-// When a client that found no room should come back.
-constexpr Duration kRetryAfter = std::chrono::seconds(1);
 
 grpc::Status ToClient(const absl::Status& status) {
   if (status.code() == absl::StatusCode::kResourceExhausted) {
@@ -30,41 +27,17 @@ std::optional<TimePoint> DeadlineOf(const grpc::CallbackServerContext& context) 
          std::chrono::duration_cast<Duration>(deadline - std::chrono::system_clock::now());
 }
 
-// What the reactor and the task that starts the run share, because either may end first.
-class GenerateCall {
- public:
-  explicit GenerateCall(ResponseWriter* writer)
-      : outlet_(std::make_shared<ResponseOutlet>(writer)) {}
-
-  const std::shared_ptr<ResponseOutlet>& outlet() const { return outlet_; }
-
-  void Cancel() {
-    std::unique_lock lock(mutex_);
-    is_cancelled_ = true;
-    const std::shared_ptr<RequestRun> run = run_;
-    lock.unlock();
-    if (run != nullptr) run->Cancel();
-  }
-  void SetRun(std::shared_ptr<RequestRun> run) {
-    std::unique_lock lock(mutex_);
-    run_ = run;
-    const bool cancel = is_cancelled_;
-    lock.unlock();
-    if (cancel && run != nullptr) run->Cancel();
-  }
-
- private:
-  const std::shared_ptr<ResponseOutlet> outlet_;
-  std::mutex mutex_;
-  std::shared_ptr<RequestRun> run_;
-  bool is_cancelled_ = false;
-};
-
 class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateResponse>,
                               public ResponseWriter {
  public:
-  GenerateReactor() : call_(std::make_shared<GenerateCall>(this)) {}
-  const std::shared_ptr<GenerateCall>& call() const { return call_; }
+  GenerateReactor() : call_(std::make_shared<Call>(this)) {}
+  // What the reactor and the task that starts the run share, because either may end first.
+  struct Call {
+    explicit Call(ResponseWriter* writer) : outlet(std::make_shared<ResponseOutlet>(writer)) {}
+    const std::shared_ptr<ResponseOutlet> outlet;
+    RunHandle run;
+  };
+  const std::shared_ptr<Call>& call() const { return call_; }
 
   void Write(const v1::GenerateResponse& response) override { StartWrite(&response); }
   void Finish(const absl::Status& status) override {
@@ -72,28 +45,28 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
   }
 
   void OnWriteDone(bool ok) override {
-    const std::shared_ptr<GenerateCall> call = call_;
-    if (!ok) call->Cancel();
-    call->outlet()->Written(ok);
+    const std::shared_ptr<Call> call = call_;
+    if (!ok) call->run.Cancel();
+    call->outlet->Written(ok);
   }
-  void OnCancel() override { call_->Cancel(); }
+  void OnCancel() override { call_->run.Cancel(); }
   void OnDone() override { delete this; }
 
  private:
-  const std::shared_ptr<GenerateCall> call_;
+  const std::shared_ptr<Call> call_;
 };
 
 // On a thread of the pool. `request` is gRPC's until the outlet has been given an end.
 void StartRun(const InferenceService::Parts& parts, const net::Parsed<v1::GenerateRequest>& request,
-              std::optional<TimePoint> deadline, GenerateCall& call) {
+              std::optional<TimePoint> deadline, GenerateReactor::Call& call) {
   auto run = request.status.ok() ? parts.validator->Prepare(request.message)
                                  : absl::StatusOr<RunRequest>(request.status);
   if (!run.ok()) {
     parts.metrics->Refused(RefuseReason::kInvalid);
-    return call.outlet()->OnError(run.status());
+    return call.outlet->OnError(run.status());
   }
   run->deadline = deadline;
-  call.SetRun(parts.dispatcher->Submit(*std::move(run), call.outlet()));
+  call.run.Set(parts.dispatcher->Submit(*std::move(run), call.outlet));
 }
 
 absl::Status FillTokens(const RequestValidator& validator,
@@ -139,7 +112,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::StartGenerate(
       });
   if (!taken) {
     parts_.metrics->Refused(RefuseReason::kBusy);
-    reactor->call()->outlet()->OnError(ResourceExhausted("too many prompts wait to be tokenised"));
+    reactor->call()->outlet->OnError(ResourceExhausted("too many prompts wait to be tokenised"));
   }
   return reactor;
 }
