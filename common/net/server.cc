@@ -119,8 +119,8 @@ struct Server::Impl {
   std::atomic<bool> ended{false};
 
   Woken Wait(const Descriptor& signals, const Event& event, int timeout_ms) const;
-  void AwaitEnd(const Descriptor& signals, const Event& done) const;
-  void Drain(const Descriptor& signals);
+  void AwaitEnd(const Descriptor& signals, const Event& done, Door* door) const;
+  void Drain(const Descriptor& signals, Door* door);
 };
 
 Woken Server::Impl::Wait(const Descriptor& signals, const Event& event, int timeout_ms) const {
@@ -139,13 +139,14 @@ Woken Server::Impl::Wait(const Descriptor& signals, const Event& event, int time
 }
 
 // Returns once `done` is raised; otherwise ends the process, see WaitForShutdown.
-void Server::Impl::AwaitEnd(const Descriptor& signals, const Event& done) const {
+void Server::Impl::AwaitEnd(const Descriptor& signals, const Event& done, Door* door) const {
   Woken woken = Wait(signals, done, drain_timeout_s * 1000);
   if (woken == Woken::kEvent) return;
   Log(Level::kWarning, "drain_cut_short",
       {{"reason", woken == Woken::kSignal ? "second signal" : "drain_timeout_s is over"}});
   // When the time is over gRPC does the same by itself: twice does no harm.
   grpc_server_cancel_all_calls(server->c_server());
+  if (door != nullptr) door->Abort();
   woken = Wait(signals, done, static_cast<int>(std::chrono::milliseconds(kCancelGrace).count()));
   if (woken == Woken::kEvent) return;
   Log(Level::kError, "shutdown_forced",
@@ -153,15 +154,17 @@ void Server::Impl::AwaitEnd(const Descriptor& signals, const Event& done) const 
   std::_Exit(1);
 }
 
-void Server::Impl::Drain(const Descriptor& signals) {
+void Server::Impl::Drain(const Descriptor& signals, Door* door) {
   const Event done;
+  if (door != nullptr) door->Drain();
   std::thread shutdown([&] {
     server->Shutdown(std::chrono::system_clock::now() + std::chrono::seconds(drain_timeout_s));
     server->Wait();
     ended = true;
+    if (door != nullptr) door->AwaitClosed();
     done.Raise();
   });
-  AwaitEnd(signals, done);
+  AwaitEnd(signals, done, door);
   shutdown.join();
 }
 
@@ -213,7 +216,7 @@ int Server::port() const { return impl_->port; }
 void Server::Shutdown() { impl_->shutdown_asked.Raise(); }
 void Server::SetServing(bool serving) { impl_->health.SetServing(serving); }
 
-void Server::WaitForShutdown(const std::function<void()>& on_drain) {
+void Server::WaitForShutdown(const std::function<void()>& on_drain, Door* door) {
   const sigset_t set = ShutdownSignals();
   const Descriptor signals(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
   const bool signalled = impl_->Wait(signals, impl_->shutdown_asked, -1) == Woken::kSignal;
@@ -221,7 +224,7 @@ void Server::WaitForShutdown(const std::function<void()>& on_drain) {
       {{"reason", signalled ? "signal" : "asked"}, {"timeout_s", impl_->drain_timeout_s}});
   impl_->health.Close();
   if (on_drain) on_drain();
-  impl_->Drain(signals);
+  impl_->Drain(signals, door);
   Log(Level::kInfo, "drain_done");
 }
 

@@ -33,6 +33,15 @@ struct ServerOptions {
   int drain_timeout_s = 30;
 };
 
+// Another door of the same process, which ends together with the server. All methods: any thread.
+class Door {
+ public:
+  virtual ~Door() = default;
+  virtual void Drain() = 0;        // no new connections or requests; returns at once
+  virtual void AwaitClosed() = 0;  // until the last request has ended
+  virtual void Abort() = 0;        // cancels what still runs, so that AwaitClosed returns
+};
+
 class Server {
  public:
   // INVALID_ARGUMENT for a bad address, UNAVAILABLE "address in use" when the port is taken.
@@ -44,8 +53,8 @@ class Server {
   // (stop taking new work; end streams like Watch, which do not end by themselves, once the rest is
   // done), and calls in flight may end for drain_timeout_s before they are cancelled. A second
   // signal cancels them at once, a third ends the process, and so does a call that has not ended 10
-  // s after it was cancelled.
-  void WaitForShutdown(const std::function<void()>& on_drain);
+  // s after it was cancelled. `door`, where there is one, lives by the same rules.
+  void WaitForShutdown(const std::function<void()>& on_drain, Door* door = nullptr);
   void Shutdown();                // from any thread
   void SetServing(bool serving);  // what health says of every service; true from Start on
 
