@@ -29,18 +29,36 @@ int UsableCores() {
   return std::clamp(CPU_COUNT(&cores), 1, kThreadsMax);
 }
 
+// Without a cluster token nobody on another machine may reach `listen`, the field at `path`.
+absl::Status CheckReach(std::string_view path, const std::string& listen, const char* allowed,
+                        const v1::ServerConfig& server) {
+  ASSIGN_OR_RETURN(const net::Address address, net::ParseAddress(listen));
+  if (!server.cluster_token_file().empty() || address.IsLoopback()) return absl::OkStatus();
+  return InvalidArgument(
+      "{}: {} can be reached from other machines; set server.cluster_token_file "
+      "(--cluster-token-file FILE), or listen on {}",
+      path, listen, allowed);
+}
+
+absl::Status CheckHostPort(std::string_view path, const std::string& listen) {
+  if (listen.substr(0, 5) != "unix:") return absl::OkStatus();
+  return InvalidArgument("{}: must be host:port", path);
+}
+
 absl::Status CheckServer(const v1::ServerConfig& server) {
-  ASSIGN_OR_RETURN(const net::Address listen, net::ParseAddress(server.listen()));
-  if (server.cluster_token_file().empty() && !listen.IsLoopback()) {
-    return InvalidArgument(
-        "server.listen: {} can be reached from other machines; set server.cluster_token_file "
-        "(--cluster-token-file FILE), or listen on 127.0.0.1, [::1] or unix:PATH",
-        server.listen());
+  RETURN_IF_ERROR(
+      CheckReach("server.listen", server.listen(), "127.0.0.1, [::1] or unix:PATH", server));
+  return CheckHostPort("server.metrics_listen", server.metrics_listen());
+}
+
+absl::Status CheckHttp(const v1::HttpConfig& http, const v1::ServerConfig& server) {
+  if (http.body_bytes_max() > http.body_memory_bytes()) {
+    return InvalidArgument("http.body_bytes_max: {} is above http.body_memory_bytes, {}",
+                           http.body_bytes_max(), http.body_memory_bytes());
   }
-  if (server.metrics_listen().substr(0, 5) == "unix:") {
-    return InvalidArgument("server.metrics_listen: must be host:port");
-  }
-  return absl::OkStatus();
+  if (http.listen().empty()) return absl::OkStatus();
+  RETURN_IF_ERROR(CheckHostPort("http.listen", http.listen()));
+  return CheckReach("http.listen", http.listen(), "127.0.0.1 or [::1]", server);
 }
 
 absl::Status CheckModel(const v1::ModelFileConfig& model) {
@@ -124,6 +142,7 @@ absl::Status Complete(v1::RouterConfig* config) {
   if (config->server().listen().empty()) config->mutable_server()->set_listen("127.0.0.1:7400");
   RETURN_IF_ERROR(CompleteFields(config, ""));
   RETURN_IF_ERROR(CheckServer(config->server()));
+  RETURN_IF_ERROR(CheckHttp(config->http(), config->server()));
   RETURN_IF_ERROR(CheckModel(config->model()));
   return CheckWorkers(*config);
 }

@@ -72,7 +72,9 @@ TEST(CompleteTest, RouterDefaults) {
       "model:\n  path: m.gguf\nworkers:\n  - address: \"prefill:1\"\n    role: prefill\n"
       "  - address: \"decode:1\"\n    role: decode\nqueue_requests: 1024\nqueue_timeout_s: 60\n"
       "attempts_max: 8\nworker_suspect_s: 1.5\ndefault_max_tokens: 256\n"
-      "stage_missing_timeout_s: 3\n");
+      "stage_missing_timeout_s: 3\nhttp:\n  connections_max: 1024\n  header_bytes_max: 16384\n"
+      "  body_bytes_max: 8388608\n  body_memory_bytes: 268435456\n  header_timeout_s: 10\n"
+      "  body_timeout_s: 60\n  idle_timeout_s: 75\n  write_timeout_s: 30\n");
 }
 
 TEST(CompleteTest, ZeroIsAValueWhereTheRangeHasIt) {
@@ -128,6 +130,28 @@ TEST(CompleteTest, LoopbackUnlessTheClusterHasAToken) {
     config.mutable_server()->set_listen(listen);
     EXPECT_TRUE(Complete(&config, "prefill").ok()) << listen;
   }
+}
+
+TEST(CompleteTest, TheHttpDoorIsBoundLikeTheOther) {
+  v1::RouterConfig config = Router();
+  config.mutable_http()->set_listen("0.0.0.0:8080");
+  EXPECT_EQ(
+      Message(Complete(&config)),
+      "http.listen: 0.0.0.0:8080 can be reached from other machines; set "
+      "server.cluster_token_file (--cluster-token-file FILE), or listen on 127.0.0.1 or [::1]");
+  config.mutable_server()->set_cluster_token_file("token");
+  EXPECT_TRUE(Complete(&config).ok());
+  config.mutable_http()->set_listen("unix:/tmp/s");
+  EXPECT_EQ(Message(Complete(&config)), "http.listen: must be host:port");
+  config.mutable_http()->set_listen("localhost:1");
+  config.mutable_http()->set_body_bytes_max(2048);
+  config.mutable_http()->set_body_memory_bytes(2047);
+  EXPECT_EQ(Message(Complete(&config)),
+            "http.body_bytes_max: 2048 is above http.body_memory_bytes, 2047");
+  config.mutable_http()->set_header_bytes_max(1023);
+  EXPECT_EQ(Message(Complete(&config)),
+            "http.header_bytes_max: 1023 is out of range; allowed: 1 KiB to 1 MiB, as a number or "
+            "like \"512MiB\"");
 }
 
 TEST(CompleteTest, WorkerIdNamesHostRoleAndPort) {

@@ -11,7 +11,7 @@
 namespace trivium::config {
 namespace {
 
-constexpr double kMiB = 1 << 20;
+constexpr double kKiB = 1 << 10, kMiB = 1 << 20;
 
 const std::vector<FieldRule>& Rules() {
   static const auto* rules = new std::vector<FieldRule>{
@@ -47,6 +47,27 @@ const std::vector<FieldRule>& Rules() {
       {.field = "RouterConfig.worker_suspect_s", .min = 0.05, .max = 3600, .value = 1.5},
       {.field = "RouterConfig.default_max_tokens", .min = 1, .max = 1000000, .value = 256},
       {.field = "RouterConfig.stage_missing_timeout_s", .min = 0.05, .max = 3600, .value = 3},
+      {.field = "HttpConfig.listen", .form = FieldRule::Form::kAddress},
+      {.field = "HttpConfig.connections_max", .min = 1, .max = 65536, .value = 1024},
+      {.field = "HttpConfig.header_bytes_max",
+       .min = kKiB,
+       .max = kMiB,
+       .value = 16 * kKiB,
+       .is_bytes = true},
+      {.field = "HttpConfig.body_bytes_max",
+       .min = kKiB,
+       .max = 1024 * kMiB,
+       .value = 8 * kMiB,
+       .is_bytes = true},
+      {.field = "HttpConfig.body_memory_bytes",
+       .min = kKiB,
+       .max = kMiB * kMiB,
+       .value = 256 * kMiB,
+       .is_bytes = true},
+      {.field = "HttpConfig.header_timeout_s", .min = 0.05, .max = 3600, .value = 10},
+      {.field = "HttpConfig.body_timeout_s", .min = 0.05, .max = 3600, .value = 60},
+      {.field = "HttpConfig.idle_timeout_s", .min = 0.05, .max = 3600, .value = 75},
+      {.field = "HttpConfig.write_timeout_s", .min = 0.05, .max = 3600, .value = 30},
   };
   return *rules;
 }
@@ -55,6 +76,14 @@ const std::vector<FieldRule>& Rules() {
 std::string Plain(double value) {
   const bool whole = std::abs(value) < 1e15 && value == std::floor(value);
   return whole ? fmt::format("{:.0f}", value) : fmt::format("{}", value);
+}
+
+// "16 KiB": of sizes that are whole in the largest unit not above them.
+std::string PlainBytes(double bytes) {
+  constexpr const char* kUnits[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
+  size_t unit = 0;
+  for (; bytes >= 1024 && unit + 1 < std::size(kUnits); bytes /= 1024) ++unit;
+  return fmt::format("{} {}", Plain(bytes), kUnits[unit]);
 }
 
 bool IsName(std::string_view text) {
@@ -76,7 +105,10 @@ const FieldRule* FindRule(const google::protobuf::FieldDescriptor& field) {
 
 std::string Allowed(const FieldRule& rule) {
   if (!rule.choices.empty()) return fmt::format("{}", fmt::join(rule.choices, ", "));
-  if (rule.is_bytes) return "1 MiB to 16 TiB, as a number or like \"512MiB\"";
+  if (rule.is_bytes) {
+    return fmt::format("{} to {}, as a number or like \"512MiB\"", PlainBytes(rule.min),
+                       PlainBytes(rule.max));
+  }
   return fmt::format("{} to {}", Plain(rule.min), Plain(rule.max));
 }
 
