@@ -18,7 +18,9 @@
 #include "common/telemetry/log.h"
 #include "common/telemetry/metrics.h"
 #include "services/router/api/inference_service.h"
+#include "services/router/api/openai/handler.h"
 #include "services/router/dispatch/grpc_clients.h"
+#include "services/router/http/server.h"
 #include "services/router/membership/watch_client.h"
 
 namespace trivium::router {
@@ -100,7 +102,8 @@ struct Router {
           watches.Tick(Clock::Real().Now());
           dispatcher.Tick();
         }),
-        service({&validator, &dispatcher, &tasks, &metrics, std::string(config::Version())}) {
+        service({&validator, &dispatcher, &tasks, &metrics, std::string(config::Version())}),
+        openai({&validator, &dispatcher, &tasks, &metrics, registry.get()}) {
     registry->OnScrape([this] {
       const Dispatcher::Counts counts = dispatcher.counts();
       metrics.Cluster(counts.waiting, counts.running, dispatcher.Workers());
@@ -128,7 +131,28 @@ struct Router {
   TaskPool tasks;
   Ticker ticker;
   InferenceService service;
+  openai::OpenAiHandler openai;
 };
+
+http::Limits LimitsOf(const v1::HttpConfig& config) {
+  return {.connections_max = config.connections_max(),
+          .header_bytes_max = static_cast<size_t>(config.header_bytes_max()),
+          .body_bytes_max = static_cast<size_t>(config.body_bytes_max()),
+          .body_memory_bytes = static_cast<size_t>(config.body_memory_bytes()),
+          .header_timeout = Seconds(config.header_timeout_s()),
+          .body_timeout = Seconds(config.body_timeout_s()),
+          .idle_timeout = Seconds(config.idle_timeout_s()),
+          .write_timeout = Seconds(config.write_timeout_s())};
+}
+
+// Null: none is configured.
+absl::StatusOr<std::unique_ptr<http::Server>> StartHttp(const v1::HttpConfig& config,
+                                                        bool loopback_only, Router* router) {
+  if (config.listen().empty()) return nullptr;
+  return http::Server::Start(
+      {.listen = config.listen(), .loopback_only = loopback_only, .limits = LimitsOf(config)},
+      &router->openai, router->registry.get());
+}
 
 absl::Status Serve(const v1::RouterConfig& config) {
   ASSIGN_OR_RETURN(const std::string token,
@@ -139,6 +163,8 @@ absl::Status Serve(const v1::RouterConfig& config) {
   if (!config.server().metrics_listen().empty()) {
     RETURN_IF_ERROR(router.registry->Serve(config.server().metrics_listen()));
   }
+  ASSIGN_OR_RETURN(const std::unique_ptr<http::Server> http,
+                   StartHttp(config.http(), token.empty(), &router));
   ASSIGN_OR_RETURN(std::unique_ptr<net::Server> server,
                    net::Server::Start({.listen = config.server().listen(),
                                        .services = {&router.service},
@@ -147,9 +173,10 @@ absl::Status Serve(const v1::RouterConfig& config) {
   telemetry::Log(telemetry::Level::kInfo, "serving",
                  {{"listen", config.server().listen()},
                   {"port", server->port()},
+                  {"http_port", http == nullptr ? 0 : http->port()},
                   {"model", router.validator.model_id()},
                   {"workers", config.workers_size()}});
-  server->WaitForShutdown([&] { router.dispatcher.Drain(); });
+  server->WaitForShutdown([&] { router.dispatcher.Drain(); }, http.get());
   router.dispatcher.AwaitClosed(kCloseTimeout);
   return absl::OkStatus();
 }

@@ -25,11 +25,12 @@ class RequestValidator {
   absl::StatusOr<RunRequest> Prepare(const v1::GenerateRequest& request) const;
   absl::StatusOr<std::vector<int32_t>> Tokenize(const v1::TokenizeRequest& request) const;
 
+  // NOT_FOUND unless `name` is one of the model's names, or empty.
+  absl::Status CheckModel(const std::string& name) const;
   const std::string& model_id() const { return model_id_; }
   const model::Model& model() const { return *model_; }
 
  private:
-  absl::Status CheckModel(const std::string& name) const;
   absl::StatusOr<std::vector<int32_t>> TokensOf(const std::string& text) const;
   absl::StatusOr<std::vector<int32_t>> TokensOf(const v1::Messages& chat) const;
   absl::StatusOr<std::vector<int32_t>> TokensOf(const v1::TokenIds& ids) const;

@@ -1,0 +1,162 @@
+#include "services/router/api/openai/handler.h"
+
+#include <ctime>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+#include "common/net/text.h"
+#include "services/router/api/openai/answer_sink.h"
+#include "services/router/api/openai/error.h"
+#include "services/router/api/openai/prompt_fan_in.h"
+
+namespace trivium::router::openai {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::string_view kModelsPath = "/v1/models/";
+constexpr size_t kShownMax = 80, kFingerprintCharacters = 12;
+
+// The method of a path; empty: there is no such path.
+std::string_view MethodOf(std::string_view path) {
+  if (path == "/v1/chat/completions" || path == "/v1/completions") return "POST";
+  for (const std::string_view known : {"/v1/models", "/health", "/metrics"}) {
+    if (path == known) return "GET";
+  }
+  const bool is_model =
+      path.size() > kModelsPath.size() && path.substr(0, kModelsPath.size()) == kModelsPath;
+  return is_model ? "GET" : std::string_view();
+}
+
+AnswerHead HeadOf(const Question& question, const RequestValidator& validator,
+                  const std::string& request_id) {
+  const model::Model& model = validator.model();
+  const v1::Sampling& sampling = question.requests[0].sampling();
+  const bool is_chat = question.endpoint == Endpoint::kChat;
+  AnswerHead head;
+  head.endpoint = question.endpoint;
+  head.id = (is_chat ? "chatcmpl-" : "cmpl-") + request_id;
+  head.model = validator.model_id();
+  head.fingerprint = "fp_" + model.fingerprint.substr(0, kFingerprintCharacters);
+  head.created = std::time(nullptr);
+  head.has_logprobs = sampling.has_logprobs();
+  head.wants_usage = question.wants_usage;
+  head.tokenizer = model.tokenizer.get();
+  head.end_ids = {sampling.stop_token_ids().begin(), sampling.stop_token_ids().end()};
+  if (!sampling.ignore_eos()) {
+    for (const int32_t id : model.tokenizer->end_of_generation_ids()) head.end_ids.insert(id);
+  }
+  return head;
+}
+
+}  // namespace
+
+OpenAiHandler::OpenAiHandler(Parts parts)
+    : parts_(std::move(parts)), started_(std::time(nullptr)) {}
+
+std::optional<http::Response> OpenAiHandler::Refuse(const http::RequestHead& head) {
+  const std::string_view method = MethodOf(head.path);
+  if (method.empty()) {
+    return ErrorResponse(404,
+                         fmt::format("there is nothing at {}", net::Escape(head.path, kShownMax)),
+                         "unknown_url");
+  }
+  if (head.method != method) {
+    http::Response response =
+        ErrorResponse(405, fmt::format("{} alone is allowed here", method), "method_not_allowed");
+    response.headers.emplace_back("Allow", method == "GET" ? "GET, HEAD" : "POST");
+    return response;
+  }
+  // Browsers send any other type across origins without asking first.
+  if (method == "POST" && head.content_type != "application/json") {
+    return ErrorResponse(415, "Content-Type: application/json is needed", "unsupported_media_type");
+  }
+  if (!head.content_encoding.empty() && head.content_encoding != "identity") {
+    return ErrorResponse(415, "the body must not be compressed", "unsupported_media_type");
+  }
+  return std::nullopt;
+}
+
+http::Response OpenAiHandler::Error(int status, std::string_view message) const {
+  return ErrorResponse(status, message, "");
+}
+
+void OpenAiHandler::Enqueue(const Exchange& exchange, std::function<void()> task) {
+  if (parts_.tasks->Run(std::move(task))) return;
+  parts_.metrics->Refused(RefuseReason::kBusy);
+  exchange->Send(ErrorResponse(ResourceExhausted("too many prompts wait to be tokenised")));
+}
+
+void OpenAiHandler::Handle(http::Request request, Exchange exchange) {
+  const std::string& path = request.head.path;
+  if (path == "/health") return exchange->Send({.status = 200, .body = R"({"status":"ok"})"});
+  if (path == "/v1/models") return exchange->Send(Models());
+  if (request.head.method == "GET" && path != "/metrics") {
+    return exchange->Send(OneModel(path.substr(kModelsPath.size())));
+  }
+  if (path == "/metrics") {
+    return Enqueue(exchange, [this, exchange] {
+      exchange->Send({.status = 200,
+                      .body = parts_.registry->Text(),
+                      .content_type = "text/plain; version=0.0.4; charset=utf-8"});
+    });
+  }
+  const Endpoint endpoint = path == "/v1/completions" ? Endpoint::kCompletions : Endpoint::kChat;
+  Enqueue(exchange, [this, endpoint, exchange, body = std::move(request.body)] {
+    Answer(endpoint, body, exchange);
+  });
+}
+
+void OpenAiHandler::Answer(Endpoint endpoint, const std::string& body, const Exchange& exchange) {
+  const absl::StatusOr<Question> question = ParseQuestion(endpoint, body);
+  if (question.ok()) return Start(*question, exchange);
+  parts_.metrics->Refused(RefuseReason::kInvalid);
+  exchange->Send(ErrorResponse(question.status()));
+}
+
+void OpenAiHandler::Start(const Question& question, const Exchange& exchange) {
+  std::vector<RunRequest> runs;
+  for (const v1::GenerateRequest& request : question.requests) {
+    absl::StatusOr<RunRequest> run = parts_.validator->Prepare(request);
+    if (!run.ok()) {
+      parts_.metrics->Refused(RefuseReason::kInvalid);
+      return exchange->Send(ErrorResponse(InClientTerms(run.status(), question, runs.size())));
+    }
+    runs.push_back(*std::move(run));
+  }
+  AnswerHead head = HeadOf(question, *parts_.validator, runs[0].id);
+  std::shared_ptr<ResponseSink> sink;
+  if (question.is_stream) {
+    sink = std::make_shared<StreamAnswer>(std::move(head), exchange);
+  } else {
+    sink = std::make_shared<WholeAnswer>(std::move(head), exchange);
+  }
+  const v1::Sampling& sampling = question.requests[0].sampling();
+  const auto all =
+      std::make_shared<PromptFanIn>(sink, runs.size(), sampling.has_n() ? sampling.n() : 1);
+  exchange->OnGone([all] { all->Cancel(); });
+  for (size_t i = 0; i < runs.size(); ++i) {
+    all->run(i).Set(parts_.dispatcher->Submit(std::move(runs[i]), all->SinkOf(i)));
+  }
+}
+
+std::string OpenAiHandler::ModelCard() const {
+  return Json{{"id", parts_.validator->model_id()},
+              {"object", "model"},
+              {"created", started_},
+              {"owned_by", "trivium"},
+              {"max_model_len", parts_.validator->model().config.context}}
+      .dump(-1, ' ', false, Json::error_handler_t::replace);
+}
+
+http::Response OpenAiHandler::Models() const {
+  return {.status = 200, .body = fmt::format(R"({{"object":"list","data":[{}]}})", ModelCard())};
+}
+
+http::Response OpenAiHandler::OneModel(const std::string& name) const {
+  const absl::Status served = parts_.validator->CheckModel(name);
+  if (!served.ok()) return ErrorResponse(served);
+  return {.status = 200, .body = ModelCard()};
+}
+
+}  // namespace trivium::router::openai
