@@ -58,6 +58,7 @@ class Engine {
   const model::Model& model() const { return *model_; }
   const kernels::Ops& ops() const { return *ops_; }
   const kv::KvStorage& storage() const { return *storage_; }
+  kv::KvStorage& storage() { return *storage_; }
 
  private:
   struct Workspace;

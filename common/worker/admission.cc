@@ -1,24 +1,28 @@
 #include "common/worker/admission.h"
 
 namespace trivium::worker {
-absl::Status Admission::Enter() {
+absl::Status Admission::Enter(int32_t places) {
   std::lock_guard lock(mutex_);
   if (draining_) {
     ++refused_;
     return Unavailable("draining: the worker takes no new request");
   }
-  if (requests_ >= requests_max_) {
+  if (places > requests_max_) {
+    ++refused_;
+    return InvalidArgument("choices is {}, this worker takes {} at once", places, requests_max_);
+  }
+  if (requests_ > requests_max_ - places) {
     ++refused_;
     return RetryLater(fmt::format("{} requests are running or waiting", requests_));
   }
-  ++requests_;
+  requests_ += places;
   return absl::OkStatus();
 }
 
-void Admission::Leave() {
+void Admission::Leave(int32_t places) {
   std::lock_guard lock(mutex_);
-  TRIVIUM_CHECK(requests_ > 0, "a request left that never entered");
-  --requests_;
+  TRIVIUM_CHECK(requests_ >= places, "a request left that never entered");
+  requests_ -= places;
 }
 
 void Admission::Drain() {

@@ -1,5 +1,6 @@
-// How many requests a worker has taken, and whether it takes more. Refusals are counted.
-// Thread-safety: all methods, any thread. Every successful Enter is followed by one Leave.
+// How many requests a worker has taken, and whether it takes more; a request takes as many places
+// as it has sequences. Refusals are counted. Thread-safety: all methods, any thread. Every place
+// entered is left once.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +18,10 @@ class Admission {
  public:
   explicit Admission(int32_t requests_max) : requests_max_(requests_max) {}
 
-  // UNAVAILABLE while draining; RESOURCE_EXHAUSTED with a retry hint when requests_max are inside.
-  absl::Status Enter();
-  void Leave();
+  // UNAVAILABLE while draining; RESOURCE_EXHAUSTED with a retry hint when more than requests_max
+  // would be inside; INVALID_ARGUMENT when that is so in an empty worker.
+  absl::Status Enter(int32_t places = 1);
+  void Leave(int32_t places = 1);
   void Drain();
 
   bool draining() const;

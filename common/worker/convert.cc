@@ -91,6 +91,17 @@ absl::Status CheckLengths(const StageRequest& request, const StageLimits& limits
   return absl::OkStatus();
 }
 
+absl::StatusOr<int32_t> ToChoices(int32_t choices, int32_t output_index) {
+  if (choices < 0 || choices > kChoicesMax) {
+    return InvalidArgument("choices is {}, must be 1 … {}", choices, kChoicesMax);
+  }
+  if (choices > 1 && output_index > 0) {
+    return InvalidArgument("choices is {}, but output_index is {}: they differ by then", choices,
+                           output_index);
+  }
+  return std::max(1, choices);
+}
+
 // Both messages share these fields by name.
 template <typename Message>
 absl::StatusOr<StageRequest> ToRequest(const Message& message, const StageLimits& limits) {
@@ -105,6 +116,7 @@ absl::StatusOr<StageRequest> ToRequest(const Message& message, const StageLimits
                        .sampling = ToParams(message.sampling())};
   RETURN_IF_ERROR(engine::Validate(request.sampling, limits.vocab));
   RETURN_IF_ERROR(CheckLengths(request, limits));
+  ASSIGN_OR_RETURN(request.choices, ToChoices(message.choices(), request.output_index));
   return request;
 }
 
@@ -227,13 +239,18 @@ void ToMessage(const OutputToken& token, v1::StageToken* message) {
     top->set_logprob(logprob);
   }
   message->set_finish_reason(FinishName(token.finish));
+  message->set_choice(token.choice);
 }
 
 absl::StatusOr<OutputToken> ToToken(const v1::StageToken& message, int32_t vocab) {
   OutputToken token;
   token.index = message.index();
+  token.choice = message.choice();
   const auto is_id = [vocab](int32_t id) { return id >= 0 && id < vocab; };
   if (message.index() < 0) return InvalidArgument("token.index is {}", message.index());
+  if (message.choice() < 0 || message.choice() >= kChoicesMax) {
+    return InvalidArgument("token.choice is {}", message.choice());
+  }
   if (!is_id(message.id())) return InvalidArgument("token.id is {}", message.id());
   if (!ParseFinish(message.finish_reason(), &token.finish)) {
     return InvalidArgument("token.finish_reason is none of \"\", stop, length");
@@ -252,23 +269,33 @@ absl::StatusOr<OutputToken> ToToken(const v1::StageToken& message, int32_t vocab
   return token;
 }
 
-std::string SerializeTail(const OutputToken& token) {
-  v1::StageToken message;
-  ToMessage(token, &message);
+std::string SerializeTail(std::span<const OutputToken> tokens) {
+  v1::FirstTokens message;
+  for (const OutputToken& token : tokens) ToMessage(token, message.add_tokens());
   return message.SerializeAsString();
 }
 
-absl::StatusOr<OutputToken> ParseTail(const std::string& tail, int32_t vocab,
-                                      int32_t output_index) {
-  v1::StageToken message;
-  if (!message.ParseFromString(tail)) return absl::DataLossError("the tail is no token");
-  absl::StatusOr<OutputToken> token = ToToken(message, vocab);
-  if (!token.ok()) return absl::DataLossError("the tail is no token: " + Message(token.status()));
-  if (token->index != output_index) {
-    return absl::DataLossError(
-        fmt::format("the tail's token has index {}, {} was due", token->index, output_index));
+absl::StatusOr<std::vector<OutputToken>> ParseTail(const std::string& tail, int32_t vocab,
+                                                   const StageRequest& request) {
+  v1::FirstTokens message;
+  if (!message.ParseFromString(tail)) return absl::DataLossError("the tail holds no tokens");
+  if (message.tokens_size() != request.choices) {
+    return absl::DataLossError(fmt::format("the tail holds {} tokens, {} were due",
+                                           message.tokens_size(), request.choices));
   }
-  return token;
+  std::vector<OutputToken> tokens;
+  for (const v1::StageToken& one : message.tokens()) {
+    absl::StatusOr<OutputToken> token = ToToken(one, vocab);
+    if (!token.ok()) return absl::DataLossError("the tail is no token: " + Message(token.status()));
+    const auto choice = static_cast<int32_t>(tokens.size());
+    if (token->index != request.output_index || token->choice != choice) {
+      return absl::DataLossError(fmt::format("the tail has token {} of choice {}, {} of {} was due",
+                                             token->index, token->choice, request.output_index,
+                                             choice));
+    }
+    tokens.push_back(*std::move(token));
+  }
+  return tokens;
 }
 
 }  // namespace trivium::worker

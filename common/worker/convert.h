@@ -2,8 +2,10 @@
 // Errors are INVALID_ARGUMENT and name the field, unless stated otherwise.
 #pragma once
 
+#include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "common/base/status.h"
 #include "common/worker/types.h"
@@ -45,8 +47,10 @@ void ToMessage(const engine::SamplingParams& params, v1::StageSampling* message)
 void ToMessage(const OutputToken& token, v1::StageToken* message);
 absl::StatusOr<OutputToken> ToToken(const v1::StageToken& message, int32_t vocab);
 
-// The tail that follows the last KV row: the first token. ParseTail: DATA_LOSS when it is not one.
-std::string SerializeTail(const OutputToken& token);
-absl::StatusOr<OutputToken> ParseTail(const std::string& tail, int32_t vocab, int32_t output_index);
+// The tail that follows the last KV row: the first token of each choice. ParseTail: DATA_LOSS when
+// it is not that for `request`.
+std::string SerializeTail(std::span<const OutputToken> tokens);
+absl::StatusOr<std::vector<OutputToken>> ParseTail(const std::string& tail, int32_t vocab,
+                                                   const StageRequest& request);
 
 }  // namespace trivium::worker

@@ -59,6 +59,19 @@ TEST(ConvertTest, AValidRequestArrivesWhole) {
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(again, Valid().sampling()));
 }
 
+TEST(ConvertTest, ChoicesCountFromOneAndDrawWithSeedsInARow) {
+  EXPECT_EQ(ToStageRequest(Valid(), kLimits)->choices, 1);
+  v1::DecodeRequest message = Valid();
+  message.set_output_index(0);
+  message.mutable_sampling()->set_max_tokens(60);
+  message.set_choices(16);
+  const auto request = ToStageRequest(message, kLimits);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->choices, 16);
+  EXPECT_EQ(request->SamplingOf(0).seed, ~uint64_t{0});
+  EXPECT_EQ(request->SamplingOf(2).seed, 1u);
+}
+
 struct BadCase {
   const char* field;
   std::function<void(v1::DecodeRequest&)> spoil;
@@ -115,6 +128,14 @@ TEST(ConvertTest, WhatIsWrongIsNamed) {
          for (int id = 0; id < 1025; ++id) (*r.mutable_sampling()->mutable_logit_bias())[id] = 1;
        }},
       {"sampling", [](auto& r) { r.clear_sampling(); }},
+      {"choices", [](auto& r) { r.set_choices(-1); }},
+      {"choices", [](auto& r) { r.set_choices(2); }},
+      {"choices",
+       [](auto& r) {
+         r.set_output_index(0);
+         r.mutable_sampling()->set_max_tokens(60);
+         r.set_choices(17);
+       }},
   };
   for (const BadCase& bad : cases) {
     v1::DecodeRequest request = Valid();
@@ -179,25 +200,50 @@ TEST(ConvertTest, ABadTicketIsNamed) {
   }
 }
 
+StageRequest Choices(int32_t output_index, int32_t choices) {
+  return {.key = {},
+          .token_ids = {1},
+          .output_index = output_index,
+          .sampling = {},
+          .choices = choices};
+}
+
 TEST(ConvertTest, ATailTravelsWholeOrNotAtAll) {
   OutputToken token{.index = 3,
                     .token = {.id = 42, .logprob = -0.5f, .top = {{42, -0.5f}, {7, -1.5f}}},
                     .has_logprob = true,
                     .finish = engine::FinishReason::kStop};
-  const auto again = ParseTail(SerializeTail(token), 100, 3);
+  const auto parse = [&](int32_t vocab, int32_t output_index) {
+    return ParseTail(SerializeTail({&token, 1}), vocab, Choices(output_index, 1));
+  };
+  const auto again = parse(100, 3);
   ASSERT_TRUE(again.ok()) << again.status();
-  EXPECT_EQ(again->index, 3);
-  EXPECT_EQ(again->token.id, 42);
-  EXPECT_EQ(again->token.logprob, -0.5f);
-  EXPECT_EQ(again->token.top, token.token.top);
-  EXPECT_TRUE(again->has_logprob);
-  EXPECT_EQ(again->finish, engine::FinishReason::kStop);
+  ASSERT_EQ(again->size(), 1u);
+  EXPECT_EQ(again->front().index, 3);
+  EXPECT_EQ(again->front().token.id, 42);
+  EXPECT_EQ(again->front().token.logprob, -0.5f);
+  EXPECT_EQ(again->front().token.top, token.token.top);
+  EXPECT_TRUE(again->front().has_logprob);
+  EXPECT_EQ(again->front().finish, engine::FinishReason::kStop);
 
-  EXPECT_TRUE(absl::IsDataLoss(ParseTail(SerializeTail(token), 100, 4).status()));
-  EXPECT_TRUE(absl::IsDataLoss(ParseTail(SerializeTail(token), 42, 3).status()));
-  EXPECT_TRUE(absl::IsDataLoss(ParseTail("\xff\xff", 100, 3).status()));
+  EXPECT_TRUE(absl::IsDataLoss(parse(100, 4).status()));
+  EXPECT_TRUE(absl::IsDataLoss(parse(42, 3).status()));
+  EXPECT_TRUE(absl::IsDataLoss(ParseTail("\xff\xff", 100, Choices(3, 1)).status()));
   token.token.top.resize(21, {1, 0});
-  EXPECT_TRUE(absl::IsDataLoss(ParseTail(SerializeTail(token), 100, 3).status()));
+  EXPECT_TRUE(absl::IsDataLoss(parse(100, 3).status()));
+}
+
+TEST(ConvertTest, ATailHoldsATokenOfEachChoiceInOrder) {
+  std::vector<OutputToken> tokens;
+  for (int32_t i = 0; i < 3; ++i)
+    tokens.push_back({.choice = i, .token = {.id = 10 + i, .logprob = 0, .top = {}}});
+  const auto again = ParseTail(SerializeTail(tokens), 100, Choices(0, 3));
+  ASSERT_TRUE(again.ok()) << again.status();
+  for (int32_t i = 0; i < 3; ++i) EXPECT_EQ((*again)[static_cast<size_t>(i)].token.id, 10 + i);
+  EXPECT_TRUE(absl::IsDataLoss(ParseTail(SerializeTail(tokens), 100, Choices(0, 2)).status()));
+  EXPECT_TRUE(absl::IsDataLoss(ParseTail(SerializeTail(tokens), 100, Choices(0, 4)).status()));
+  std::swap(tokens[1], tokens[2]);
+  EXPECT_TRUE(absl::IsDataLoss(ParseTail(SerializeTail(tokens), 100, Choices(0, 3)).status()));
 }
 
 }  // namespace

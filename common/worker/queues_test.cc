@@ -118,5 +118,17 @@ TEST(AdmissionTest, NeverAdmitsMoreThanItMay) {
   EXPECT_TRUE(absl::IsUnavailable(admission.Enter()));
 }
 
+TEST(AdmissionTest, ARequestTakesAPlaceForEachOfItsSequences) {
+  Admission admission(3);
+  EXPECT_TRUE(absl::IsInvalidArgument(admission.Enter(4)));
+  ASSERT_TRUE(admission.Enter(2).ok());
+  EXPECT_TRUE(absl::IsResourceExhausted(admission.Enter(2)));
+  admission.Leave();
+  EXPECT_TRUE(admission.Enter(2).ok());
+  EXPECT_EQ(admission.requests(), 3);
+  admission.Leave(3);
+  EXPECT_EQ(admission.refused(), 2);
+}
+
 }  // namespace
 }  // namespace trivium::worker

@@ -6,25 +6,36 @@
 #include <vector>
 
 #include "common/engine/sampler.h"
+#include "common/kv/block_pool.h"
 #include "common/transfer/transport.h"
 
 namespace trivium::worker {
 
+inline constexpr int32_t kChoicesMax = 16;
+
 // A request at one stage. Invariants (kept by convert.h): at least one token, every id below the
-// vocabulary, valid sampling, output_index < sampling.max_tokens, and prompt plus remaining output
-// within the model's context.
+// vocabulary, valid sampling, output_index < sampling.max_tokens, prompt plus remaining output
+// within the model's context, 1 … kChoicesMax choices, and only one where tokens were emitted
+// before.
 struct StageRequest {
   transfer::Credentials key;
   std::vector<int32_t> token_ids;  // the prompt and what earlier attempts have emitted
   int32_t output_index = 0;        // of the next token: the number emitted already
   engine::SamplingParams sampling;
+  int32_t choices = 1;  // sequences that go on from the same tokens
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t remaining_tokens() const { return sampling.max_tokens - output_index; }
+  engine::SamplingParams SamplingOf(int32_t choice) const {
+    engine::SamplingParams params = sampling;
+    params.seed += static_cast<uint64_t>(choice);
+    return params;
+  }
 };
 
 // One token of the answer, with its place.
 struct OutputToken {
+  int32_t choice = 0;
   int32_t index = 0;
   engine::SampledToken token{};
   bool has_logprob = false;  // the request asked for it
@@ -33,6 +44,14 @@ struct OutputToken {
 
 inline int32_t BlocksFor(int32_t tokens, int32_t block_tokens) {
   return (tokens + block_tokens - 1) / block_tokens;
+}
+
+// What a request may grow to on a decode worker. The choices share the prompt's full blocks, which
+// nobody writes any more.
+inline kv::GroupNeed NeedOf(const StageRequest& request, int32_t block_tokens) {
+  const int32_t all = BlocksFor(request.prompt_tokens() + request.remaining_tokens(), block_tokens);
+  const int32_t shared = request.choices == 1 ? 0 : request.prompt_tokens() / block_tokens;
+  return {.shared = shared, .own = all - shared, .members = request.choices};
 }
 
 }  // namespace trivium::worker

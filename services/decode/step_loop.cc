@@ -16,7 +16,7 @@ struct Overloaded : F... {
   using F::operator()...;
 };
 
-// One step has a row with logits for every running request.
+// One step has a row with logits for every running member.
 worker::LoopContext Bounded(worker::LoopContext context) {
   context.requests_max =
       std::min({context.requests_max, context.step_tokens, int32_t{engine::Engine::kMaxLogitRows}});
@@ -24,6 +24,14 @@ worker::LoopContext Bounded(worker::LoopContext context) {
 }
 
 }  // namespace
+
+struct StepLoop::Member {
+  engine::SamplingParams sampling;
+  kv::Reservation blocks;  // none: it has ended
+  int32_t tokens = 0;      // emitted here
+  int32_t last_id = 0;     // of the newest token, whose KV the next step computes
+  engine::TokenHistory history{};
+};
 
 struct StepLoop::Job {
   enum class State : uint8_t { kLanding, kRunning };
@@ -34,18 +42,16 @@ struct StepLoop::Job {
   TimePoint submitted, joined, first_step;
 
   State state = State::kLanding;
-  kv::Reservation blocks;
+  std::vector<Member> members;  // by choice
+  int32_t members_left = 0;     // that have not ended
   std::optional<uint64_t> landing_id;
   int64_t kv_bytes = 0;  // that landed
-  int32_t tokens = 0;    // emitted here
-  int32_t last_id = 0;   // of the newest token, whose KV the next step computes
-  engine::TokenHistory history;
   // Late callbacks of a request that has ended find this gone and post nothing.
   std::shared_ptr<const uint64_t> alive;
 
-  // Of the newest token.
-  int32_t index() const { return request.output_index + tokens - 1; }
-  int32_t position() const { return request.prompt_tokens() + tokens - 1; }
+  // Of a member's newest token.
+  int32_t index(const Member& of) const { return request.output_index + of.tokens - 1; }
+  int32_t position(const Member& of) const { return request.prompt_tokens() + of.tokens - 1; }
 };
 
 StepLoop::StepLoop(const worker::LoopContext& context)
@@ -60,17 +66,16 @@ StepLoop::~StepLoop() { Stop(); }
 
 absl::StatusOr<StepLoop::Submitted> StepLoop::Submit(worker::StageRequest request,
                                                      DecodeSink* sink) {
-  RETURN_IF_ERROR(admission_.Enter());
+  RETURN_IF_ERROR(admission_.Enter(request.choices));
   return SubmitAdmitted(std::move(request), sink);
 }
 
 absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageRequest request,
                                                              DecodeSink* sink) {
-  auto blocks =
-      context_.pool->Reserve(worker::BlocksFor(request.prompt_tokens() + request.remaining_tokens(),
-                                               context_.engine->storage().layout().block_tokens));
+  auto blocks = context_.pool->ReserveGroup(
+      worker::NeedOf(request, context_.engine->storage().layout().block_tokens));
   if (!blocks.ok()) {
-    admission_.Leave();
+    admission_.Leave(request.choices);
     if (!absl::IsResourceExhausted(blocks.status())) return blocks.status();
     return worker::RetryLater(Message(blocks.status()));
   }
@@ -80,11 +85,16 @@ absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageReques
   job->request = std::move(request);
   job->sink = sink;
   job->submitted = context_.clock->Now();
-  job->blocks = *std::move(blocks);
+  job->members_left = job->request.choices;
+  for (int32_t choice = 0; choice < job->request.choices; ++choice) {
+    job->members.push_back({.sampling = job->request.SamplingOf(choice),
+                            .blocks = std::move((*blocks)[static_cast<size_t>(choice)])});
+  }
   job->alive = std::make_shared<const uint64_t>(number);
   transfer::LandingOptions landing = LandingFor(*job);
+  const int32_t choices = job->request.choices;
   if (!mailbox_->Post(Reserved{std::move(job)})) {
-    admission_.Leave();
+    admission_.Leave(choices);
     return Unavailable("the worker is stopping");
   }
   auto ticket = context_.transport->Expect(std::move(landing));
@@ -96,16 +106,18 @@ absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageReques
   return Submitted{number, *std::move(ticket)};
 }
 
-// The job must be in the mailbox before the landing is open, so that its arrival finds it there.
+// The prompt's KV lands in the first member's blocks. The job must be in the mailbox before the
+// landing is open, so that its arrival finds it there.
 transfer::LandingOptions StepLoop::LandingFor(const Job& job) const {
+  const kv::Reservation& into = job.members.front().blocks;
   uint64_t generation = 0;
-  for (BlockId block : job.blocks.blocks()) {
+  for (BlockId block : into.blocks()) {
     generation = std::max<uint64_t>(generation, context_.pool->generation(block));
   }
   const std::weak_ptr<const uint64_t> alive = job.alive;
-  const std::span<const BlockId> blocks = job.blocks.blocks();
+  const std::span<const BlockId> blocks = into.blocks();
   return {.credentials = job.request.key,
-          .into = {.blocks = {blocks.begin(), blocks.end()}, .lease = job.blocks.Lease()},
+          .into = {.blocks = {blocks.begin(), blocks.end()}, .lease = into.Lease()},
           .generation = generation,
           .token_begin = 0,
           .token_end = job.request.prompt_tokens(),
@@ -181,24 +193,41 @@ void StepLoop::Land(Job& job, absl::StatusOr<transfer::Arrival> arrival) {
 }
 
 absl::Status StepLoop::Join(Job& job, const transfer::Arrival& arrival) {
-  ASSIGN_OR_RETURN(const worker::OutputToken first,
-                   worker::ParseTail(arrival.tail, context_.engine->model().config.vocab,
-                                     job.request.output_index));
-  const bool finished = first.finish != engine::FinishReason::kNone;
-  if (!finished && !arrival.kv_complete) {
+  ASSIGN_OR_RETURN(
+      const std::vector<worker::OutputToken> first,
+      worker::ParseTail(arrival.tail, context_.engine->model().config.vocab, job.request));
+  const bool goes_on = std::any_of(first.begin(), first.end(), [](const auto& token) {
+    return token.finish == engine::FinishReason::kNone;
+  });
+  if (goes_on && !arrival.kv_complete) {
     return absl::DataLossError("landing failed: the request goes on, but its KV is not complete");
   }
-  if (!finished && job.request.remaining_tokens() == 1) {
+  if (goes_on && job.request.remaining_tokens() == 1) {
     return absl::DataLossError("landing failed: the last token does not end the request");
   }
   job.kv_bytes = arrival.kv_bytes;
   job.state = Job::State::kRunning;
   job.joined = context_.clock->Now();
-  job.history =
-      engine::TokenHistory(job.request.sampling, job.request.token_ids, job.request.output_index);
+  const engine::TokenHistory history(job.request.sampling, job.request.token_ids,
+                                     job.request.output_index);
+  for (Member& member : job.members) member.history = history;
   context_.probe->OnFirstToken(worker::SecondsBetween(job.submitted, job.joined));
-  Emit(job, first);
+  if (goes_on) ShareKv(job);
+  for (const worker::OutputToken& token : first) Emit(job, token);
   return absl::OkStatus();
+}
+
+// The members have the prompt's full blocks in common; the rest of the prompt lies in the first
+// one's next block.
+void StepLoop::ShareKv(Job& job) {
+  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
+  const int32_t rows = job.request.prompt_tokens() % block_tokens;
+  if (rows == 0) return;
+  const auto block = static_cast<size_t>(job.request.prompt_tokens() / block_tokens);
+  for (size_t i = 1; i < job.members.size(); ++i) {
+    context_.engine->storage().CopyRows(job.members[0].blocks.blocks()[block],
+                                        job.members[i].blocks.blocks()[block], rows);
+  }
 }
 
 // A landing lives as long as the request does: it is the open call, not a guess, that says a sender
@@ -213,55 +242,68 @@ void StepLoop::KeepLandingsAlive() {
 }
 
 void StepLoop::RunStep() {
-  std::vector<Job*> running;
+  std::vector<std::pair<Job*, Member*>> running;
   std::vector<engine::SequenceRange> ranges;
   std::vector<worker::RangeRecord> records;
   worker::StepRecord step;
+  const TimePoint begin = context_.clock->Now();
   for (const auto& [number, job] : jobs_) {
     if (job->state != Job::State::kRunning) continue;
-    running.push_back(job.get());
-    ranges.push_back({.tokens = {&job->last_id, 1},
-                      .position = job->position(),
-                      .block_table = job->blocks.block_table(),
-                      .logits = engine::LogitsWanted::kLast});
-    records.push_back({number, job->position(), 1});
-    if (job->tokens == 1) job->first_step = context_.clock->Now();
-    step.keys += engine::KeysOfRange(job->position(), 1);
+    if (job->first_step == TimePoint{}) job->first_step = begin;
+    for (Member& member : job->members) {
+      if (member.blocks.empty()) continue;
+      running.emplace_back(job.get(), &member);
+      ranges.push_back({.tokens = {&member.last_id, 1},
+                        .position = job->position(member),
+                        .block_table = member.blocks.block_table(),
+                        .logits = engine::LogitsWanted::kLast});
+      records.push_back({number, job->position(member), 1});
+      step.keys += engine::KeysOfRange(job->position(member), 1);
+    }
   }
   if (running.empty()) return;
-  const TimePoint begin = context_.clock->Now();
   // A long step must not let the landings of requests that still wait run out.
   const engine::StepResult result =
       context_.engine->Step(ranges, [this](int) { KeepLandingsAlive(); });
   ++steps_;
   const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
-  const auto end_ids = context_.engine->model().tokenizer->end_of_generation_ids();
   std::vector<worker::OutputToken> tokens;
   for (size_t i = 0; i < running.size(); ++i) {
-    const engine::SamplingParams& params = running[i]->request.sampling;
-    const int32_t index = running[i]->index() + 1;
-    const auto logits =
-        result.logits.subspan(static_cast<size_t>(result.first_row[i]) * vocab, vocab);
-    worker::OutputToken token{
-        .index = index,
-        .token = engine::Sample(logits, params, index, end_ids, running[i]->history),
-        .has_logprob = params.logprobs >= 0};
-    token.finish = engine::FinishAfter(token.token.id, params, index, end_ids);
-    tokens.push_back(std::move(token));
+    tokens.push_back(
+        NextToken(*running[i].first, *running[i].second,
+                  result.logits.subspan(static_cast<size_t>(result.first_row[i]) * vocab, vocab)));
   }
   step.ranges = records;
   step.rows = static_cast<int64_t>(records.size());
   step.seconds = worker::SecondsBetween(begin, context_.clock->Now());
   context_.probe->OnStep(step);
-  for (size_t i = 0; i < running.size(); ++i) Emit(*running[i], tokens[i]);
+  for (size_t i = 0; i < running.size(); ++i) Emit(*running[i].first, tokens[i]);
 }
 
+worker::OutputToken StepLoop::NextToken(const Job& job, const Member& member,
+                                        std::span<const float> logits) const {
+  const auto end_ids = context_.engine->model().tokenizer->end_of_generation_ids();
+  const int32_t index = job.index(member) + 1;
+  worker::OutputToken token{
+      .choice = static_cast<int32_t>(&member - job.members.data()),
+      .index = index,
+      .token = engine::Sample(logits, member.sampling, index, end_ids, member.history),
+      .has_logprob = member.sampling.logprobs >= 0};
+  token.finish = engine::FinishAfter(token.token.id, member.sampling, index, end_ids);
+  return token;
+}
+
+// The job may be gone when this returns, but never before each of its members has ended.
 void StepLoop::Emit(Job& job, const worker::OutputToken& token) {
-  ++job.tokens;
-  job.last_id = token.token.id;
-  job.history.Add(token.token.id);
+  Member& member = job.members[static_cast<size_t>(token.choice)];
+  ++member.tokens;
+  member.last_id = token.token.id;
+  member.history.Add(token.token.id);
   job.sink->OnToken(token);
-  if (token.finish != engine::FinishReason::kNone) End(job.number, absl::OkStatus());
+  if (token.finish == engine::FinishReason::kNone) return;
+  member.blocks = kv::Reservation();
+  if (--job.members_left == 0) return End(job.number, absl::OkStatus());
+  admission_.Leave();
 }
 
 void StepLoop::End(uint64_t number, absl::Status status, bool silent) {
@@ -269,8 +311,11 @@ void StepLoop::End(uint64_t number, absl::Status status, bool silent) {
   std::unique_ptr<Job> job = std::move(node.mapped());
   DecodeSink* sink = job->sink;
   const bool expected = status.ok() || absl::IsCancelled(status);
-  const double decode_s =
-      job->tokens == 0 ? 0 : worker::SecondsBetween(job->joined, context_.clock->Now());
+  const double decode_s = job->state == Job::State::kLanding
+                              ? 0
+                              : worker::SecondsBetween(job->joined, context_.clock->Now());
+  int32_t tokens = 0;
+  for (const Member& member : job->members) tokens += member.tokens;
   if (!silent) context_.probe->OnEnd(status);
   telemetry::Log(expected ? telemetry::Level::kInfo : telemetry::Level::kWarning, "decode_end",
                  {{"request_id", job->request.key.request.value},
@@ -278,13 +323,16 @@ void StepLoop::End(uint64_t number, absl::Status status, bool silent) {
                   {"status", absl::StatusCodeToString(status.code())},
                   {"error", Message(status)},
                   {"prompt_tokens", job->request.prompt_tokens()},
-                  {"tokens", job->tokens},
+                  {"choices", job->request.choices},
+                  {"tokens", tokens},
                   {"kv_bytes", job->kv_bytes},
                   {"first_step_ns", job->first_step.time_since_epoch().count()},
                   {"decode_s", decode_s}});
   if (job->landing_id.has_value()) context_.transport->Withdraw(*job->landing_id);
+  // The last member's place is left with the request.
+  const int32_t places = std::max(1, job->members_left);
   job.reset();
-  admission_.Leave();
+  admission_.Leave(places);
   PublishLoad();
   if (!silent) sink->OnEnd(std::move(status));
 }
@@ -293,9 +341,9 @@ void StepLoop::PublishLoad() {
   worker::Load load{.steps = steps_, .requests_max = context_.requests_max};
   for (const auto& [number, job] : jobs_) {
     if (job->state == Job::State::kRunning) {
-      ++load.requests_running;
+      load.requests_running += job->members_left;
     } else {
-      ++load.requests_waiting;
+      load.requests_waiting += job->members_left;
       load.prompt_tokens_waiting += job->request.prompt_tokens();
     }
   }

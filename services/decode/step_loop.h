@@ -3,15 +3,19 @@
 //
 // One thread owns the engine and every request. Commands reach it through a mailbox and are read at
 // step boundaries; outputs leave through DecodeSink. Thread-safety: all public methods, any thread.
-// Invariants: a request holds all the blocks it may ever need, from Submit on; a step holds exactly
-// one row for every running request; every submitted request ends with exactly one OnEnd; its
-// blocks stay leased while the transport may write them.
+// A request has one member for each of its choices: a sequence of its own in the batch. The
+// prompt's KV lands once; its full blocks are shared, the last partial one is copied for each
+// member. Invariants: a request holds all the blocks it may ever need, from Submit on, and each
+// member gives its own back when it ends; a step holds exactly one row for every running member;
+// every submitted request ends with exactly one OnEnd; its blocks stay leased while the transport
+// may write them.
 #pragma once
 
 #include <atomic>
 #include <map>
 #include <memory>
 #include <optional>
+#include <span>
 #include <thread>
 #include <variant>
 #include <vector>
@@ -28,7 +32,8 @@ namespace trivium::decode {
 // after OnEnd, until which it must live.
 class DecodeSink {
  public:
-  virtual void OnToken(const worker::OutputToken& token) = 0;  // the first is the prefill worker's
+  // The first of each choice is the prefill worker's.
+  virtual void OnToken(const worker::OutputToken& token) = 0;
   virtual void OnEnd(absl::Status status) = 0;
 
  protected:
@@ -61,6 +66,7 @@ class StepLoop {
   void Stop();
 
  private:
+  struct Member;
   struct Job;
   struct Reserved {
     std::unique_ptr<Job> job;
@@ -86,7 +92,10 @@ class StepLoop {
   void Land(Job& job, absl::StatusOr<transfer::Arrival> arrival);
   absl::Status Join(Job& job, const transfer::Arrival& arrival);
   void KeepLandingsAlive();
+  void ShareKv(Job& job);
   void RunStep();
+  worker::OutputToken NextToken(const Job& job, const Member& member,
+                                std::span<const float> logits) const;
   void Emit(Job& job, const worker::OutputToken& token);
   void End(uint64_t number, absl::Status status, bool silent = false);
   void PublishLoad();

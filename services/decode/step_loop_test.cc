@@ -63,7 +63,7 @@ class StepLoopTest : public testing::Test {
   static std::string Tail(int32_t index, int32_t id, engine::FinishReason finish) {
     worker::OutputToken token{.index = index, .finish = finish};
     token.token.id = id;
-    return worker::SerializeTail(token);
+    return worker::SerializeTail({&token, 1});
   }
 
   // Lands zeros as KV, and the tail.

@@ -247,20 +247,28 @@ void StepLoop::SendLayers(const std::vector<Chunk>& chunks, int layer) {
 }
 
 void StepLoop::Sample(Job& job, std::span<const float> logits) {
-  const engine::SamplingParams& params = job.request.sampling;
   const auto end_ids = context_.engine->model().tokenizer->end_of_generation_ids();
-  const engine::TokenHistory history(params, job.request.token_ids, job.request.output_index);
-  worker::OutputToken token{
-      .index = job.request.output_index,
-      .token = engine::Sample(logits, params, job.request.output_index, end_ids, history),
-      .has_logprob = params.logprobs >= 0};
-  token.finish = engine::FinishAfter(token.token.id, params, token.index, end_ids);
+  const engine::TokenHistory history(job.request.sampling, job.request.token_ids,
+                                     job.request.output_index);
+  std::vector<worker::OutputToken> tokens;
+  bool goes_on = false;
+  for (int32_t choice = 0; choice < job.request.choices; ++choice) {
+    const engine::SamplingParams params = job.request.SamplingOf(choice);
+    worker::OutputToken token{
+        .choice = choice,
+        .index = job.request.output_index,
+        .token = engine::Sample(logits, params, job.request.output_index, end_ids, history),
+        .has_logprob = params.logprobs >= 0};
+    token.finish = engine::FinishAfter(token.token.id, params, token.index, end_ids);
+    goes_on |= token.finish == engine::FinishReason::kNone;
+    tokens.push_back(std::move(token));
+  }
   const TimePoint now = context_.clock->Now();
   job.compute_s = worker::SecondsBetween(job.started, now);
   job.state = Job::State::kSending;
-  job.sink->OnFirstToken(token);
+  for (const worker::OutputToken& token : tokens) job.sink->OnFirstToken(token);
   context_.probe->OnFirstToken(worker::SecondsBetween(job.submitted, now));
-  job.sender->Finish(worker::SerializeTail(token), token.finish == engine::FinishReason::kNone);
+  job.sender->Finish(worker::SerializeTail(tokens), goes_on);
 }
 
 void StepLoop::End(uint64_t number, absl::Status status) {

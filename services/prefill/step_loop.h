@@ -37,7 +37,7 @@ struct SentReport {
 // missing.
 class PrefillSink {
  public:
-  virtual void OnFirstToken(const worker::OutputToken& token) = 0;
+  virtual void OnFirstToken(const worker::OutputToken& token) = 0;  // once for each choice
   virtual void OnSent(const SentReport& report) = 0;
   virtual void OnEnd(absl::Status status) = 0;
 
