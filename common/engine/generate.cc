@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/engine/prompt_scores.h"
+
 namespace trivium::engine {
 namespace {
 
@@ -27,6 +29,36 @@ absl::Status ValidateRequest(const Engine& engine, std::span<const int32_t> prom
   return absl::OkStatus();
 }
 
+// The logits of the last row, valid until the next step.
+std::span<const float> Prefill(Engine& engine, std::span<const int32_t> block_table,
+                               std::span<const int32_t> prompt, const SamplingParams& params,
+                               int chunk_tokens, Generation* result) {
+  const int32_t vocab = engine.model().config.vocab;
+  const bool scores = params.prompt_logprobs >= 0;
+  const auto chunk_max =
+      static_cast<size_t>(scores ? std::min(chunk_tokens, Engine::kMaxLogitRows) : chunk_tokens);
+  StepResult step;
+  for (size_t done = 0; done < prompt.size();) {
+    const size_t count = std::min(chunk_max, prompt.size() - done);
+    const bool last = done + count == prompt.size();
+    const SequenceRange chunk{.tokens = prompt.subspan(done, count),
+                              .position = static_cast<int32_t>(done),
+                              .block_table = block_table,
+                              .logits = scores ? LogitsWanted::kAll
+                                        : last ? LogitsWanted::kLast
+                                               : LogitsWanted::kNone};
+    step = engine.Step({&chunk, 1});
+    if (scores) {
+      for (SampledToken& token :
+           ScorePrompt(prompt, chunk.position, step.logits, vocab, params.prompt_logprobs)) {
+        result->prompt.push_back(std::move(token));
+      }
+    }
+    done += count;
+  }
+  return step.logits.last(static_cast<size_t>(vocab));
+}
+
 }  // namespace
 
 std::vector<int32_t> Generation::Ids() const {
@@ -46,23 +78,13 @@ absl::StatusOr<Generation> GenerateLocal(Engine& engine, kv::BlockPool& pool,
   ASSIGN_OR_RETURN(const kv::Reservation blocks,
                    pool.Reserve((positions + block_tokens - 1) / block_tokens));
 
-  StepResult step;
-  for (int32_t done = 0; done < prompt;) {
-    const int32_t count = std::min(chunk_tokens, prompt - done);
-    const bool last = done + count == prompt;
-    const SequenceRange chunk{
-        .tokens = prompt_ids.subspan(static_cast<size_t>(done), static_cast<size_t>(count)),
-        .position = done,
-        .block_table = blocks.block_table(),
-        .logits = last ? LogitsWanted::kLast : LogitsWanted::kNone};
-    step = engine.Step({&chunk, 1});
-    done += count;
-  }
+  Generation result;
+  std::span<const float> logits =
+      Prefill(engine, blocks.block_table(), prompt_ids, params, chunk_tokens, &result);
   const auto end_ids = engine.model().tokenizer->end_of_generation_ids();
   TokenHistory history(params, prompt_ids, 0);
-  Generation result;
   for (int32_t index = 0;; ++index) {
-    result.tokens.push_back(Sample(step.logits, params, index, end_ids, history));
+    result.tokens.push_back(Sample(logits, params, index, end_ids, history));
     const int32_t id = result.tokens.back().id;
     history.Add(id);
     result.finish = FinishAfter(id, params, index, end_ids);
@@ -71,7 +93,7 @@ absl::StatusOr<Generation> GenerateLocal(Engine& engine, kv::BlockPool& pool,
                              .position = prompt + index,
                              .block_table = blocks.block_table(),
                              .logits = LogitsWanted::kLast};
-    step = engine.Step({&next, 1});
+    logits = engine.Step({&next, 1}).logits;
   }
 }
 

@@ -14,6 +14,9 @@
 namespace trivium::engine {
 
 struct Generation {
+  // One for each token of the prompt, the first without logprob; empty unless
+  // params.prompt_logprobs asks for them.
+  std::vector<SampledToken> prompt;
   std::vector<SampledToken> tokens;
   FinishReason finish = FinishReason::kNone;
 

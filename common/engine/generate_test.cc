@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <string>
 
@@ -73,8 +75,12 @@ TEST_F(GenerateTest, PenaltiesFollowTheTokensSoFar) {
 }
 
 TEST_F(GenerateTest, ChunksAndRepetitionChangeNothing) {
-  const SamplingParams params{
-      .temperature = 1, .seed = 5, .max_tokens = 12, .ignore_eos = true, .logprobs = 3};
+  const SamplingParams params{.temperature = 1,
+                              .seed = 5,
+                              .max_tokens = 12,
+                              .ignore_eos = true,
+                              .logprobs = 3,
+                              .prompt_logprobs = 2};
   const auto first = Run(Ids(50), params, 50);
   ASSERT_TRUE(first.ok());
   for (int chunk : {1, 7, 16, 64}) {
@@ -85,8 +91,49 @@ TEST_F(GenerateTest, ChunksAndRepetitionChangeNothing) {
       EXPECT_EQ(again->tokens[i].logprob, first->tokens[i].logprob);
       EXPECT_EQ(again->tokens[i].top, first->tokens[i].top);
     }
+    ASSERT_EQ(again->prompt.size(), 50u);
+    for (size_t i = 0; i < 50; ++i) {
+      EXPECT_EQ(again->prompt[i].id, first->prompt[i].id);
+      EXPECT_EQ(again->prompt[i].logprob, first->prompt[i].logprob);
+      EXPECT_EQ(again->prompt[i].top, first->prompt[i].top);
+    }
   }
   EXPECT_EQ(pool_.counts().free, 64);
+}
+
+// Every row of one forward pass over the whole prompt, by a softmax in double precision.
+TEST_F(GenerateTest, PromptLogprobsAreTheLogSoftmaxOfEveryRow) {
+  const auto ids = Ids(45);
+  const SamplingParams params{.max_tokens = 3, .ignore_eos = true, .prompt_logprobs = 4};
+  const auto generated = Run(ids, params, 45);
+  ASSERT_TRUE(generated.ok()) << generated.status();
+  ASSERT_EQ(generated->prompt.size(), ids.size());
+  EXPECT_EQ(generated->prompt[0].id, ids[0]);
+  EXPECT_TRUE(generated->prompt[0].top.empty());
+  const Prompt whole{ids, {0, 1, 2}};
+  const SequenceRange range = whole.Whole(LogitsWanted::kAll);
+  const auto rows = test_.engine->Step({&range, 1}).logits;
+  const auto vocab = static_cast<size_t>(test_.config().vocab);
+  for (size_t i = 1; i < ids.size(); ++i) {
+    const auto row = rows.subspan((i - 1) * vocab, vocab);
+    double total = 0;
+    for (float logit : row) total += std::exp(double{logit});
+    const auto logprob = [&](int32_t id) {
+      return double{row[static_cast<size_t>(id)]} - std::log(total);
+    };
+    const SampledToken& token = generated->prompt[i];
+    EXPECT_EQ(token.id, ids[i]);
+    EXPECT_NEAR(token.logprob, logprob(ids[i]), 1e-5);
+    ASSERT_EQ(token.top.size(), 4u);
+    EXPECT_EQ(row[static_cast<size_t>(token.top[0].first)],
+              *std::max_element(row.begin(), row.end()));
+    for (const auto& [id, value] : token.top) EXPECT_NEAR(value, logprob(id), 1e-5);
+  }
+  SamplingParams plain = params;
+  plain.prompt_logprobs = -1;
+  const auto without = Run(ids, plain);
+  EXPECT_EQ(without->Ids(), generated->Ids());
+  EXPECT_TRUE(without->prompt.empty());
 }
 
 TEST_F(GenerateTest, StopTokensEndTheRequest) {
