@@ -4,15 +4,17 @@
 
 namespace trivium::prefill {
 
-std::vector<PlannedChunk> PlanChunks(std::span<const PromptProgress> prompts, int32_t budget,
-                                     int32_t block_tokens, size_t chunks_max) {
+std::vector<PlannedChunk> PlanChunks(std::span<const PromptProgress> prompts, PlanLimits limits) {
   std::vector<PlannedChunk> chunks;
-  for (size_t i = 0; i < prompts.size() && budget > 0 && chunks.size() < chunks_max; ++i) {
+  for (size_t i = 0; i < prompts.size() && limits.rows > 0 && chunks.size() < limits.chunks; ++i) {
     const int32_t left = prompts[i].total - prompts[i].done;
-    const int32_t rows = left <= budget ? left : budget - budget % block_tokens;
+    const int32_t room =
+        prompts[i].scored ? std::min(limits.rows, limits.scored_rows) : limits.rows;
+    const int32_t rows = left <= room ? left : room - room % limits.block_tokens;
     if (rows == 0) continue;
     chunks.push_back({i, prompts[i].done, prompts[i].done + rows});
-    budget -= rows;
+    limits.rows -= rows;
+    if (prompts[i].scored) limits.scored_rows -= rows;
   }
   return chunks;
 }

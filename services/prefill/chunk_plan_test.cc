@@ -16,13 +16,17 @@ TEST(ChunkPlanTest, RulesHoldForRandomPrompts) {
   std::mt19937 random(seed);
   for (int round = 0; round < 300; ++round) {
     const auto budget = static_cast<int32_t>(16 + random() % 200);
+    const auto scored_max = static_cast<int32_t>(16 + random() % 100);
     std::vector<PromptProgress> prompts(1 + random() % 12);
-    for (PromptProgress& prompt : prompts) prompt.total = static_cast<int32_t>(1 + random() % 500);
+    for (PromptProgress& prompt : prompts) {
+      prompt.total = static_cast<int32_t>(1 + random() % 500);
+      prompt.scored = random() % 3 == 0;
+    }
     while (!prompts.empty()) {
-      const auto chunks = PlanChunks(prompts, budget, 16, kChunksMax);
+      const auto chunks = PlanChunks(prompts, {budget, scored_max, kChunksMax});
       ASSERT_FALSE(chunks.empty());
       EXPECT_EQ(chunks[0].prompt, 0u) << "the oldest always goes on";
-      int32_t rows = 0;
+      int32_t rows = 0, scored = 0;
       for (const PlannedChunk& chunk : chunks) {
         PromptProgress& prompt = prompts[chunk.prompt];
         ASSERT_EQ(chunk.begin, prompt.done);
@@ -31,12 +35,16 @@ TEST(ChunkPlanTest, RulesHoldForRandomPrompts) {
         EXPECT_TRUE(chunk.end % 16 == 0 || chunk.end == prompt.total);
         prompt.done = chunk.end;
         rows += chunk.end - chunk.begin;
+        if (prompt.scored) scored += chunk.end - chunk.begin;
       }
       EXPECT_LE(rows, budget);
+      EXPECT_LE(scored, scored_max);
       // Whoever has work left could not have got another block.
       for (const PromptProgress& prompt : prompts) {
         const int32_t left = prompt.total - prompt.done;
-        EXPECT_TRUE(left == 0 || budget - rows < std::min(left, 16));
+        const int32_t room =
+            prompt.scored ? std::min(budget - rows, scored_max - scored) : budget - rows;
+        EXPECT_TRUE(left == 0 || room < std::min(left, 16));
       }
       std::erase_if(prompts, [](const PromptProgress& p) { return p.done == p.total; });
     }
@@ -45,9 +53,9 @@ TEST(ChunkPlanTest, RulesHoldForRandomPrompts) {
 
 TEST(ChunkPlanTest, ChunksAreCounted) {
   const std::vector<PromptProgress> prompts(10, {0, 1});
-  EXPECT_EQ(PlanChunks(prompts, 100, 16, 4).size(), 4u);
-  EXPECT_EQ(PlanChunks(prompts, 100, 16, kChunksMax).size(), 10u);
-  EXPECT_TRUE(PlanChunks({}, 100, 16, kChunksMax).empty());
+  EXPECT_EQ(PlanChunks(prompts, {100, 100, 4}).size(), 4u);
+  EXPECT_EQ(PlanChunks(prompts, {100, 100, kChunksMax}).size(), 10u);
+  EXPECT_TRUE(PlanChunks({}, {100, 100, kChunksMax}).empty());
 }
 
 TEST(ChunkPlanTest, AtLeastFourGroupsOfLayersWhereThereAreFour) {

@@ -27,6 +27,13 @@ class Call final : public worker::StreamReactor<v1::PrefillEvent>, public Prefil
     }
   }
 
+  void OnPromptTokens(const std::vector<worker::OutputToken>& tokens) override {
+    v1::PrefillEvent event;
+    for (const worker::OutputToken& token : tokens) {
+      worker::ToMessage(token, event.mutable_prompt_logprobs()->add_tokens());
+    }
+    Push(std::move(event));
+  }
   void OnFirstToken(const worker::OutputToken& token) override {
     v1::PrefillEvent event;
     worker::ToMessage(token, event.mutable_first_token());

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "common/engine/prompt_scores.h"
 #include "common/engine/sampler.h"
 #include "common/engine/step_cost.h"
 #include "common/telemetry/log.h"
@@ -15,6 +16,10 @@ namespace {
 // Leases end on the transport's thread, which posts no command: so waiting prompts look again this
 // often.
 constexpr Duration kLeasePoll = std::chrono::milliseconds(5);
+
+// A row of logits is as wide as the vocabulary: so many of 128 k tokens are 128 MiB, which the
+// engine keeps.
+constexpr int32_t kScoredRows = 256;
 
 template <typename... F>
 struct Overloaded : F... {
@@ -43,6 +48,8 @@ struct StepLoop::Job {
   std::unique_ptr<transfer::Sender> sender;
   // Late callbacks of a request that has ended find this gone and post nothing.
   std::shared_ptr<const uint64_t> alive;
+
+  bool is_scored() const { return request.sampling.prompt_logprobs >= 0; }
 };
 
 StepLoop::StepLoop(const worker::LoopContext& context)
@@ -180,13 +187,14 @@ std::vector<StepLoop::Chunk> StepLoop::Plan() {
   for (const auto& [number, job] : jobs_) {
     if (job->state != Job::State::kComputing) continue;
     computing.push_back(job.get());
-    progress.push_back({job->done, job->request.prompt_tokens()});
+    progress.push_back({job->done, job->request.prompt_tokens(), job->is_scored()});
   }
   std::vector<Chunk> chunks;
-  const int32_t budget = std::min(context_.step_tokens, engine::Engine::kMaxRows);
-  for (const PlannedChunk& chunk :
-       PlanChunks(progress, budget, context_.engine->storage().layout().block_tokens,
-                  engine::Engine::kMaxLogitRows)) {
+  const PlanLimits limits{.rows = std::min(context_.step_tokens, engine::Engine::kMaxRows),
+                          .scored_rows = kScoredRows,
+                          .chunks = engine::Engine::kMaxLogitRows - kScoredRows,
+                          .block_tokens = context_.engine->storage().layout().block_tokens};
+  for (const PlannedChunk& chunk : PlanChunks(progress, limits)) {
     chunks.push_back({computing[chunk.prompt], chunk.begin, chunk.end});
   }
   return chunks;
@@ -210,7 +218,9 @@ void StepLoop::RunStep(const std::vector<Chunk>& chunks) {
                        .subspan(static_cast<size_t>(chunk.begin), static_cast<size_t>(rows)),
          .position = chunk.begin,
          .block_table = job.blocks.block_table(),
-         .logits = last ? engine::LogitsWanted::kLast : engine::LogitsWanted::kNone});
+         .logits = job.is_scored() ? engine::LogitsWanted::kAll
+                   : last          ? engine::LogitsWanted::kLast
+                                   : engine::LogitsWanted::kNone});
     records.push_back({job.number, chunk.begin, rows});
     step.rows += rows;
     step.keys += engine::KeysOfRange(chunk.begin, rows);
@@ -220,10 +230,14 @@ void StepLoop::RunStep(const std::vector<Chunk>& chunks) {
   ++steps_;
   const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
   for (size_t i = 0; i < chunks.size(); ++i) {
-    chunks[i].job->done = chunks[i].end;
+    Job& job = *chunks[i].job;
+    job.done = chunks[i].end;
     if (result.first_row[i] < 0) continue;
-    Sample(*chunks[i].job,
-           result.logits.subspan(static_cast<size_t>(result.first_row[i]) * vocab, vocab));
+    const size_t rows = job.is_scored() ? static_cast<size_t>(records[i].rows) : 1;
+    const auto logits =
+        result.logits.subspan(static_cast<size_t>(result.first_row[i]) * vocab, rows * vocab);
+    if (job.is_scored()) ScorePrompt(chunks[i], logits);
+    if (job.done == job.request.prompt_tokens()) Sample(job, logits.last(vocab));
   }
   step.ranges = records;
   step.seconds = worker::SecondsBetween(begin, context_.clock->Now());
@@ -244,6 +258,23 @@ void StepLoop::SendLayers(const std::vector<Chunk>& chunks, int layer) {
                              .token_begin = begin,
                              .token_end = chunk.end});
   }
+}
+
+void StepLoop::ScorePrompt(const Chunk& chunk, std::span<const float> logits) {
+  const worker::StageRequest& request = chunk.job->request;
+  // What earlier attempts have emitted stands behind the prompt and is none of it.
+  const auto prompt =
+      std::span(request.token_ids)
+          .first(static_cast<size_t>(request.prompt_tokens() - request.output_index));
+  int32_t index = engine::FirstScored(chunk.begin);
+  std::vector<worker::OutputToken> tokens;
+  for (engine::SampledToken& token :
+       engine::ScorePrompt(prompt, chunk.begin, logits, context_.engine->model().config.vocab,
+                           request.sampling.prompt_logprobs)) {
+    tokens.push_back({.index = index, .token = std::move(token), .has_logprob = index > 0});
+    ++index;
+  }
+  if (!tokens.empty()) chunk.job->sink->OnPromptTokens(tokens);
 }
 
 void StepLoop::Sample(Job& job, std::span<const float> logits) {

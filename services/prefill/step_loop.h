@@ -33,10 +33,13 @@ struct SentReport {
 };
 
 // Where the outputs of one request go. Called on the engine's thread; must not block. Not touched
-// after OnEnd, until which it must live. Order: OnFirstToken, OnSent, OnEnd; the first two may be
-// missing.
+// after OnEnd, until which it must live. Order: OnPromptTokens, OnFirstToken, OnSent, OnEnd; all
+// but the last may be missing.
 class PrefillSink {
  public:
+  // The next tokens of a prompt whose logprobs are wanted: each once over all calls, in order, the
+  // first without logprob.
+  virtual void OnPromptTokens(const std::vector<worker::OutputToken>& tokens) = 0;
   virtual void OnFirstToken(const worker::OutputToken& token) = 0;  // once for each choice
   virtual void OnSent(const SentReport& report) = 0;
   virtual void OnEnd(absl::Status status) = 0;
@@ -93,6 +96,7 @@ class StepLoop {
   std::vector<Chunk> Plan();
   void RunStep(const std::vector<Chunk>& chunks);
   void SendLayers(const std::vector<Chunk>& chunks, int layer);
+  void ScorePrompt(const Chunk& chunk, std::span<const float> logits);
   void Sample(Job& job, std::span<const float> logits);
   void End(uint64_t number, absl::Status status);
   void PublishLoad();

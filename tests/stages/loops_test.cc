@@ -153,6 +153,55 @@ TEST_F(LoopsTest, SixteenAtOnceEachEqualTheirSoloRun) {
   EXPECT_TRUE(rig.decode_parts.WaitAllFree());
 }
 
+void ExpectPromptEqual(const std::vector<worker::OutputToken>& got,
+                       const std::vector<engine::SampledToken>& want) {
+  ASSERT_EQ(got.size(), want.size());
+  for (size_t i = 0; i < got.size(); ++i) {
+    EXPECT_EQ(got[i].index, static_cast<int32_t>(i));
+    EXPECT_EQ(got[i].has_logprob, i > 0);
+    EXPECT_EQ(got[i].token.id, want[i].id) << "token " << i;
+    EXPECT_EQ(got[i].token.logprob, want[i].logprob) << "token " << i;
+    EXPECT_EQ(got[i].token.top, want[i].top) << "token " << i;
+  }
+}
+
+// Prompts of up to several times the rows that a step scores, some of them not scored at all.
+TEST_F(LoopsTest, ScoredPromptsEqualTheirSoloRunWhateverTheirCompany) {
+  Rig rig({.step_tokens = 400});
+  std::vector<worker::StageRequest> requests;
+  for (const size_t length : {1, 2, 700, 16, 257, 33, 300}) {
+    engine::SamplingParams sampling = Greedy(6);
+    if (length != 33) sampling.prompt_logprobs = static_cast<int32_t>(Below(4));
+    requests.push_back(rig.Request(rig.RandomPrompt(random_, length), sampling));
+  }
+  std::vector<std::unique_ptr<Flight>> flights;
+  for (const auto& request : requests) flights.push_back(rig.Launch(request));
+  for (size_t i = 0; i < requests.size(); ++i) {
+    SCOPED_TRACE(i);
+    ASSERT_TRUE(flights[i]->prefill.Wait().ok());
+    ASSERT_TRUE(flights[i]->decode.Wait().ok());
+    const engine::Generation want = rig.Local(requests[i]);
+    ExpectEqual(flights[i]->decode.tokens(), want);
+    ExpectPromptEqual(flights[i]->prefill.prompt_tokens(), want.prompt);
+  }
+}
+
+// What earlier attempts have emitted is no part of the prompt.
+TEST_F(LoopsTest, ARetryScoresThePromptAlone) {
+  Rig rig;
+  engine::SamplingParams sampling = Greedy(10);
+  sampling.prompt_logprobs = 1;
+  const auto prompt = rig.RandomPrompt(random_, 70);
+  const engine::Generation whole = rig.Local(rig.Request(prompt, sampling));
+  std::vector<int32_t> ids = prompt;
+  for (int i = 0; i < 4; ++i) ids.push_back(whole.tokens[static_cast<size_t>(i)].id);
+  const auto flight = rig.Launch(rig.Request(ids, sampling, 4));
+  ASSERT_TRUE(flight->decode.Wait().ok());
+  ASSERT_TRUE(flight->prefill.Wait().ok());
+  ExpectPromptEqual(flight->prefill.prompt_tokens(), whole.prompt);
+  EXPECT_EQ(flight->decode.ids().back(), whole.tokens.back().id);
+}
+
 TEST_F(LoopsTest, TheFirstTokenMayBeTheLast) {
   Rig rig;
   const auto prompt = rig.RandomPrompt(random_, 40);

@@ -83,6 +83,12 @@ void Outcome::Add(const worker::OutputToken& token) {
   changed_.notify_all();
 }
 
+void Outcome::OnPromptTokens(const std::vector<worker::OutputToken>& tokens) {
+  std::lock_guard lock(mutex_);
+  EXPECT_TRUE(tokens_.empty()) << "a token of the prompt after the first one of the answer";
+  prompt_tokens_.insert(prompt_tokens_.end(), tokens.begin(), tokens.end());
+}
+
 void Outcome::OnSent(const prefill::SentReport& report) {
   std::lock_guard lock(mutex_);
   sent_ = report;
@@ -116,6 +122,11 @@ void Outcome::WaitTokens(size_t count) {
 std::vector<worker::OutputToken> Outcome::tokens() const {
   std::lock_guard lock(mutex_);
   return tokens_;
+}
+
+std::vector<worker::OutputToken> Outcome::prompt_tokens() const {
+  std::lock_guard lock(mutex_);
+  return prompt_tokens_;
 }
 
 std::vector<int32_t> Outcome::ids() const {

@@ -62,6 +62,7 @@ struct WorkerParts {
 // What a request gave at one stage.
 class Outcome : public prefill::PrefillSink, public decode::DecodeSink {
  public:
+  void OnPromptTokens(const std::vector<worker::OutputToken>& tokens) override;
   void OnFirstToken(const worker::OutputToken& token) override { Add(token); }
   void OnToken(const worker::OutputToken& token) override { Add(token); }
   void OnSent(const prefill::SentReport& report) override;
@@ -72,6 +73,7 @@ class Outcome : public prefill::PrefillSink, public decode::DecodeSink {
   void WaitTokens(size_t count);   // or the end
   void End(absl::Status status) { OnEnd(std::move(status)); }
   std::vector<worker::OutputToken> tokens() const;
+  std::vector<worker::OutputToken> prompt_tokens() const;
   std::vector<int32_t> ids() const;
   int ends() const;
   prefill::SentReport sent() const;
@@ -81,7 +83,7 @@ class Outcome : public prefill::PrefillSink, public decode::DecodeSink {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::vector<worker::OutputToken> tokens_;
+  std::vector<worker::OutputToken> tokens_, prompt_tokens_;
   prefill::SentReport sent_;
   absl::Status status_;
   int ends_ = 0;

@@ -165,9 +165,19 @@ TEST_F(ServiceTest, ARequestThroughBothStages) {
 
   auto prefill_request = Fill<v1::PrefillRequest>(50, 12);
   *prefill_request.mutable_ticket() = event.ticket();
+  prefill_request.mutable_sampling()->set_prompt_logprobs(3);
   auto prefill_context = Context();
   auto prefilled = prefill_stub_->Prefill(prefill_context.get(), prefill_request);
-  v1::PrefillEvent first, sent;
+  v1::PrefillEvent prompt, first, sent;
+  ASSERT_TRUE(prefilled->Read(&prompt)) << prefilled->Finish().error_message();
+  const v1::PromptLogprobs& scores = prompt.prompt_logprobs();
+  ASSERT_EQ(scores.tokens_size(), 50);
+  for (int i = 0; i < 50; ++i) {
+    EXPECT_EQ(scores.tokens(i).index(), i);
+    EXPECT_EQ(scores.tokens(i).id(), prefill_request.token_ids(i));
+    EXPECT_EQ(scores.tokens(i).has_logprob(), i > 0);
+    EXPECT_EQ(scores.tokens(i).top_size(), i > 0 ? 3 : 0);
+  }
   ASSERT_TRUE(prefilled->Read(&first)) << prefilled->Finish().error_message();
   ASSERT_TRUE(prefilled->Read(&sent)) << prefilled->Finish().error_message();
   EXPECT_TRUE(prefilled->Finish().ok());
