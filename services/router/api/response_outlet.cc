@@ -10,6 +10,7 @@ void ResponseOutlet::OnDelta(const v1::Delta& delta) {
   if (delta_.has_value()) {
     delta_->mutable_text()->append(delta.text());
     delta_->mutable_tokens()->MergeFrom(delta.tokens());
+    delta_->mutable_prompt_tokens()->MergeFrom(delta.prompt_tokens());
   } else {
     delta_ = delta;
   }

@@ -20,6 +20,9 @@ class FakeWriter final : public ResponseWriter {
     for (const v1::OutputToken& token : response.delta().tokens()) {
       EXPECT_EQ(token.index(), tokens++);
     }
+    for (const v1::OutputToken& token : response.delta().prompt_tokens()) {
+      EXPECT_EQ(token.index(), prompt_tokens++);
+    }
     dones += response.has_done();
     EXPECT_TRUE(response.has_done() || dones == 0);
   }
@@ -31,7 +34,7 @@ class FakeWriter final : public ResponseWriter {
   bool TakeWritten() { return is_writing.exchange(false); }
 
   std::atomic<bool> is_writing{false}, is_finished{false};
-  int writes = 0, tokens = 0, dones = 0;
+  int writes = 0, tokens = 0, prompt_tokens = 0, dones = 0;
   std::string text;
   absl::Status status;
 };
@@ -40,6 +43,7 @@ v1::Delta Delta(int index) {
   v1::Delta delta;
   delta.set_text(std::to_string(index) + " ");
   delta.add_tokens()->set_index(index);
+  delta.add_prompt_tokens()->set_index(index);
   return delta;
 }
 
@@ -54,6 +58,7 @@ TEST(ResponseOutletTest, ASlowReaderGetsEverythingInTwoMessages) {
   }
   EXPECT_EQ(writer.writes, 3);  // the first token, all others, done
   EXPECT_EQ(writer.tokens, 1000);
+  EXPECT_EQ(writer.prompt_tokens, 1000);
   EXPECT_EQ(writer.dones, 1);
   EXPECT_TRUE(writer.is_finished);
   EXPECT_TRUE(writer.status.ok());

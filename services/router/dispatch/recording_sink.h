@@ -17,6 +17,7 @@ class RecordingSink final : public ResponseSink {
  public:
   struct Record {
     std::vector<int32_t> ids;
+    std::vector<v1::OutputToken> prompt;
     std::string text;
     std::optional<v1::Done> done;
     std::optional<absl::Status> error;
@@ -35,6 +36,11 @@ class RecordingSink final : public ResponseSink {
     std::lock_guard lock(mutex_);
     EXPECT_FALSE(record_.has_ended());
     record_.text += delta.text();
+    for (const v1::OutputToken& token : delta.prompt_tokens()) {
+      EXPECT_TRUE(record_.ids.empty()) << "a token of the answer overtook the prompt";
+      EXPECT_EQ(token.index(), static_cast<int32_t>(record_.prompt.size()));
+      record_.prompt.push_back(token);
+    }
     for (const v1::OutputToken& token : delta.tokens()) {
       EXPECT_EQ(token.index(), static_cast<int32_t>(record_.ids.size()));
       record_.ids.push_back(token.id());

@@ -33,6 +33,7 @@ RequestRun::RequestRun(const RunContext& context, uint64_t ticket, RunRequest re
       ticket_(ticket),
       request_(std::move(request)),
       sink_(std::move(sink)),
+      prompt_(request_.prompt_ids, request_.sampling.prompt_logprobs()),
       sequencer_(request_.sampling.max_tokens(), context.vocab),
       assembler_(*context.tokenizer, request_.stop),
       account_(context.clock->Now()) {
@@ -83,6 +84,7 @@ void RequestRun::Begin(const PlacedPair& placed) {
   attempt_.number = ++attempts_begun_;
   attempt_.secret = DrawSecret();
   attempt_.at = placed;
+  prompt_.BeginAttempt();
   account_.DecodeOpened(Now());
   // News of a loss that overtook the placement has found the run waiting, and will not come again.
   for (const Role stage : {Role::kDecode, Role::kPrefill}) {
@@ -139,6 +141,7 @@ void RequestRun::OpenPrefill(const v1::LandingTicket& ticket) {
   request.mutable_token_ids()->Add(sequencer_.ids().begin(), sequencer_.ids().end());
   request.set_output_index(sequencer_.size());
   *request.mutable_sampling() = request_.sampling;
+  if (prompt_.is_complete()) request.mutable_sampling()->set_prompt_logprobs(-1);
   *request.mutable_ticket() = ticket;
   attempt_.prefill_ended = false;
   attempt_.prefill =
@@ -150,7 +153,9 @@ void RequestRun::OpenPrefill(const v1::LandingTicket& ticket) {
 
 void RequestRun::OnDecodeEvent(const v1::DecodeEvent& event) {
   if (phase_ != Phase::kRunning) return;
-  if (event.has_token() && attempt_.has_ticket) {
+  if (event.has_token() && attempt_.has_ticket && !prompt_.is_complete()) {
+    HoldToken(event.token());
+  } else if (event.has_token() && attempt_.has_ticket) {
     attempt_.decode_has_kv = true;
     Accept(event.token(), Role::kDecode);
   } else if (event.has_ticket() && !attempt_.has_ticket) {
@@ -167,10 +172,54 @@ void RequestRun::OnPrefillEvent(const v1::PrefillEvent& event) {
   if (event.has_sent()) {
     if (!std::exchange(attempt_.has_sent, true)) account_.Sent(event.sent());
     if (phase_ == Phase::kFinishing) Complete();
+  } else if (event.has_prompt_logprobs() && phase_ == Phase::kRunning) {
+    OnPromptLogprobs(event.prompt_logprobs());
   } else if (event.has_first_token() && phase_ == Phase::kRunning) {
+    if (!prompt_.is_complete()) {
+      return FailStage(Role::kPrefill, absl::DataLossError("it left out tokens of the prompt"));
+    }
     context_.host->FirstToken(ticket_);
     Accept(event.first_token(), Role::kPrefill);
   }
+}
+
+void RequestRun::OnPromptLogprobs(const v1::PromptLogprobs& message) {
+  if (prompt_.is_complete()) return;  // a worker that was not asked for them
+  const std::optional<int> first_new = prompt_.Offer(message);
+  if (!first_new.has_value()) {
+    return FailStage(Role::kPrefill, absl::InternalError("it sent other tokens of the prompt"));
+  }
+  v1::Delta delta;
+  for (int i = *first_new; i < message.tokens_size(); ++i) {
+    FillOutput(message.tokens(i), delta.add_prompt_tokens());
+  }
+  if (delta.prompt_tokens_size() > 0) sink_->OnDelta(delta);
+  if (prompt_.is_complete()) AcceptHeld();
+}
+
+void RequestRun::HoldToken(const v1::StageToken& token) {
+  if (attempt_.held.size() >= static_cast<size_t>(request_.sampling.max_tokens())) {
+    return FailStage(Role::kDecode, absl::InternalError("it sent more than max_tokens"));
+  }
+  attempt_.held.push_back(token);
+}
+
+// Any of them may end the attempt.
+void RequestRun::AcceptHeld() {
+  const auto goes_on = [this, number = attempt_.number] {
+    return phase_ == Phase::kRunning && attempt_.number == number;
+  };
+  const std::vector<v1::StageToken> held = std::exchange(attempt_.held, {});
+  attempt_.decode_has_kv = !held.empty();
+  for (size_t i = 0; i < held.size() && goes_on(); ++i) Accept(held[i], Role::kDecode);
+  if (!held.empty() && goes_on() && attempt_.decode_ended) {
+    FailStage(Role::kDecode, absl::InternalError("it ended before the last token"));
+  }
+}
+
+// Its part is over once it has given its account, or its KV is in use.
+bool RequestRun::NeedsPrefill() const {
+  return !prompt_.is_complete() || (!attempt_.decode_has_kv && !attempt_.has_sent);
 }
 
 void RequestRun::OnStageEnd(Role stage, const absl::Status& status) {
@@ -179,9 +228,10 @@ void RequestRun::OnStageEnd(Role stage, const absl::Status& status) {
   switch (phase_) {
     case Phase::kRunning:
       if (stage == Role::kDecode) {
+        if (status.ok() && !attempt_.held.empty()) break;  // the last token may be among them
         FailStage(stage,
                   status.ok() ? absl::InternalError("it ended before the last token") : status);
-      } else if (!attempt_.decode_has_kv && !attempt_.has_sent) {
+      } else if (NeedsPrefill()) {
         FailStage(stage,
                   status.ok() ? absl::InternalError("it ended without its account") : status);
       }
@@ -202,13 +252,11 @@ void RequestRun::HandleLoss(WorkerIndex worker, uint64_t epoch, const std::strin
   const auto is_at = [&](const PlacedWorker& placed) {
     return placed.worker == worker && placed.epoch == epoch;
   };
-  // The prefill worker's part is over once it has given its account, or its KV is in use.
-  const bool needs_prefill = !attempt_.has_sent && !attempt_.decode_has_kv;
   if (phase_ == Phase::kFinishing && is_at(attempt_.at.prefill)) Complete();
   if (phase_ != Phase::kRunning) return;
   if (is_at(attempt_.at.decode)) {
     FailStage(Role::kDecode, Unavailable("{}", why), true);
-  } else if (is_at(attempt_.at.prefill) && needs_prefill) {
+  } else if (is_at(attempt_.at.prefill) && NeedsPrefill()) {
     FailStage(Role::kPrefill, Unavailable("{}", why), true);
   }
 }

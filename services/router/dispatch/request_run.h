@@ -6,7 +6,8 @@
 // the prompt and all tokens emitted so far; a landing ticket belongs to one attempt, so also the
 // decode worker that stays is asked anew.
 //
-// Invariants: the sink sees the indices 0, 1, 2 … once each, then OnDone or OnError, once, last.
+// Invariants: the sink sees the prompt's tokens, where their logprobs were asked for, once each and
+// before any other; then the indices 0, 1, 2 … once each, then OnDone or OnError, once, last.
 // Events of a former attempt change nothing: each carries its attempt's number.
 // Thread-safety: public methods, any thread; they post to the request's strand, which owns all
 // state. Knows neither gRPC nor any lock but the strand's.
@@ -17,6 +18,7 @@
 #include <string>
 #include <vector>
 
+#include "services/router/dispatch/prompt_relay.h"
 #include "services/router/dispatch/run_account.h"
 #include "services/router/dispatch/run_types.h"
 #include "services/router/dispatch/strand.h"
@@ -51,6 +53,8 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
     bool decode_has_kv = false;  // it has sent a token: the prefill worker is no longer needed
     bool has_sent = false;       // the prefill worker's account has come
     bool decode_ended = false, prefill_ended = true;
+    // Decode's tokens that have overtaken the prompt's; at most max_tokens.
+    std::vector<v1::StageToken> held;
   };
   // kFinishing: all tokens are out, the account of the transfer is due. kAnswered: Done is out, the
   // streams are about to end.
@@ -64,6 +68,10 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
   void OpenPrefill(const v1::LandingTicket& ticket);
   void OnDecodeEvent(const v1::DecodeEvent& event);
   void OnPrefillEvent(const v1::PrefillEvent& event);
+  void OnPromptLogprobs(const v1::PromptLogprobs& message);
+  void HoldToken(const v1::StageToken& token);
+  void AcceptHeld();
+  bool NeedsPrefill() const;
   void OnStageEnd(Role stage, const absl::Status& status);
   void HandleLoss(WorkerIndex worker, uint64_t epoch, const std::string& why);
   void HandleTimer();
@@ -94,6 +102,7 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
 
   // Of the strand.
   Phase phase_ = Phase::kWaiting;
+  PromptRelay prompt_;
   TokenSequencer sequencer_;
   TextAssembler assembler_;
   RunAccount account_;

@@ -35,6 +35,28 @@ void RunToEnd(DispatchFixture& fixture, const Client& client, std::mt19937_64& r
   ASSERT_TRUE(client.sink->has_ended());
 }
 
+// The logprobs of the prompt, where they were asked for: all, or of a request that failed the
+// first.
+void ExpectPromptRight(DispatchFixture& fixture, const Client& client,
+                       const RecordingSink::Record& record) {
+  const int32_t wanted = client.request.sampling.prompt_logprobs();
+  const std::vector<int32_t>& ids = client.request.prompt_ids;
+  if (record.done.has_value() || !record.ids.empty()) {
+    EXPECT_EQ(record.prompt.size(), wanted < 0 ? 0 : ids.size());
+  }
+  ASSERT_LE(record.prompt.size(), ids.size());
+  for (size_t i = 0; i < record.prompt.size(); ++i) {
+    const v1::StageToken token =
+        SimPromptToken(fixture.options, ids, static_cast<int32_t>(i), wanted);
+    const v1::OutputToken& got = record.prompt[i];
+    EXPECT_EQ(got.id(), token.id());
+    EXPECT_EQ(got.has_logprob(), i > 0);
+    EXPECT_EQ(got.logprob(), token.logprob());
+    ASSERT_EQ(got.top_size(), i > 0 ? wanted : 0);
+    for (int j = 0; j < got.top_size(); ++j) EXPECT_EQ(got.top(j).id(), token.top(j).id());
+  }
+}
+
 void ExpectRight(DispatchFixture& fixture, const Client& client) {
   const RecordingSink::Record record = client.sink->Get();
   ASSERT_TRUE(record.done.has_value()) << *record.error;
@@ -44,6 +66,7 @@ void ExpectRight(DispatchFixture& fixture, const Client& client) {
   EXPECT_EQ(record.done->finish_reason(), wanted.finish_reason);
   EXPECT_EQ(record.done->usage().completion_tokens(), static_cast<int>(wanted.ids.size()));
   EXPECT_EQ(record.done->seed(), client.request.sampling.seed());
+  ExpectPromptRight(fixture, client, record);
 }
 
 // Nothing may be left: no open stream that nobody cancelled, no run, no block once calls have
@@ -73,6 +96,7 @@ RunRequest RandomRequest(std::mt19937_64& random) {
   RunRequest request = DispatchFixture::Request(Prompt(random, 1 + static_cast<int>(random() % 90)),
                                                 1 + static_cast<int>(random() % 40));
   request.sampling.set_ignore_eos(random() % 2 == 0);
+  if (random() % 2 == 0) request.sampling.set_prompt_logprobs(static_cast<int>(random() % 3));
   if (random() % 3 == 0) request.stop = {std::string(1, static_cast<char>('a' + random() % 26))};
   return request;
 }
@@ -120,6 +144,7 @@ TEST_P(FaultOrderTest, EveryIndexOnceAndTheRightText) {
         const std::vector<int32_t> wanted = fixture.Want(client.request).ids;
         ASSERT_LE(record.ids.size(), wanted.size());
         EXPECT_TRUE(std::equal(record.ids.begin(), record.ids.end(), wanted.begin()));
+        ExpectPromptRight(fixture, client, record);
       } else {
         ExpectRight(fixture, client);
       }
@@ -156,6 +181,27 @@ TEST_F(RequestRunTest, DoneWaitsForTheAccountOfTheTransfer) {
     ExpectRight(fixture, client);
     EXPECT_EQ(client.sink->Get().done->served_by().kv_bytes_moved(), 200);
   }
+}
+
+// The first prefill worker dies with a part delivered; the second sends all of it anew.
+TEST_F(RequestRunTest, ThePromptsLogprobsComeOnceOverTwoAttempts) {
+  int begun_twice = 0;
+  for (int round = 0; round < 30; ++round) {
+    DispatchFixture fixture;
+    RunRequest request = DispatchFixture::Request(Prompt(random_, 150), 12);
+    request.sampling.set_prompt_logprobs(2);
+    const Client client = Start(fixture, std::move(request));
+    for (int i = 0; i < 1000 && client.sink->Get().prompt.empty(); ++i) {
+      fixture.cluster.StepRandomCall(random_, 0);
+    }
+    const size_t before = client.sink->Get().prompt.size();
+    begun_twice += before > 0 && before < 150;
+    fixture.cluster.Kill(1);
+    RunToEnd(fixture, client, random_);
+    ExpectRight(fixture, client);
+    ExpectIdle(fixture, random_);
+  }
+  EXPECT_GT(begun_twice, 10);
 }
 
 TEST_F(RequestRunTest, SilenceOfEitherStageMovesTheRequest) {

@@ -37,6 +37,18 @@ SimAnswer ExpectedAnswer(const SimOptions& options, std::vector<int32_t> ids,
   return answer;
 }
 
+v1::StageToken SimPromptToken(const SimOptions& options, const std::vector<int32_t>& prompt,
+                              int32_t index, int32_t alternatives) {
+  v1::StageToken token;
+  token.set_index(index);
+  token.set_id(prompt[static_cast<size_t>(index)]);
+  if (index == 0) return token;
+  const int32_t hash = HashToken(options, {prompt.begin(), prompt.begin() + index + 1});
+  token.set_logprob(-static_cast<float>(hash));
+  for (int32_t i = 0; i < alternatives; ++i) token.add_top()->set_id((hash + i) % options.vocab);
+  return token;
+}
+
 // What prefill and decode worker share about one attempt.
 struct SimCluster::Landing {
   std::mutex mutex;
@@ -60,6 +72,7 @@ struct SimCluster::Call final : StageCall {
   int state = 0;
   int64_t blocks = -1;  // held; -1: not admitted
   bool has_kv_sent = false;
+  int32_t prompt_done = 0;  // positions whose logprobs have been sent
   std::atomic<bool> is_ended{false};
 };
 
@@ -209,6 +222,19 @@ void SimCluster::StepDecode(Call& call) {
   call.decode.on_event(event);
 }
 
+// The next few; false when none is left.
+bool SimCluster::AddPromptTokens(Call& call, std::mt19937_64& random, v1::PromptLogprobs* message) {
+  const int32_t wanted = call.sampling.prompt_logprobs();
+  const auto left = static_cast<int32_t>(call.ids.size()) - call.output_index - call.prompt_done;
+  if (wanted < 0 || left == 0) return false;
+  const auto count = std::min(left, 1 + static_cast<int32_t>(random() % 40));
+  for (int32_t i = 0; i < count; ++i) {
+    *message->add_tokens() = SimPromptToken(options_, call.ids, call.prompt_done++, wanted);
+    if (call.is_cancelled) message->mutable_tokens(i)->set_logprob(-0.5f);
+  }
+  return true;
+}
+
 void SimCluster::StepPrefill(Call& call, std::mt19937_64& random) {
   v1::PrefillEvent event;
   const auto deliver = [&] {
@@ -218,6 +244,9 @@ void SimCluster::StepPrefill(Call& call, std::mt19937_64& random) {
   if (call.state == 0) {
     // The transfer may be over before the first token has reached the router.
     if (random() % 3 == 0 && !call.has_kv_sent) return deliver();
+    if (AddPromptTokens(call, random, event.mutable_prompt_logprobs())) {
+      return call.prefill.on_event(event);
+    }
     call.state = 1;
     *event.mutable_first_token() = NextToken(call);
     if (!event.first_token().finish_reason().empty()) {

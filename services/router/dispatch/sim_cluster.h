@@ -34,6 +34,10 @@ struct SimAnswer {
 SimAnswer ExpectedAnswer(const SimOptions& options, std::vector<int32_t> ids,
                          const v1::StageSampling& sampling);
 
+// What prefill says of the token at `index` of a prompt.
+v1::StageToken SimPromptToken(const SimOptions& options, const std::vector<int32_t>& prompt,
+                              int32_t index, int32_t alternatives);
+
 class SimCluster final : public StageClients {
  public:
   explicit SimCluster(SimOptions options);
@@ -82,6 +86,7 @@ class SimCluster final : public StageClients {
                              int32_t output_index, const v1::StageSampling& sampling);
   v1::StageToken NextToken(Call& call);
   void StepDecode(Call& call);
+  bool AddPromptTokens(Call& call, std::mt19937_64& random, v1::PromptLogprobs* message);
   void StepPrefill(Call& call, std::mt19937_64& random);
   absl::Status Admit(Call& call);
   void End(Call& call, const absl::Status& status);
