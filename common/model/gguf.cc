@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <functional>
+#include <iterator>
 #include <limits>
 #include <set>
 
+#include "common/model/gguf_split.h"
 #include "common/model/gguf_value.h"
 #include "common/model/mapped_file.h"
 
@@ -14,7 +17,8 @@ namespace {
 
 using kernels::WeightType;
 
-constexpr uint32_t kVersion = 3;
+constexpr uint32_t kVersion2 = 2;  // laid out as 3 is
+constexpr uint32_t kVersion3 = 3;
 constexpr uint64_t kMaxEntries = 1 << 16;  // keys, and tensors
 constexpr size_t kMaxKeyBytes = 65535;
 constexpr size_t kMaxTensorNameBytes = 255;
@@ -50,6 +54,16 @@ absl::StatusOr<WeightType> TensorType(uint32_t number, std::string_view name) {
   }
 }
 
+absl::Status CheckVersion(uint32_t version) {
+  if (version == kVersion2 || version == kVersion3) return absl::OkStatus();
+  const uint32_t swapped = __builtin_bswap32(version);
+  if (swapped >= 1 && swapped <= kVersion3) {
+    return Unimplemented("a big-endian file (GGUF version {}) is not supported", swapped);
+  }
+  return Unimplemented("GGUF version {} is not supported, only {} and {}", version, kVersion2,
+                       kVersion3);
+}
+
 // The bytes of a tensor, or an error when its shape is impossible.
 absl::StatusOr<int64_t> TensorBytes(const GgufTensor& tensor) {
   int64_t elements = 1;
@@ -81,6 +95,8 @@ struct GgufFile::Impl {
   absl::StatusOr<GgufTensor> ParseTensor(GgufCursor& cursor, uint64_t& offset) const;
   absl::Status Place(GgufTensor& tensor, uint64_t offset, uint64_t data_begin) const;
   absl::Status CheckApart() const;
+  absl::Status IndexTensors();
+  absl::Status Join(std::unique_ptr<GgufFile> part);
   absl::StatusOr<int64_t> Alignment() const;
   absl::StatusOr<const GgufValue*> Find(std::string_view key) const;
   template <typename T>
@@ -91,6 +107,7 @@ struct GgufFile::Impl {
   std::map<std::string_view, GgufValue> metadata;
   std::vector<GgufTensor> tensors;
   std::map<std::string_view, size_t> tensor_index;
+  std::vector<std::unique_ptr<GgufFile>> other_parts;  // of a split model, in the first one alone
 };
 
 absl::Status GgufFile::Impl::Parse() {
@@ -98,10 +115,7 @@ absl::Status GgufFile::Impl::Parse() {
   ASSIGN_OR_RETURN(uint32_t magic, cursor.Read<uint32_t>("magic"));
   if (magic != 0x46554747) return InvalidArgument("not a GGUF file: wrong magic at byte 0");
   ASSIGN_OR_RETURN(uint32_t version, cursor.Read<uint32_t>("version"));
-  if (version != kVersion) {
-    return Unimplemented("GGUF version {:#x} is not supported, only little-endian {}", version,
-                         kVersion);
-  }
+  RETURN_IF_ERROR(CheckVersion(version));
   ASSIGN_OR_RETURN(uint64_t tensor_count, cursor.Read<uint64_t>("tensor count"));
   ASSIGN_OR_RETURN(uint64_t metadata_count, cursor.Read<uint64_t>("metadata count"));
   if (tensor_count > kMaxEntries || metadata_count > kMaxEntries) {
@@ -192,11 +206,31 @@ absl::Status GgufFile::Impl::ParseTensors(GgufCursor& cursor, uint64_t count) {
   const uint64_t data_begin = (cursor.position() + alignment - 1) / alignment * alignment;
   for (size_t i = 0; i < tensors.size(); ++i) {
     RETURN_IF_ERROR(Place(tensors[i], offsets[i], data_begin));
+  }
+  RETURN_IF_ERROR(IndexTensors());
+  return CheckApart();
+}
+
+absl::Status GgufFile::Impl::IndexTensors() {
+  tensor_index.clear();
+  for (size_t i = 0; i < tensors.size(); ++i) {
     if (!tensor_index.emplace(tensors[i].name, i).second) {
       return InvalidArgument("the tensor {} comes twice", tensors[i].name);
     }
   }
-  return CheckApart();
+  return absl::OkStatus();
+}
+
+absl::Status GgufFile::Impl::Join(std::unique_ptr<GgufFile> part) {
+  std::vector<GgufTensor>& theirs = part->impl_->tensors;
+  if (tensors.size() + theirs.size() > kMaxEntries) {
+    return InvalidArgument("the parts hold more than {} tensors", kMaxEntries);
+  }
+  std::move(theirs.begin(), theirs.end(), std::back_inserter(tensors));
+  theirs.clear();
+  part->impl_->tensor_index.clear();
+  other_parts.push_back(std::move(part));
+  return absl::OkStatus();
 }
 
 // Tensors are copied into other layouts one by one: if they could share bytes, a small file could
@@ -238,7 +272,7 @@ absl::StatusOr<GgufArray> GgufFile::Impl::Array(std::string_view key) const {
 GgufFile::GgufFile() = default;
 GgufFile::~GgufFile() = default;
 
-absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::OpenPart(const std::string& path) {
   ASSIGN_OR_RETURN(MappedFile mapped, MappedFile::Open(path));
   std::unique_ptr<GgufFile> file(new GgufFile());
   file->impl_ = std::make_unique<Impl>(std::move(mapped));
@@ -246,6 +280,53 @@ absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path
     return MakeStatus(status.code(), "{}: {}", path, Message(status));
   }
   return file;
+}
+
+// Part `number` of a model of which `known` is another part.
+absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::OpenOther(const SplitPlace& known,
+                                                              int64_t number) {
+  const std::string path = PartPath(known, number);
+  absl::StatusOr<std::unique_ptr<GgufFile>> part = OpenPart(path);
+  if (!part.ok()) {
+    return MakeStatus(part.status().code(), "part {} of {} of a split model: {}", number + 1,
+                      known.count, Message(part.status()));
+  }
+  ASSIGN_OR_RETURN(SplitPlace place, ReadSplitPlace(**part, path));
+  if (place.number != number || place.count != known.count || place.tensors != known.tensors) {
+    return InvalidArgument("{}: is part {} of {} of a model of {} tensors, not {} of {} of {}",
+                           path, place.number + 1, place.count, place.tensors, number + 1,
+                           known.count, known.tensors);
+  }
+  return part;
+}
+
+absl::StatusOr<std::unique_ptr<GgufFile>> GgufFile::Open(const std::string& path) {
+  ASSIGN_OR_RETURN(std::unique_ptr<GgufFile> named, OpenPart(path));
+  ASSIGN_OR_RETURN(SplitPlace place, ReadSplitPlace(*named, path));
+  if (place.count == 1) return named;
+  std::unique_ptr<GgufFile> first;
+  for (int64_t i = 0; i < place.count; ++i) {
+    std::unique_ptr<GgufFile> part;
+    if (i == place.number) {
+      part = std::move(named);
+    } else {
+      ASSIGN_OR_RETURN(part, OpenOther(place, i));
+    }
+    if (i == 0) {
+      first = std::move(part);
+    } else {
+      RETURN_IF_ERROR(first->impl_->Join(std::move(part)));
+    }
+  }
+  const auto found = static_cast<int64_t>(first->impl_->tensors.size());
+  if (found != place.tensors) {
+    return InvalidArgument("{}: the {} parts hold {} tensors, not {}", path, place.count, found,
+                           place.tensors);
+  }
+  if (absl::Status status = first->impl_->IndexTensors(); !status.ok()) {
+    return MakeStatus(status.code(), "{}: {}", path, Message(status));
+  }
+  return first;
 }
 
 absl::StatusOr<int64_t> GgufFile::Int(std::string_view key) const {
@@ -276,7 +357,7 @@ absl::StatusOr<std::vector<std::string_view>> GgufFile::Strings(std::string_view
   if (array.element != GgufType::kString) {
     return InvalidArgument("{} is not an array of strings", key);
   }
-  GgufCursor cursor(bytes(), array.position);
+  GgufCursor cursor(impl_->file.bytes(), array.position);
   std::vector<std::string_view> strings;
   strings.reserve(array.count);
   for (uint64_t i = 0; i < array.count; ++i) {
@@ -288,7 +369,7 @@ absl::StatusOr<std::vector<std::string_view>> GgufFile::Strings(std::string_view
 
 absl::StatusOr<std::vector<int64_t>> GgufFile::Ints(std::string_view key) const {
   ASSIGN_OR_RETURN(GgufArray array, impl_->Array(key));
-  GgufCursor cursor(bytes(), array.position);
+  GgufCursor cursor(impl_->file.bytes(), array.position);
   std::vector<int64_t> numbers;
   for (uint64_t i = 0; i < array.count; ++i) {
     ASSIGN_OR_RETURN(GgufValue value,
@@ -305,6 +386,18 @@ absl::StatusOr<std::vector<int64_t>> GgufFile::Ints(std::string_view key) const 
   return numbers;
 }
 
+absl::StatusOr<std::vector<float>> GgufFile::Floats(std::string_view key) const {
+  ASSIGN_OR_RETURN(GgufArray array, impl_->Array(key));
+  if (array.element != GgufType::kFloat32) {
+    return InvalidArgument("{} is not an array of float32", key);
+  }
+  std::vector<float> numbers(array.count);
+  if (numbers.empty()) return numbers;
+  std::memcpy(numbers.data(), impl_->file.bytes().data() + array.position,
+              numbers.size() * sizeof(float));
+  return numbers;
+}
+
 bool GgufFile::Has(std::string_view key) const { return impl_->metadata.contains(key); }
 
 absl::StatusOr<GgufTensor> GgufFile::Tensor(std::string_view name) const {
@@ -316,6 +409,11 @@ absl::StatusOr<GgufTensor> GgufFile::Tensor(std::string_view name) const {
 }
 
 std::span<const GgufTensor> GgufFile::tensors() const { return impl_->tensors; }
-std::span<const uint8_t> GgufFile::bytes() const { return impl_->file.bytes(); }
+
+std::vector<std::span<const uint8_t>> GgufFile::parts() const {
+  std::vector<std::span<const uint8_t>> parts = {impl_->file.bytes()};
+  for (const auto& part : impl_->other_parts) parts.push_back(part->impl_->file.bytes());
+  return parts;
+}
 
 }  // namespace trivium::model

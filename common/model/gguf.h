@@ -1,4 +1,6 @@
-// A GGUF file, mapped read-only: its metadata and where its tensors lie.
+// A GGUF file (version 2 or 3, little-endian), mapped read-only: its metadata and where its tensors
+// lie. A model that is split over several files is opened by the name of any of them; its metadata
+// is that of the first part, its tensors those of all.
 //
 // Every offset, length and count is checked against the file's size with overflow-safe sums before
 // use, and nothing is allocated in proportion to a number read from the file that the file's own
@@ -20,6 +22,8 @@
 
 namespace trivium::model {
 
+struct SplitPlace;
+
 struct GgufTensor {
   std::string name;
   kernels::WeightType type{};
@@ -30,8 +34,8 @@ struct GgufTensor {
 
 class GgufFile {
  public:
-  // NOT_FOUND, INVALID_ARGUMENT (what is wrong, at which byte), UNIMPLEMENTED (version, tensor
-  // type).
+  // NOT_FOUND (the file, or another part of it, by name), INVALID_ARGUMENT (what is wrong, at which
+  // byte), UNIMPLEMENTED (version, tensor type).
   static absl::StatusOr<std::unique_ptr<GgufFile>> Open(const std::string& path);
   ~GgufFile();
   GgufFile(const GgufFile&) = delete;
@@ -45,14 +49,18 @@ class GgufFile {
   absl::StatusOr<std::string_view> String(std::string_view key) const;
   absl::StatusOr<std::vector<std::string_view>> Strings(std::string_view key) const;
   absl::StatusOr<std::vector<int64_t>> Ints(std::string_view key) const;
+  absl::StatusOr<std::vector<float>> Floats(std::string_view key) const;
   bool Has(std::string_view key) const;
 
   absl::StatusOr<GgufTensor> Tensor(std::string_view name) const;  // NOT_FOUND names it
   std::span<const GgufTensor> tensors() const;
-  std::span<const uint8_t> bytes() const;  // the whole file
+  std::vector<std::span<const uint8_t>> parts() const;  // the whole content of each file
 
  private:
   GgufFile();
+  static absl::StatusOr<std::unique_ptr<GgufFile>> OpenPart(const std::string& path);
+  static absl::StatusOr<std::unique_ptr<GgufFile>> OpenOther(const SplitPlace& known,
+                                                             int64_t number);
   struct Impl;
   std::unique_ptr<Impl> impl_;
 };

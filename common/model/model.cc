@@ -86,8 +86,9 @@ absl::StatusOr<LayerWeights> LoadLayer(TensorReader& reader, const ModelConfig& 
 
 std::string Fingerprint(const GgufFile& file, const Tokenizer& tokenizer, const ModelConfig& c) {
   Digest digest;
-  const std::span<const uint8_t> bytes = file.bytes();
-  digest.Add({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  for (std::span<const uint8_t> bytes : file.parts()) {
+    digest.Add({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+  }
   digest.Add(tokenizer.digest());
   digest.Add(fmt::format("{} layers {} heads {}/{} of {} rope {} of pairs base {} eps {}",
                          c.architecture, c.layers, c.heads, c.kv_heads, c.head_dim, c.rope_dim,
