@@ -4,13 +4,10 @@
 
 namespace trivium::model {
 
-void Merger::Merge(std::string_view word, const int32_t (&byte_ids)[256],
-                   std::vector<int32_t>& out) {
+void Merger::Merge(std::span<const int32_t> symbols, std::vector<int32_t>& out) {
   symbols_.clear();
   heap_.clear();
-  for (char byte : word) {
-    const int32_t id = byte_ids[static_cast<uint8_t>(byte)];
-    if (id == kNoToken) continue;
+  for (int32_t id : symbols) {
     const auto position = static_cast<int32_t>(symbols_.size());
     symbols_.push_back({id, position - 1, position + 1});
   }
@@ -25,7 +22,7 @@ void Merger::Merge(std::string_view word, const int32_t (&byte_ids)[256],
     Apply(best);
   }
   for (const Symbol& symbol : symbols_) {
-    if (symbol.id != kNoToken) out.push_back(symbol.id);
+    if (symbol.id != kNone) out.push_back(symbol.id);
   }
 }
 
@@ -46,7 +43,7 @@ void Merger::Apply(const Candidate& candidate) {
   if (right.id != candidate.right_id) return;
   left.id = rules_.Find(candidate.left_id, candidate.right_id)->id;
   left.next = right.next;
-  right.id = kNoToken;
+  right.id = kNone;
   if (left.next != kNone) symbols_[static_cast<size_t>(left.next)].previous = candidate.position;
   if (left.previous != kNone) Queue(left.previous);
   Queue(candidate.position);

@@ -1,10 +1,9 @@
-// Byte pair encoding of one word: the merge of lowest rank first, the leftmost among equals.
-// The rules are immutable once built; a Merger holds the scratch of one Encode and belongs to one
-// thread.
+// Byte pair encoding of one word: the merge of lowest rank first, the leftmost among equals. The
+// rules are immutable once built; a Merger holds scratch and belongs to one thread.
 #pragma once
 
 #include <cstdint>
-#include <string_view>
+#include <span>
 #include <unordered_map>
 #include <vector>
 
@@ -18,6 +17,7 @@ class MergeRules {
   };
 
   void Reserve(size_t count) { rules_.reserve(count); }
+  size_t size() const { return rules_.size(); }
   // False when the pair has a rule already.
   bool Add(int32_t left, int32_t right, Result result) {
     return rules_.emplace(Key(left, right), result).second;
@@ -42,17 +42,15 @@ class Merger {
  public:
   explicit Merger(const MergeRules& rules) : rules_(rules) {}
 
-  static constexpr int32_t kNoToken = -1;
-
-  // Appends the tokens of a word whose bytes have the given ids; bytes with kNoToken are left out.
+  // Appends what is left of the symbols (ids, none negative) when no rule applies any more.
   // O(n log n) time, O(n) memory.
-  void Merge(std::string_view word, const int32_t (&byte_ids)[256], std::vector<int32_t>& out);
+  void Merge(std::span<const int32_t> symbols, std::vector<int32_t>& out);
 
  private:
   static constexpr int32_t kNone = -1;  // no neighbour
 
   struct Symbol {
-    int32_t id;  // kNoToken: merged into its left neighbour
+    int32_t id;  // kNone: merged into its left neighbour
     int32_t previous;
     int32_t next;
   };

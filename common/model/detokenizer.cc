@@ -9,7 +9,10 @@ constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 }  // namespace
 
 std::string Detokenizer::Add(int32_t id) {
-  held_ += tokenizer_.Piece(id);
+  std::string_view piece = tokenizer_.Piece(id);
+  if (piece.starts_with(' ') && tokenizer_.AddsSpaceAfter(previous_id_)) piece.remove_prefix(1);
+  previous_id_ = id;
+  held_ += piece;
   std::string whole;
   std::string_view rest = held_;
   while (!rest.empty()) {

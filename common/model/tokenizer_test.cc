@@ -67,9 +67,9 @@ bool IsUtf8(std::string_view text) {
   return true;
 }
 
-std::vector<std::string> Words(std::string_view text) {
+std::vector<std::string> Words(std::string_view text, WordRule rule = WordRule::kSmollm) {
   std::vector<std::string> words;
-  Pretokenizer pretokenizer(text);
+  Pretokenizer pretokenizer(text, rule);
   for (std::string_view word = pretokenizer.Next(); !word.empty(); word = pretokenizer.Next()) {
     words.emplace_back(word);
   }
@@ -88,6 +88,44 @@ TEST(Pretokenizer, CutsAsTheRuleSays) {
   EXPECT_THAT(Words(" !? x"), ElementsAre(" !?", " x"));
   EXPECT_THAT(Words("\xFF\xC3 \xE4\xBD\xA0"), ElementsAre("\xFF\xC3", " \xE4\xBD\xA0"));
   EXPECT_THAT(Words(""), ElementsAre());
+}
+
+TEST(Pretokenizer, CutsAsEachRuleSays) {
+  const auto gpt2 = [](std::string_view text) { return Words(text, WordRule::kGpt2); };
+  const auto llama = [](std::string_view text) { return Words(text, WordRule::kLlamaBpe); };
+  const auto qwen = [](std::string_view text) { return Words(text, WordRule::kQwen2); };
+  EXPECT_THAT(gpt2("a12 34  5"), ElementsAre("a", "12", " 34", " ", " 5"));
+  EXPECT_THAT(gpt2("I'M"), ElementsAre("I", "'", "M"));
+  EXPECT_THAT(llama("I'M we'Re 'S"), ElementsAre("I", "'M", " we", "'Re", " '", "S"));
+  EXPECT_THAT(llama("12345 67"), ElementsAre("123", "45", " ", "67"));
+  EXPECT_THAT(qwen("123 4"), ElementsAre("1", "2", "3", " ", "4"));
+  EXPECT_THAT(llama("(a) !b\tc"), ElementsAre("(a", ")", " !", "b", "\tc"));
+  EXPECT_THAT(llama("x.\r\n\ny"), ElementsAre("x", ".\r\n\n", "y"));
+  EXPECT_THAT(llama("a \n \n  b"), ElementsAre("a", " \n \n", " ", " b"));
+  EXPECT_THAT(llama("a\n\nb  1"), ElementsAre("a", "\n\n", "b", " ", " ", "1"));
+  EXPECT_THAT(llama("a   "), ElementsAre("a", "   "));
+  EXPECT_THAT(llama("'\xC5\xBFx"), ElementsAre("'\xC5\xBF", "x")) << "a long s";
+}
+
+TEST(Pretokenizer, JoinsToTheTextAndTakesLinearTime) {
+  const uint64_t seed = std::random_device()();
+  std::printf("seed %lu\n", seed);
+  std::mt19937_64 random(seed);
+  for (WordRule rule :
+       {WordRule::kGpt2, WordRule::kSmollm, WordRule::kLlamaBpe, WordRule::kQwen2}) {
+    for (int i = 0; i < 2000; ++i) {
+      const std::string text = RandomBytes(random);
+      std::string joined;
+      for (const std::string& word : Words(text, rule)) joined += word;
+      ASSERT_EQ(joined, text);
+    }
+    // Quadratic time would be hours.
+    std::string hard = "\n" + std::string(4 << 20, ' ') + "1";
+    for (int i = 0; i < 1 << 20; ++i) hard += "\n  ";
+    size_t bytes = 0;
+    for (const std::string& word : Words(hard, rule)) bytes += word.size();
+    EXPECT_EQ(bytes, hard.size());
+  }
 }
 
 TEST(ByteAlphabet, IsABijection) {
@@ -272,11 +310,13 @@ TEST(Tokenizer, RefusesVocabulariesByName) {
   const auto unimplemented = absl::StatusCode::kUnimplemented;
   const std::vector<BadVocabulary> cases = {
       {"tokenizer.ggml.model", absl::StatusCode::kNotFound, tokens},
-      {"llama", unimplemented, [](GgufWriter& w) { w.AddString("tokenizer.ggml.model", "llama"); }},
-      {"qwen2", unimplemented,
+      {"t5", unimplemented, [](GgufWriter& w) { w.AddString("tokenizer.ggml.model", "t5"); }},
+      {"tekken", unimplemented,
        [](GgufWriter& w) {
-         w.AddString("tokenizer.ggml.model", "gpt2"), w.AddString("tokenizer.ggml.pre", "qwen2");
+         w.AddString("tokenizer.ggml.model", "gpt2"), w.AddString("tokenizer.ggml.pre", "tekken");
        }},
+      {"no key tokenizer.ggml.pre", invalid,
+       [](GgufWriter& w) { w.AddString("tokenizer.ggml.model", "gpt2"); }},
       {"tokenizer.ggml.tokens", absl::StatusCode::kNotFound, kind},
       {"merges", absl::StatusCode::kNotFound, [&](GgufWriter& w) { kind(w), tokens(w); }},
       {"merges[0]", invalid, merges({"ab"})},
@@ -308,6 +348,44 @@ TEST(Tokenizer, RefusesVocabulariesByName) {
     EXPECT_EQ(tokenizer.status().code(), bad.code) << Message(tokenizer.status());
     EXPECT_THAT(Message(tokenizer.status()), HasSubstr(bad.what));
   }
+}
+
+// "hello" is a token that no merges lead to.
+TEST(Tokenizer, TakesWholeWordsWhereTheRuleSays) {
+  const auto load = [](const std::string& pre) {
+    std::vector<std::string> tokens;
+    for (int byte = 0; byte < 256; ++byte) {
+      AppendByteSymbol(static_cast<uint8_t>(byte), tokens.emplace_back());
+    }
+    const std::vector<std::string> merged = {"he", "ll", "hello", "\xC4\xA0hello", "<s>"};
+    tokens.insert(tokens.end(), merged.begin(), merged.end());
+    std::vector<int32_t> types(tokens.size(), 1);
+    types.back() = 3;
+    GgufWriter writer;
+    writer.AddString("tokenizer.ggml.model", "gpt2");
+    writer.AddString("tokenizer.ggml.pre", pre);
+    writer.AddStrings("tokenizer.ggml.tokens", tokens);
+    writer.AddInt32s("tokenizer.ggml.token_type", types);
+    writer.AddStrings("tokenizer.ggml.merges", {"h e", "l l"});
+    writer.AddUint32("tokenizer.ggml.bos_token_id", 260);
+    const std::string path = TempPath("whole.gguf");
+    EXPECT_TRUE(writer.WriteFile(path).ok());
+    auto tokenizer = Tokenizer::Load(*GgufFile::Open(path).value()).value();
+    std::filesystem::remove(path);
+    return tokenizer;
+  };
+  for (const char* name : {"llama-bpe", "llama3", "llama-v3"}) {
+    const auto llama = load(name);
+    EXPECT_THAT(llama->Encode("hello hello", {}), ElementsAre(258, 259));
+    EXPECT_THAT(llama->Encode("hellohe", {}), ElementsAre(256, 257, 'o', 256));
+    EXPECT_THAT(llama->Encode("<s>", {}), ElementsAre('<', 's', '>'));
+    EXPECT_TRUE(llama->adds_bos());
+  }
+  const auto qwen = load("qwen2");
+  EXPECT_EQ(qwen->Encode("hello", {}).size(), 3u);
+  EXPECT_FALSE(qwen->adds_bos());
+  EXPECT_NE(load("qwen2")->digest(), load("gpt-2")->digest());
+  EXPECT_EQ(load("default")->digest(), load("gpt-2")->digest());
 }
 
 TEST(Tokenizer, DigestFollowsTheVocabulary) {

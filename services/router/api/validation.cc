@@ -132,7 +132,8 @@ absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const std::strin
   if (text.empty()) return InvalidArgument("text: is empty");
   if (!net::IsUtf8(text)) return InvalidArgument("text: is not valid UTF-8");
   RETURN_IF_ERROR(CheckBytes(text.size(), "text"));
-  return model_->tokenizer->Encode(text, {.add_bos = model_->tokenizer->adds_bos()});
+  const model::Tokenizer& tokenizer = *model_->tokenizer;
+  return tokenizer.Encode(text, {.add_bos = tokenizer.adds_bos(), .add_eos = tokenizer.adds_eos()});
 }
 
 absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const v1::Messages& chat) const {
@@ -227,6 +228,7 @@ absl::StatusOr<RunRequest> RequestValidator::Prepare(const v1::GenerateRequest& 
   if (request.has_chat()) ids = TokensOf(request.chat());
   if (request.has_token_ids()) ids = TokensOf(request.token_ids());
   RETURN_IF_ERROR(ids.status());
+  if (ids->empty()) return InvalidArgument("prompt: has nothing that the model has a token for");
   const int32_t context = model_->config.context;
   if (ids->size() >= static_cast<size_t>(context)) {
     return InvalidArgument(

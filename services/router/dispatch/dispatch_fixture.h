@@ -102,7 +102,7 @@ struct DispatchFixture {
   };
   Wanted Want(const RunRequest& request) const {
     const SimAnswer answer = ExpectedAnswer(options, request.prompt_ids, request.sampling);
-    TextAssembler assembler(*TinyModel()->tokenizer, request.stop);
+    TextAssembler assembler(*TinyModel()->tokenizer, request.prompt_ids.back(), request.stop);
     Wanted wanted{.ids = {}, .text = "", .finish_reason = answer.finish_reason};
     for (const int32_t id : answer.ids) {
       wanted.ids.push_back(id);

@@ -35,7 +35,7 @@ RequestRun::RequestRun(const RunContext& context, uint64_t ticket, RunRequest re
       sink_(std::move(sink)),
       prompt_(request_.prompt_ids, request_.sampling.prompt_logprobs()),
       sequencer_(request_.sampling.max_tokens(), context.vocab),
-      assembler_(*context.tokenizer, request_.stop),
+      assembler_(*context.tokenizer, request_.prompt_ids.back(), request_.stop),
       account_(context.clock->Now()) {
   SetDue();
 }

@@ -18,7 +18,8 @@ namespace trivium::router {
 
 class RouterMetrics;
 
-// A checked request: prompt plus max_tokens fit into the context, the seed is drawn.
+// A checked request: the prompt is not empty, prompt plus max_tokens fit into the context, the seed
+// is drawn.
 struct RunRequest {
   std::string id;
   std::vector<int32_t> prompt_ids;

@@ -5,8 +5,9 @@
 
 namespace trivium::router {
 
-TextAssembler::TextAssembler(const model::Tokenizer& tokenizer, std::vector<std::string> stop)
-    : detokenizer_(tokenizer), stop_(std::move(stop)) {}
+TextAssembler::TextAssembler(const model::Tokenizer& tokenizer, int32_t previous_id,
+                             std::vector<std::string> stop)
+    : detokenizer_(tokenizer, previous_id), stop_(std::move(stop)) {}
 
 std::string TextAssembler::Add(int32_t id) {
   if (is_stopped_) return "";

@@ -16,8 +16,9 @@ namespace trivium::router {
 
 class TextAssembler {
  public:
-  // No stop string is empty; all are valid UTF-8.
-  TextAssembler(const model::Tokenizer& tokenizer, std::vector<std::string> stop);
+  // No stop string is empty; all are valid UTF-8. `previous_id` as in model::Detokenizer.
+  TextAssembler(const model::Tokenizer& tokenizer, int32_t previous_id,
+                std::vector<std::string> stop);
 
   std::string Add(int32_t id);  // text that is now decided, possibly empty; "" once stopped
   std::string Flush();          // the rest; after the last token

@@ -42,7 +42,7 @@ Outcome BruteForce(const model::Tokenizer& tokenizer, const std::vector<int32_t>
 // Also checks that what was given out is never taken back and always whole UTF-8.
 Outcome Assemble(const model::Tokenizer& tokenizer, const std::vector<int32_t>& ids,
                  const std::vector<std::string>& stops) {
-  TextAssembler assembler(tokenizer, stops);
+  TextAssembler assembler(tokenizer, -1, stops);
   Outcome outcome;
   for (const int32_t id : ids) {
     if (assembler.is_stopped()) break;
@@ -87,7 +87,7 @@ TEST(TextAssemblerTest, EqualsASearchOverTheWholeText) {
 TEST(TextAssemblerTest, HoldsBackOnlyWhatIsUndecided) {
   const model::Tokenizer& tokenizer = *TinyModel()->tokenizer;
   const auto id = [&](const char* text) { return tokenizer.Encode(text, {}).at(0); };
-  TextAssembler assembler(tokenizer, {"bbx"});
+  TextAssembler assembler(tokenizer, -1, {"bbx"});
   EXPECT_EQ(assembler.Add(id("a")), "a");
   EXPECT_EQ(assembler.Add(id("b")), "");
   EXPECT_EQ(assembler.Add(id("b")), "");
