@@ -16,7 +16,7 @@ namespace {
 class Reader {
  public:
   Reader(const std::string& name, std::string_view magic) {
-    const std::string path = std::string(TRIVIUM_ORACLE_DATA) + "/" + name;
+    const std::string path = DataPath(name);
     std::ifstream file(path, std::ios::binary);
     std::stringstream content;
     content << file.rdbuf();
@@ -86,6 +86,31 @@ std::vector<TokenizedString> ReadTokenizerData() {
   return strings;
 }
 
+WordData ReadWordData() {
+  Reader reader("words.bin", "TRVS");
+  WordData data;
+  data.strings.resize(reader.Read<uint32_t>());
+  for (std::string& string : data.strings) string = reader.ReadString();
+  data.rules.resize(reader.Read<uint32_t>());
+  for (CutStrings& rule : data.rules) {
+    rule.rule = reader.ReadString();
+    rule.hashes = reader.ReadArray<uint64_t>(data.strings.size());
+  }
+  reader.CheckAtEnd();
+  return data;
+}
+
+std::vector<EncodedStrings> ReadScoredData() {
+  Reader reader("scored.bin", "TRVB");
+  std::vector<EncodedStrings> all(reader.Read<uint32_t>());
+  for (EncodedStrings& encoded : all) {
+    encoded.vocabulary = reader.ReadString();
+    encoded.hashes = reader.ReadArray<uint64_t>(reader.Read<uint32_t>());
+  }
+  reader.CheckAtEnd();
+  return all;
+}
+
 std::vector<Prompt> ReadGreedyData() {
   Reader reader("greedy.bin", "TRVG");
   std::vector<Prompt> prompts(reader.Read<uint32_t>());
@@ -110,6 +135,20 @@ PerplexityText ReadPerplexityData() {
   text.nll = reader.ReadArray<float>(text.ids.size() - 1);
   reader.CheckAtEnd();
   return text;
+}
+
+std::string DataPath(const std::string& name) {
+  return std::string(TRIVIUM_ORACLE_DATA) + "/" + name;
+}
+
+uint64_t HashIds(std::span<const int32_t> values) {
+  uint64_t hash = 0xCBF29CE484222325;
+  for (int32_t value : values) {
+    for (int shift = 0; shift < 32; shift += 8) {
+      hash = (hash ^ (static_cast<uint32_t>(value) >> shift & 0xFF)) * 0x100000001B3;
+    }
+  }
+  return hash;
 }
 
 double LogSumExp(std::span<const float> logits) {

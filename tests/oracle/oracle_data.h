@@ -32,14 +32,38 @@ struct Prompt {
       positions;  // after the prompt, then after each generated token but the last
 };
 
+// How a rule cuts each string of WordData into words: HashIds of the words' sizes in bytes.
+struct CutStrings {
+  std::string rule;
+  std::vector<uint64_t> hashes;
+};
+
+struct WordData {
+  std::vector<std::string> strings;
+  std::vector<CutStrings> rules;
+};
+
+// The ids that a vocabulary gives each string of WordData: HashIds of them.
+struct EncodedStrings {
+  std::string vocabulary;  // a file under data/
+  std::vector<uint64_t> hashes;
+};
+
 struct PerplexityText {
   std::vector<int32_t> ids;
   std::vector<float> nll;  // nll[i] = -log P(ids[i + 1] | ids[0 … i])
 };
 
 std::vector<TokenizedString> ReadTokenizerData();
+WordData ReadWordData();
+std::vector<EncodedStrings> ReadScoredData();
 std::vector<Prompt> ReadGreedyData();
 PerplexityText ReadPerplexityData();
+
+std::string DataPath(const std::string& name);
+
+// 64-bit FNV-1a over the values as little-endian 32-bit integers.
+uint64_t HashIds(std::span<const int32_t> values);
 
 // KL(oracle || other) in nats over the oracle's top tokens and one bucket for the rest, or over the
 // whole vocabulary where the position holds it. Bucketing makes it a lower bound. `logits` are the

@@ -87,6 +87,13 @@ void GgufWriter::AddInt32s(std::string_view key, const std::vector<int32_t>& val
   for (int32_t value : values) Append(metadata_, value);
 }
 
+void GgufWriter::AddFloats(std::string_view key, const std::vector<float>& values) {
+  Begin(key, 9);
+  Append(metadata_, uint32_t{6});
+  Append(metadata_, uint64_t{values.size()});
+  for (float value : values) Append(metadata_, value);
+}
+
 void GgufWriter::AddRaw(std::string_view key, uint32_t type, std::string_view value) {
   Begin(key, type);
   metadata_.append(value);

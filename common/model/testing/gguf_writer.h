@@ -20,6 +20,7 @@ class GgufWriter {
   void AddString(std::string_view key, std::string_view value);
   void AddStrings(std::string_view key, const std::vector<std::string>& values);
   void AddInt32s(std::string_view key, const std::vector<int32_t>& values);
+  void AddFloats(std::string_view key, const std::vector<float>& values);
   // `value` is what follows the type in the file: for kinds that have no function here.
   void AddRaw(std::string_view key, uint32_t type, std::string_view value);
 
