@@ -7,7 +7,10 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <ctime>
 #include <thread>
+
+#include "common/telemetry/process_metrics.h"
 
 namespace trivium::telemetry {
 namespace {
@@ -124,6 +127,32 @@ TEST(MetricsTest, LatencyBucketsRiseFromTenthMillisecondToHundredSeconds) {
   EXPECT_TRUE(std::is_sorted(buckets.begin(), buckets.end()));
   EXPECT_DOUBLE_EQ(buckets.front(), 1e-4);
   EXPECT_DOUBLE_EQ(buckets.back(), 100);
+}
+
+double ValueOf(const std::string& text, const std::string& name) {
+  const size_t at = text.find("\n" + name + " ");
+  EXPECT_NE(at, std::string::npos) << name;
+  return at == std::string::npos ? -1 : std::stod(text.substr(at + name.size() + 2));
+}
+
+TEST(MetricsTest, AProcessShowsWhatItIsAndUses) {
+  Metrics metrics;
+  AddProcessMetrics(&metrics, "decode", "1.2.3");
+  const std::string before = metrics.Text();
+  EXPECT_EQ(ValueOf(before, "trivium_build_info{role=\"decode\",version=\"1.2.3\"}"), 1);
+  EXPECT_NEAR(ValueOf(before, "trivium_process_start_time_seconds"),
+              static_cast<double>(time(nullptr)), 100);
+  // Until the kernel has counted 50 ms more.
+  const std::vector<char> pages(size_t{64} << 20, 1);
+  const std::clock_t start = std::clock();
+  while (std::clock() - start < CLOCKS_PER_SEC / 20) {
+  }
+  const std::string after = metrics.Text();
+  for (const auto& [name, more] : {std::pair("trivium_process_cpu_seconds_total", 0.04),
+                                   std::pair("trivium_process_resident_bytes", 60e6)}) {
+    EXPECT_GE(ValueOf(after, name) - ValueOf(before, name), more) << name;
+  }
+  EXPECT_EQ(pages.back(), 1);
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 
 #include "common/config/config.h"
 #include "common/config/flags.h"
+#include "common/telemetry/process_metrics.h"
 #include "kernels/ops.h"
 #include "trivium/v1/stage.pb.h"
 
@@ -64,6 +65,7 @@ absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
   RETURN_IF_ERROR(runtime->CreateTransport(make_transport));
   runtime->board_ = std::make_unique<LoadBoard>();
   runtime->metrics_ = std::make_unique<telemetry::Metrics>();
+  telemetry::AddProcessMetrics(runtime->metrics_.get(), role, config::Version());
   runtime->worker_metrics_ = std::make_unique<WorkerMetrics>(
       *runtime->metrics_, *runtime->pool_, *runtime->transport_, *runtime->board_);
   if (!config.server().metrics_listen().empty()) {

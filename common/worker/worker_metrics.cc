@@ -48,7 +48,7 @@ struct WorkerMetrics::Handles {
   Gauge *running, *waiting, *draining;
   Gauge *blocks_total, *blocks_free, *blocks_used, *blocks_leased;
   Gauge *cost_base, *cost_row, *cost_key;
-  Gauge *landings, *senders;
+  Gauge *landings, *senders, *suspects;
 
   std::mutex mutex;  // of what follows, for scrapes at the same time
   Followed sent, received, expired, lost;
@@ -90,6 +90,7 @@ WorkerMetrics::Handles::Handles(Metrics& metrics) {
   cost_key = cost("key");
   landings = &metrics.AddGauge("transfer_landings", "Landings open");
   senders = &metrics.AddGauge("transfer_senders", "Senders open");
+  suspects = &metrics.AddGauge("transfer_peers_suspect", "Peers whose heartbeat is late");
   sent.counter = &metrics.AddCounter("kv_sent_bytes_total", "KV bytes sent");
   received.counter = &metrics.AddCounter("kv_received_bytes_total", "KV bytes received");
   expired.counter = &metrics.AddCounter("transfer_landings_expired_total",
@@ -150,6 +151,7 @@ void WorkerMetrics::Refresh() {
   const transfer::TransferCounters counters = transport_.counters();
   h.landings->Set(static_cast<double>(counters.landings_open));
   h.senders->Set(static_cast<double>(counters.senders_open));
+  h.suspects->Set(static_cast<double>(counters.peers_suspect));
 
   std::lock_guard lock(h.mutex);
   h.sent.Follow(static_cast<double>(counters.bytes_sent));

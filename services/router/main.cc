@@ -17,6 +17,7 @@
 #include "common/net/server.h"
 #include "common/telemetry/log.h"
 #include "common/telemetry/metrics.h"
+#include "common/telemetry/process_metrics.h"
 #include "services/router/api/inference_service.h"
 #include "services/router/api/openai/handler.h"
 #include "services/router/dispatch/grpc_clients.h"
@@ -104,6 +105,7 @@ struct Router {
         }),
         service({&validator, &dispatcher, &tasks, &metrics, std::string(config::Version())}),
         openai({&validator, &dispatcher, &tasks, &metrics, registry.get()}) {
+    telemetry::AddProcessMetrics(registry.get(), "router", config::Version());
     registry->OnScrape([this] {
       const Dispatcher::Counts counts = dispatcher.counts();
       metrics.Cluster(counts.waiting, counts.running, dispatcher.Workers());

@@ -170,7 +170,10 @@ void RequestRun::OnDecodeEvent(const v1::DecodeEvent& event) {
 
 void RequestRun::OnPrefillEvent(const v1::PrefillEvent& event) {
   if (event.has_sent()) {
-    if (!std::exchange(attempt_.has_sent, true)) account_.Sent(event.sent());
+    if (!std::exchange(attempt_.has_sent, true)) {
+      account_.Sent(event.sent());
+      context_.metrics->Transferred(account_.transfer_time());
+    }
     if (phase_ == Phase::kFinishing) Complete();
   } else if (event.has_prompt_logprobs() && phase_ == Phase::kRunning) {
     OnPromptLogprobs(event.prompt_logprobs());
@@ -299,8 +302,7 @@ void RequestRun::Accept(const v1::StageToken& token, Role from) {
 }
 
 void RequestRun::Emit(const v1::StageToken& token) {
-  account_.Token(token.index(), Now());
-  if (token.index() == 0) context_.metrics->FirstToken(account_.time_to_first_token());
+  context_.metrics->Token(token.index(), account_.Token(token.index(), Now()));
   v1::Delta delta;
   FillOutput(token, delta.add_tokens());
   // A stop token says that the text has ended and is no part of it.
@@ -431,8 +433,8 @@ void RequestRun::Close() {
 void RequestRun::RecordEnd(const absl::Status& status) const {
   RouterMetrics& metrics = *context_.metrics;
   metrics.Ended(status.code());
-  metrics.Tokens(static_cast<int32_t>(request_.prompt_ids.size()), sequencer_.size());
-  if (status.ok()) metrics.Waited(account_.queue_time());
+  metrics.Prompt(static_cast<int32_t>(request_.prompt_ids.size()));
+  if (status.ok()) metrics.Answered(account_.queue_time(), account_.Total(Now()));
   if (account_.time_per_token() > Duration(0)) metrics.PerToken(account_.time_per_token());
   telemetry::Log(status.ok() ? telemetry::Level::kInfo : telemetry::Level::kWarning, "request_end",
                  {{"request_id", request_.id},

@@ -257,6 +257,22 @@ TEST_F(RequestRunTest, ALossThatOvertakesThePlacementIsNoticed) {
   ExpectIdle(fixture, random_);
 }
 
+TEST_F(RequestRunTest, EveryTokenAndTimeIsObservedOnce) {
+  DispatchFixture fixture;
+  const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 20), 12));
+  const size_t tokens = fixture.Want(client.request).ids.size();
+  ASSERT_GT(tokens, 1u);
+  RunToEnd(fixture, client, random_);
+  const std::string text = fixture.registry.Text();
+  for (const std::string& line :
+       {std::string("first_token_seconds_count 1"), std::string("transfer_seconds_count 1"),
+        std::string("request_seconds_count 1"), std::string("queue_seconds_count 1"),
+        std::string("prompt_tokens_total 20"), fmt::format("output_tokens_total {}", tokens),
+        fmt::format("token_gap_seconds_count {}", tokens - 1)}) {
+    EXPECT_THAT(text, HasSubstr("\ntrivium_router_" + line + "\n"));
+  }
+}
+
 // The streams of a request that was cancelled end when the dispatcher may be gone.
 TEST_F(RequestRunTest, LateEventsOfAClosedRunTouchNothing) {
   DispatchFixture fixture;

@@ -39,14 +39,23 @@ RouterMetrics::RouterMetrics(telemetry::Metrics* metrics)
       queue_seconds_(metrics->AddHistogram("router_queue_seconds",
                                            "Wait for a placement, of answered requests",
                                            telemetry::Metrics::LatencyBuckets())),
+      request_seconds_(metrics->AddHistogram("router_request_seconds",
+                                             "Submission to the end, of answered requests",
+                                             telemetry::Metrics::LatencyBuckets())),
       first_token_seconds_(metrics->AddHistogram("router_first_token_seconds",
                                                  "Submission to first token",
                                                  telemetry::Metrics::LatencyBuckets())),
       per_token_seconds_(metrics->AddHistogram("router_token_seconds",
                                                "Mean time between the tokens of a request",
                                                telemetry::Metrics::LatencyBuckets())),
-      prompt_tokens_(
-          metrics->AddCounter("router_prompt_tokens_total", "Prompt tokens of answered requests")),
+      token_gap_seconds_(metrics->AddHistogram("router_token_gap_seconds",
+                                               "Time between two tokens of a request",
+                                               telemetry::Metrics::LatencyBuckets())),
+      transfer_seconds_(metrics->AddHistogram(
+          "router_transfer_seconds", "First KV message of a request to its last acknowledgement",
+          telemetry::Metrics::LatencyBuckets())),
+      prompt_tokens_(metrics->AddCounter("router_prompt_tokens_total",
+                                         "Prompt tokens of requests that have ended")),
       output_tokens_(metrics->AddCounter("router_output_tokens_total", "Tokens sent to clients")),
       waiting_(metrics->AddGauge("router_requests_waiting", "Requests in the queue")),
       running_(metrics->AddGauge("router_requests_running", "Requests placed on workers")) {
@@ -72,15 +81,19 @@ void RouterMetrics::Retried(Role stage, RetryReason reason) {
 }
 void RouterMetrics::Dropped(DropReason reason) { dropped_[static_cast<size_t>(reason)]->Add(); }
 void RouterMetrics::Refused(RefuseReason reason) { refused_[static_cast<size_t>(reason)]->Add(); }
-void RouterMetrics::Waited(Duration in_queue) { queue_seconds_.Observe(Seconds(in_queue)); }
-void RouterMetrics::FirstToken(Duration since_submission) {
-  first_token_seconds_.Observe(Seconds(since_submission));
+void RouterMetrics::Answered(Duration in_queue, Duration total) {
+  queue_seconds_.Observe(Seconds(in_queue));
+  request_seconds_.Observe(Seconds(total));
+}
+void RouterMetrics::Token(int32_t index, Duration since) {
+  (index == 0 ? first_token_seconds_ : token_gap_seconds_).Observe(Seconds(since));
+  output_tokens_.Add();
 }
 void RouterMetrics::PerToken(Duration mean) { per_token_seconds_.Observe(Seconds(mean)); }
-void RouterMetrics::Tokens(int32_t prompt, int32_t output) {
-  prompt_tokens_.Add(prompt);
-  output_tokens_.Add(output);
+void RouterMetrics::Transferred(Duration first_send_to_last_ack) {
+  transfer_seconds_.Observe(Seconds(first_send_to_last_ack));
 }
+void RouterMetrics::Prompt(int32_t tokens) { prompt_tokens_.Add(tokens); }
 
 void RouterMetrics::Cluster(int32_t waiting, int32_t running,
                             const std::vector<v1::WorkerStatus>& workers) {

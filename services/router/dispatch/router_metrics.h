@@ -24,10 +24,12 @@ class RouterMetrics {
   void Retried(Role stage, RetryReason reason);
   void Dropped(DropReason reason);
   void Refused(RefuseReason reason);
-  void Waited(Duration in_queue);
-  void FirstToken(Duration since_submission);
+  void Answered(Duration in_queue, Duration total);
+  // Sent to a client; `since` the token before it, or for index 0 since the submission.
+  void Token(int32_t index, Duration since);
   void PerToken(Duration mean);
-  void Tokens(int32_t prompt, int32_t output);
+  void Transferred(Duration first_send_to_last_ack);
+  void Prompt(int32_t tokens);
   void Cluster(int32_t waiting, int32_t running, const std::vector<v1::WorkerStatus>& workers);
 
  private:
@@ -36,7 +38,8 @@ class RouterMetrics {
   std::array<telemetry::Counter*, size_t(DropReason::kCount)> dropped_;
   std::array<telemetry::Counter*, size_t(RefuseReason::kCount)> refused_;
   std::array<telemetry::Counter*, 17> ended_;  // by status code
-  telemetry::Histogram &queue_seconds_, &first_token_seconds_, &per_token_seconds_;
+  telemetry::Histogram &queue_seconds_, &request_seconds_, &first_token_seconds_,
+      &per_token_seconds_, &token_gap_seconds_, &transfer_seconds_;
   telemetry::Counter &prompt_tokens_, &output_tokens_;
   telemetry::Gauge &waiting_, &running_;
 };

@@ -15,13 +15,15 @@ void RunAccount::Reserved(TimePoint now) {
   reserved_ = now;
 }
 
-void RunAccount::Token(int32_t index, TimePoint now) {
+Duration RunAccount::Token(int32_t index, TimePoint now) {
+  const Duration since = now - (index == 0 ? submitted_ : last_token_);
   if (index == 0) {
     first_token_ = now;
     prefill_ = now - reserved_;
   }
   last_token_ = now;
   tokens_ = index + 1;
+  return since;
 }
 
 void RunAccount::Sent(const v1::PrefillSent& sent) {
@@ -34,6 +36,11 @@ Duration RunAccount::time_per_token() const {
   return tokens_ < 2 ? Duration(0) : (last_token_ - first_token_) / (tokens_ - 1);
 }
 
+Duration RunAccount::transfer_time() const {
+  return std::chrono::duration_cast<Duration>(
+      std::chrono::duration<double, std::milli>(transfer_ms_));
+}
+
 void RunAccount::Fill(v1::Done* done) const {
   done->mutable_usage()->set_completion_tokens(tokens_);
   v1::Timings& timings = *done->mutable_timings();
@@ -41,7 +48,7 @@ void RunAccount::Fill(v1::Done* done) const {
   timings.set_reserve_ms(Milliseconds(reserve_));
   timings.set_prefill_ms(Milliseconds(prefill_));
   timings.set_transfer_ms(transfer_ms_);
-  timings.set_time_to_first_token_ms(Milliseconds(time_to_first_token()));
+  timings.set_time_to_first_token_ms(Milliseconds(first_token_ - submitted_));
   timings.set_decode_ms(Milliseconds(last_token_ - first_token_));
   if (time_per_token() > Duration(0)) {
     timings.set_tokens_per_second(1000.0 / Milliseconds(time_per_token()));

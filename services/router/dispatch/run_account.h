@@ -19,14 +19,15 @@ class RunAccount {
   }
   void DecodeOpened(TimePoint now) { opened_ = now; }
   void Reserved(TimePoint now);
-  void Token(int32_t index, TimePoint now);
+  // The time since the token before it; for the first one since the submission.
+  Duration Token(int32_t index, TimePoint now);
   void Sent(const v1::PrefillSent& sent);
 
   TimePoint waiting_since() const { return waiting_since_; }
-  Duration time_to_first_token() const { return first_token_ - submitted_; }
   // Of the tokens after the first; zero when there is none.
   Duration time_per_token() const;
   Duration queue_time() const { return queue_; }
+  Duration transfer_time() const;
   Duration Total(TimePoint now) const { return now - submitted_; }
 
   // Fills timings, completion_tokens and the bytes moved.
