@@ -198,8 +198,8 @@ class Binaries(unittest.TestCase):
         for release, role, config in self.each():
             server = config["server"]
             listens = {"grpc": port_of(server["listen"]), "metrics": port_of(server["metrics_listen"])}
-            if server.get("http_listen"):
-                listens["http"] = port_of(server["http_listen"])
+            if role == "router":
+                listens["http"] = port_of(config["http"]["listen"])
             declared = {p["name"]: p["containerPort"] for p in release.container(role)["ports"]}
             self.assertEqual(declared, listens)
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
@@ -229,8 +229,8 @@ class Binaries(unittest.TestCase):
                     admitted[port["port"]] = (port.get("endPort", port["port"]), who)
             expected = {port_of(config["server"]["metrics_listen"]): set()}
             expected[port_of(config["server"]["listen"])] = set() if role == "router" else {"router"}
-            if config["server"].get("http_listen"):
-                expected[port_of(config["server"]["http_listen"])] = set()
+            if role == "router":
+                expected[port_of(config["http"]["listen"])] = set()
             expected = {port: (port, who) for port, who in expected.items()}
             if role != "router":
                 first = config["transfer"]["port"]

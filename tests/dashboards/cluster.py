@@ -55,6 +55,7 @@ class Cluster:
         self.processes = []
         self.grpc = {role: free_port() for role in ROLES}
         self.metrics = {role: free_port() for role in ROLES}
+        self.http = free_port()
         self.prometheus_port = free_port()
         self.model = model
         # One core each, as the machine of a test has few.
@@ -83,6 +84,7 @@ class Cluster:
                    "--listen", f"127.0.0.1:{self.grpc[role]}",
                    "--metrics-listen", f"127.0.0.1:{self.metrics[role]}"]
         if role == "router":
+            command += ["--http-listen", f"127.0.0.1:{self.http}"]
             for worker in ("prefill", "decode"):
                 command += ["--worker", f"{worker}=127.0.0.1:{self.grpc[worker]}"]
         else:

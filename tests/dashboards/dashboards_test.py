@@ -171,7 +171,7 @@ class Live(unittest.TestCase):
         self.await_data({"kv": "sum(trivium_kv_received_bytes_total) > 100000"})
         first = TRANSFER_PORT
         count = yaml.safe_load(self.cluster.release.config_text("decode"))["transfer"]["port_count"]
-        own = set(self.cluster.grpc.values()) | set(self.cluster.metrics.values())
+        own = {self.cluster.http, *self.cluster.grpc.values(), *self.cluster.metrics.values()}
         for process in self.cluster.processes[:len(ROLES)]:
             for port in listening_ports(process.pid) - own:
                 self.assertTrue(first <= port < first + count, port)

@@ -20,7 +20,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 
 {{/* The ports of a role, as its configuration, Services, probes and NetworkPolicies name them. */}}
 {{- define "trivium.ports" -}}
-router: {grpc: 7400, metrics: 7410}
+router: {grpc: 7400, http: 7480, metrics: 7410}
 prefill: {grpc: 7401, metrics: 7411}
 decode: {grpc: 7402, metrics: 7412}
 {{- end -}}
@@ -60,6 +60,8 @@ transfer:
 {{- $fullname := include "trivium.fullname" $root -}}
 {{- $ports := include "trivium.ports" $root | fromYaml -}}
 {{ include "trivium.commonConfig" . }}
+http:
+  listen: 0.0.0.0:{{ $ports.router.http }}
 workers:
 {{- range $role := list "prefill" "decode" }}
 {{- range $i := until (int (get $root.Values $role).replicas) }}
