@@ -97,6 +97,19 @@ int64_t PeerTable::PostSealed(uint64_t id, const HeaderBytes& header, Buffer pay
   return bytes;
 }
 
+bool PeerTable::TakesPages(uint64_t id) const {
+  const auto it = peers_.find(id);
+  return it != peers_.end() && link_->SendsPages(it->second.connection);
+}
+
+int64_t PeerTable::PostPages(uint64_t id, const HeaderBytes& header, Pages payload) {
+  const auto it = peers_.find(id);
+  if (it == peers_.end()) return 0;
+  const auto bytes = static_cast<int64_t>(kHeaderBytes + payload.bytes);
+  link_->SendPages(it->second.connection, header, std::move(payload));
+  return bytes;
+}
+
 std::vector<PeerTable::Lost> PeerTable::Sweep() {
   std::vector<Lost> lost;
   const TimePoint now = clock_->Now();

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <deque>
 #include <span>
+#include <vector>
 
 #include "common/kv/kv_storage.h"
 #include "common/transfer/transport.h"
@@ -33,6 +34,9 @@ class RowMap {
   // Copies the rows out of the pages, hashing while they are in cache. out.size() == Bytes(rows).
   void Gather(std::span<const BlockId> blocks, const RowRange& rows, std::span<uint8_t> out,
               Checksum* checksum) const;
+  // The same bytes where they lie, in the same order.
+  std::vector<std::span<const uint8_t>> Runs(std::span<const BlockId> blocks,
+                                             const RowRange& rows) const;
   // Copies the payload of one message into the pages. payload.size() == Bytes(rows).
   void Scatter(std::span<const BlockId> blocks, const RowRange& rows,
                std::span<const uint8_t> payload) const;

@@ -1,5 +1,6 @@
-// The sender's half of the protocol: rows are copied and hashed in one pass into a buffer of ours,
-// so that the wire never reads a block; windows, acknowledgements and their timeouts.
+// The sender's half of the protocol: windows, acknowledgements and their timeouts. Where shared
+// memory carries the bytes, rows are hashed where they lie and UCX copies them from there, on this
+// thread; else they are copied and hashed in one pass into a buffer of ours.
 // Thread-safety: none; one thread owns it.
 #pragma once
 
@@ -40,6 +41,8 @@ class SendSide {
   };
   // Sends one message if window, buffers and peer allow.
   bool PumpOne(Transfer& transfer);
+  bool SendsInPlace(const Transfer& transfer, const MessageHeader& header) const;
+  void PostInPlace(const Transfer& transfer, const MessageHeader& header);
   void End(uint64_t id, absl::StatusOr<TransferStats> outcome);
   void EndAndTell(uint64_t id, const absl::Status& status, Refusal reason);
   void AnswerLate(const MessageHeader& header);

@@ -79,20 +79,23 @@ absl::StatusOr<json> Series(TestWorker& worker, const SequenceBlocks& blocks, Pe
               {"header_bytes", last.header_bytes}, {"messages", last.messages}};
 }
 
-// What one message of ucx_perftest is: 21 pages of 12 KiB on both sides, as a message of ours, or
-// one buffer of 256 KiB that stays in cache.
-const std::vector<std::string>& MessageOf(bool block_list) {
-  static const std::vector<std::string> buffer = {"-s", "262144"};
-  static const std::vector<std::string> pages = [] {
-    std::string sizes = "12288";
-    for (int page = 1; page < 21; ++page) sizes += ",12288";
-    return std::vector<std::string>{"-D", "iov,iov", "-s", sizes};
-  }();
-  return block_list ? pages : buffer;
+// What ucx_perftest sends: one message of ours, 21 pages of 12 KiB, again and again, which stays in
+// cache; or as many bytes as a round of ours has, in one message. (Their whole list of pages is
+// more than it takes.)
+enum class PerftestMessage : uint8_t { kPages, kRound };
+
+std::vector<std::string> PerftestArguments(PerftestMessage message, int64_t round_bytes) {
+  if (message == PerftestMessage::kRound) {
+    return {"-s", std::to_string(round_bytes), "-n", "20", "-w", "2"};
+  }
+  std::string sizes = "12288";
+  for (int page = 1; page < 21; ++page) sizes += ",12288";
+  return {"-D", "iov,iov", "-s", sizes, "-n", "4000", "-w", "400"};
 }
 
 // The last field but one of the final line that ucx_perftest prints: overall MB/s.
-absl::StatusOr<double> Perftest(const std::string& backend, bool block_list) {
+absl::StatusOr<double> Perftest(const std::string& backend, PerftestMessage message,
+                                int64_t round_bytes) {
   const std::vector<std::string> common = {"UCX_TLS=" + backend + ",self",
                                            "UCX_NET_DEVICES=lo",
                                            "UCX_MM_ERROR_HANDLING=y",
@@ -109,11 +112,10 @@ absl::StatusOr<double> Perftest(const std::string& backend, bool block_list) {
                                            "-p",
                                            "13977"};
   std::vector<std::string> client = common;
-  for (const char* word : {"127.0.0.1", "-t", "ucp_am_bw", "-n", "4000", "-w", "400", "-e", "-E",
-                           "sleep", "-f", "-v"}) {
+  for (const char* word : {"127.0.0.1", "-t", "ucp_am_bw", "-e", "-E", "sleep", "-f", "-v"}) {
     client.push_back(word);
   }
-  for (const std::string& word : MessageOf(block_list)) client.push_back(word);
+  for (const std::string& word : PerftestArguments(message, round_bytes)) client.push_back(word);
   ASSIGN_OR_RETURN(auto server, PeerProcess::Start("/usr/bin/env", common));
   // The server says nothing when it listens: the client is tried until it gets through.
   for (int attempt = 0; attempt < 20; ++attempt) {
@@ -148,19 +150,21 @@ absl::StatusOr<json> BenchBackend(const Backend& backend, const BenchOptions& op
   json result;
   RETURN_IF_ERROR(SendOnce(worker, blocks, *peer, options, ++seed).status());  // connects
   ASSIGN_OR_RETURN(result["idle"], Series(worker, blocks, *peer, options, &seed));
-  double perftest = 0, perftest_one_buffer = 0;
+  double pages = 0, round = 0;
+  const int64_t round_bytes = result["idle"]["kv_bytes"];
   for (int i = 0; i < 3; ++i) {
-    perftest = std::max(perftest, Perftest(backend.name, true).value_or(0));
-    perftest_one_buffer = std::max(perftest_one_buffer, Perftest(backend.name, false).value_or(0));
+    pages =
+        std::max(pages, Perftest(backend.name, PerftestMessage::kPages, round_bytes).value_or(0));
+    round =
+        std::max(round, Perftest(backend.name, PerftestMessage::kRound, round_bytes).value_or(0));
   }
-  result["ucx_perftest_block_list_gb_per_s_best"] = perftest;
-  result["ucx_perftest_one_buffer_gb_per_s_best"] = perftest_one_buffer;
   ASSIGN_OR_RETURN(const json again, Series(worker, blocks, *peer, options, &seed));
   if (again["gb_per_s_best"] > result["idle"]["gb_per_s_best"]) result["idle"] = again;
-  if (perftest > 0) {
-    result["idle_over_perftest_block_list"] =
-        result["idle"]["gb_per_s_best"].get<double>() / perftest;
-  }
+  const double idle = result["idle"]["gb_per_s_best"];
+  result["ucx_perftest"] = {{"pages_in_cache_gb_per_s_best", pages},
+                            {"equal_bytes_gb_per_s_best", round}};
+  if (pages > 0) result["idle_over_perftest"]["pages_in_cache"] = idle / pages;
+  if (round > 0) result["idle_over_perftest"]["equal_bytes"] = idle / round;
   RETURN_IF_ERROR(peer->Ask(fmt::format("spin {}", options.spin)).status());
   const Spinner spinner(options.spin);
   ASSIGN_OR_RETURN(result["computing"], Series(worker, blocks, *peer, options, &seed));

@@ -41,6 +41,8 @@ constexpr Duration kGoodbye = std::chrono::milliseconds(300);
 constexpr int kSocketEvery = 64;
 constexpr uint32_t kSocketEvents = EPOLLIN | EPOLLOUT | EPOLLRDHUP | static_cast<uint32_t>(EPOLLET);
 
+std::string_view HostOf(std::string_view address) { return address.substr(0, address.rfind(':')); }
+
 // Every connection has a pipe: a pair of workers, one on either side, that serve nobody else.
 // Senders on one host share the receive queue of a worker, and one that stops or dies while it
 // fills its place in the queue blocks all that is behind it; so nobody shares a queue. A pipe is
@@ -54,6 +56,8 @@ class UcxLink final : public Link {
   const std::string& address() const override { return door_.address(); }
   absl::StatusOr<Connection> Connect(const std::string& address) override;
   void Send(Connection connection, std::span<const uint8_t> header, Buffer payload) override;
+  bool SendsPages(Connection connection) const override;
+  void SendPages(Connection connection, std::span<const uint8_t> header, Pages payload) override;
   void Receive(uint64_t parked, Buffer into, uint64_t cookie) override;
   void Discard(uint64_t parked) override;
   void ForceClose(Connection connection) override;
@@ -99,6 +103,7 @@ class UcxLink final : public Link {
   std::unique_ptr<UcxContext> context_;
   FrameListener door_;
   std::vector<Caller> callers_;
+  bool has_shared_memory_ = false;
   int sockets_due_ = 0;  // turns until the sockets are looked at
   int wake_fd_ = -1, epoll_fd_ = -1;
   Connection next_connection_ = 1;
@@ -116,6 +121,7 @@ absl::StatusOr<std::unique_ptr<Link>> UcxLink::Make(const UcxLinkOptions& option
   link->workers_max_ = WorkersFor(options.ports);
   RETURN_IF_ERROR(link->door_.Listen(options.interface, options.ports));
   ASSIGN_OR_RETURN(link->context_, UcxContext::Create(options));
+  link->has_shared_memory_ = options.transports.find("posix") != std::string::npos;
   link->wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   link->epoll_fd_ = epoll_create1(EPOLL_CLOEXEC);
   RETURN_IF_ERROR(link->Watch(link->wake_fd_));
@@ -249,6 +255,18 @@ void UcxLink::Send(Connection connection, std::span<const uint8_t> header, Buffe
   Pipe& pipe = it->second;
   if (pipe.worker->connected()) return pipe.worker->Send(header, std::move(payload));
   pipe.queue.emplace_back(std::vector<uint8_t>(header.begin(), header.end()), std::move(payload));
+}
+
+// Over TCP, a list of pages is sent a piece at a time and is slower than their copy.
+bool UcxLink::SendsPages(Connection connection) const {
+  const auto it = pipes_.find(connection);
+  return has_shared_memory_ && it != pipes_.end() && it->second.worker->connected() &&
+         HostOf(it->second.other_door) == HostOf(door_.address());
+}
+
+void UcxLink::SendPages(Connection connection, std::span<const uint8_t> header, Pages payload) {
+  const auto it = pipes_.find(connection);
+  if (it != pipes_.end()) it->second.worker->SendPages(header, std::move(payload));
 }
 
 void UcxLink::Receive(uint64_t parked, Buffer into, uint64_t cookie) {

@@ -103,15 +103,33 @@ void UcxWorker::Send(std::span<const uint8_t> header, Buffer payload) {
   auto* operation =
       new Operation{this, {header.begin(), header.end()}, std::move(payload), false, 0};
   const std::span<const uint8_t> bytes = operation->buffer.bytes();
+  Post(operation, bytes.data(), bytes.size(), ucp_dt_make_contig(1), bytes.size() <= kInlineBytes);
+}
+
+void UcxWorker::SendPages(std::span<const uint8_t> header, Pages pages) {
+  if (ep_ == nullptr || broken_) return;
+  auto* operation = new Operation{this, {header.begin(), header.end()}, {}, false, 0};
+  operation->lease = std::move(pages.lease);
+  for (const std::span<const uint8_t> run : pages.runs) {
+    // UCX takes one type for both directions; a send only reads.
+    operation->pages.push_back({const_cast<uint8_t*>(run.data()), run.size()});
+  }
+  Post(operation, operation->pages.data(), operation->pages.size(), ucp_dt_make_iov(),
+       pages.bytes <= kInlineBytes);
+}
+
+void UcxWorker::Post(Operation* operation, const void* data, size_t count, ucp_datatype_t type,
+                     bool inlined) {
   ucp_request_param_t param = {};
-  param.op_attr_mask =
-      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FIELD_FLAGS;
-  param.flags = bytes.size() > kInlineBytes ? UCP_AM_SEND_FLAG_RNDV : UCP_AM_SEND_FLAG_EAGER;
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                       UCP_OP_ATTR_FIELD_FLAGS | UCP_OP_ATTR_FIELD_DATATYPE;
+  param.flags = inlined ? UCP_AM_SEND_FLAG_EAGER : UCP_AM_SEND_FLAG_RNDV;
+  param.datatype = type;
   param.cb.send = &UcxWorker::OnSendDone;
   param.user_data = operation;
   operations_.insert(operation);
   Track(operation, ucp_am_send_nbx(ep_, kMessageId, operation->header.data(),
-                                   operation->header.size(), bytes.data(), bytes.size(), &param));
+                                   operation->header.size(), data, count, &param));
 }
 
 void UcxWorker::Receive(uint64_t parked, Buffer into, uint64_t cookie) {

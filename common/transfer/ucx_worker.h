@@ -39,6 +39,7 @@ class UcxWorker {
   bool broken() const { return broken_; }
   // Swallowed without an endpoint or when it is broken.
   void Send(std::span<const uint8_t> header, Buffer payload);
+  void SendPages(std::span<const uint8_t> header, Pages pages);
   void Receive(uint64_t parked, Buffer into, uint64_t cookie);
   void Discard(uint64_t parked);
   // Ends the endpoint and everything on it: every receive has its result afterwards.
@@ -66,12 +67,16 @@ class UcxWorker {
     Buffer buffer;
     bool receives = false;
     uint64_t cookie = 0;
+    kv::BlockLease lease{};
+    std::vector<ucp_dt_iov_t> pages{};
   };
 
   UcxWorker() = default;
   absl::Status Init(const UcxContext& context);
   absl::Status SetHandler();
   void ReleaseParked();
+  void Post(Operation* operation, const void* data, size_t count, ucp_datatype_t type,
+            bool inlined);
   void Track(Operation* operation, ucs_status_ptr_t request);
   void Finish(Operation* operation, ucs_status_t status);
   static ucs_status_t OnActiveMessage(void* self, const void* header, size_t header_length,
