@@ -108,16 +108,16 @@ TEST_P(ElementwiseTest, Add) {
 }
 
 TEST_P(ElementwiseTest, EmbedRowsIsTheExactRow) {
-  for (const WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16,
-                                WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1}) {
-    const auto bytes = RandomWeights(random_, type, 50, 576);
-    const auto values = Dequantise(type, bytes, 50, 576);
+  for (const WeightType type : AllWeightTypes()) {
+    const int64_t cols = BlockElems(type) == 256 ? 768 : 576;
+    const auto bytes = RandomWeights(random_, type, 50, cols);
+    const auto values = Dequantise(type, bytes, 50, cols);
     std::vector<int32_t> ids(100);
     for (int32_t& id : ids) id = static_cast<int32_t>(random_() % 50);
-    std::vector<float> out(ids.size() * 576);
-    ops_->EmbedRows({type, bytes.data(), 50, 576}, ids, out.data());
+    std::vector<float> out(ids.size() * cols);
+    ops_->EmbedRows({type, bytes.data(), 50, cols}, ids, out.data());
     for (size_t i = 0; i < out.size(); ++i) {
-      ASSERT_EQ(out[i], values[ids[i / 576] * 576 + i % 576]);
+      ASSERT_EQ(out[i], values[ids[i / cols] * cols + i % cols]);
     }
   }
 }

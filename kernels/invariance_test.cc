@@ -23,9 +23,9 @@ class InvarianceTest : public testing::TestWithParam<OpsOptions> {
 TEST_P(InvarianceTest, RowsOfAMatmulDoNotSeeEachOther) {
   auto random = SeededRandom();
   const auto ops = MakeOps(GetParam());
-  for (const WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16,
-                                WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1}) {
+  for (const WeightType type : AllWeightTypes()) {
     for (const auto& [n, k] : {std::pair<int64_t, int64_t>{192, 576}, {33, 1536}}) {
+      if (k % BlockElems(type) != 0) continue;
       const auto bytes = RandomWeights(random, type, n, k);
       const WeightView view{type, bytes.data(), n, k};
       const auto x = RandomFloats(random, kRows * k);

@@ -9,18 +9,36 @@
 namespace trivium::kernels {
 namespace {
 
-constexpr WeightType kTypes[] = {WeightType::kF32,  WeightType::kF16,  WeightType::kBF16,
-                                 WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1};
 constexpr double kEpsilon = 0x1p-23;
 
 struct Shape {
   int64_t n, k;
 };
 
+std::vector<WeightType> BlockTypes() {
+  std::vector<WeightType> types;
+  for (const WeightType type : AllWeightTypes()) {
+    if (BlockElems(type) > 1) types.push_back(type);
+  }
+  return types;
+}
+
 // The integers that activations are rounded to beside such weights.
 double Levels(WeightType type) {
-  if (BlockElems(type) == 1) return 0;
-  return type == WeightType::kQ8_0 ? 127 * 256 : 127 * 128;
+  switch (type) {
+    case WeightType::kF32:
+    case WeightType::kF16:
+    case WeightType::kBF16:
+      return 0;
+    case WeightType::kQ4_0:
+    case WeightType::kQ4_1:
+    case WeightType::kQ2_K:
+    case WeightType::kQ3_K:
+    case WeightType::kQ4_K:
+      return 127 * 128;
+    default:
+      return 127 * 256;
+  }
 }
 
 // What rounding may cost one output: activations to integers (half a step of their block, for
@@ -56,33 +74,59 @@ Bound ErrorBound(const float* x, const float* w, int64_t k, double levels, bool 
 
 class MatmulTest : public testing::TestWithParam<OpsOptions> {
  protected:
-  void Check(WeightType type, Shape shape, int rows, std::mt19937& random) {
+  // The first rows of one input, as many as each count says.
+  void Check(WeightType type, Shape shape, std::initializer_list<int> row_counts,
+             std::mt19937& random) {
+    SCOPED_TRACE(testing::Message() << WeightTypeName(type) << " " << shape.k << "->" << shape.n);
+    const int most_rows = std::max(row_counts);
     const auto ops = MakeOps(GetParam());
     const auto bytes = RandomWeights(random, type, shape.n, shape.k);
     const auto weights = Dequantise(type, bytes, shape.n, shape.k);
-    const auto x = RandomFloats(random, rows * shape.k);
-    std::vector<float> y(rows * shape.n + 1, -77.0f);
+    const auto x = RandomFloats(random, most_rows * shape.k);
+    const auto expected = ExactSums(type, shape, weights, x);
     const auto matrix = ops->Pack({type, bytes.data(), shape.n, shape.k});
-    ops->Matmul(*matrix, x.data(), rows, y.data());
-    ASSERT_EQ(y.back(), -77.0f) << "wrote past the end";
-    double squares = 0, expected_squares = 0;
-    for (int r = 0; r < rows; ++r) {
-      for (int64_t n = 0; n < shape.n; ++n) {
-        const float* a = x.data() + r * shape.k;
-        const float* w = weights.data() + n * shape.k;
-        double exact = 0;
-        for (int64_t i = 0; i < shape.k; ++i) exact += double{a[i]} * w[i];
-        const bool cpu = GetParam().isa != Isa::kReference;
-        const Bound bound =
-            ErrorBound(a, w, shape.k, cpu ? Levels(type) : 0,
-                       GetParam().isa == Isa::kAmx && GetParam().numerics == Numerics::kFast);
-        const double error = y[r * shape.n + n] - exact;
-        ASSERT_LE(std::abs(error), bound.worst) << "row " << r << " output " << n;
-        squares += error * error;
-        expected_squares += bound.variance;
+    for (const int rows : row_counts) {
+      SCOPED_TRACE(testing::Message() << "rows " << rows);
+      std::vector<float> y(rows * shape.n + 1, -77.0f);
+      ops->Matmul(*matrix, x.data(), rows, y.data());
+      ASSERT_EQ(y.back(), -77.0f) << "wrote past the end";
+      y.pop_back();
+      CheckErrors(y, expected);
+    }
+  }
+
+ private:
+  struct Expected {
+    double sum;
+    Bound bound;
+  };
+
+  // [row][output] for all rows of x.
+  static std::vector<Expected> ExactSums(WeightType type, Shape shape,
+                                         const std::vector<float>& weights,
+                                         const std::vector<float>& x) {
+    const double levels = GetParam().isa == Isa::kReference ? 0 : Levels(type);
+    const bool bfloat = GetParam().isa == Isa::kAmx && GetParam().numerics == Numerics::kFast;
+    std::vector<Expected> expected;
+    for (auto a = x.begin(); a != x.end(); a += shape.k) {
+      for (auto w = weights.begin(); w != weights.end(); w += shape.k) {
+        double sum = 0;
+        for (int64_t i = 0; i < shape.k; ++i) sum += double{a[i]} * w[i];
+        expected.push_back({sum, ErrorBound(&*a, &*w, shape.k, levels, bfloat)});
       }
     }
-    if (rows * shape.n >= 500) {
+    return expected;
+  }
+
+  static void CheckErrors(const std::vector<float>& y, const std::vector<Expected>& expected) {
+    double squares = 0, expected_squares = 0;
+    for (size_t i = 0; i < y.size(); ++i) {
+      const double error = y[i] - expected[i].sum;
+      ASSERT_LE(std::abs(error), expected[i].bound.worst) << "value " << i;
+      squares += error * error;
+      expected_squares += expected[i].bound.variance;
+    }
+    if (y.size() >= 500) {
       EXPECT_LE(squares, 1.3 * expected_squares);
     }
   }
@@ -90,29 +134,26 @@ class MatmulTest : public testing::TestWithParam<OpsOptions> {
 
 TEST_P(MatmulTest, AgreesWithExactSums) {
   auto random = SeededRandom();
-  for (const WeightType type : kTypes) {
-    for (const Shape shape : {Shape{1, 32}, {7, 64}, {192, 96}, {33, 576}, {64, 1536}}) {
-      for (const int rows : {1, 2, 3, 5, 16, 17, 64, 100}) {
-        SCOPED_TRACE(testing::Message() << WeightTypeName(type) << " " << shape.k << "->" << shape.n
-                                        << " rows " << rows);
-        Check(type, shape, rows, random);
-        if (HasFatalFailure()) return;
-      }
+  for (const WeightType type : AllWeightTypes()) {
+    for (const Shape shape : {Shape{1, 32}, {7, 64}, {192, 96}, {33, 576}, {64, 1536}, {9, 256}}) {
+      if (shape.k % BlockElems(type) != 0) continue;
+      Check(type, shape, {1, 2, 3, 5, 16, 17, 64, 100}, random);
+      if (HasFatalFailure()) return;
     }
   }
 }
 
 TEST_P(MatmulTest, AgreesOnModelShapes) {
   auto random = SeededRandom(1);
-  Check(WeightType::kQ4_1, {1536, 576}, 17, random);
-  Check(WeightType::kQ4_1, {576, 1536}, 17, random);
-  Check(WeightType::kQ8_0, {1536, 576}, 3, random);
+  Check(WeightType::kQ4_1, {1536, 576}, {17}, random);
+  Check(WeightType::kQ4_1, {576, 1536}, {17}, random);
+  Check(WeightType::kQ8_0, {1536, 576}, {3}, random);
 }
 
 TEST_P(MatmulTest, FloatTypesTakeAnyInputCount) {
   auto random = SeededRandom(2);
   for (const WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16}) {
-    for (const int64_t k : {1, 7, 33}) Check(type, {19, k}, 9, random);
+    for (const int64_t k : {1, 7, 33}) Check(type, {19, k}, {9}, random);
   }
 }
 
@@ -121,17 +162,15 @@ TEST_P(MatmulTest, FloatTypesTakeAnyInputCount) {
 TEST_P(MatmulTest, IsExactOnIntegers) {
   auto random = SeededRandom(3);
   const auto ops = MakeOps(GetParam());
-  constexpr int64_t kN = 24, kK = 192;
+  constexpr int64_t kN = 24, kK = 768;
   constexpr int kRows = 70;
   std::vector<float> x(kRows * kK);
   for (float& v : x) v = static_cast<float>(static_cast<int>(random() % 255) - 127);
   for (size_t i = 0; i < x.size(); i += 32) x[i + random() % 32] = 127.0f;
-  for (const WeightType type : {WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1}) {
+  for (const WeightType type : BlockTypes()) {
     auto bytes = RandomWeights(random, type, kN, kK);
-    const uint16_t one = FloatToHalf(1.0f), minimum = FloatToHalf(-9.0f);
     for (size_t i = 0; i < bytes.size(); i += BlockBytes(type)) {
-      __builtin_memcpy(&bytes[i], &one, 2);
-      if (type == WeightType::kQ4_1) __builtin_memcpy(&bytes[i + 2], &minimum, 2);
+      SetScale(type, 1.0f, &bytes[i]);
       // The extremes, among them -128, which no encoder writes.
       if (type == WeightType::kQ8_0) bytes[i + 2 + random() % 32] = 0x80;
     }
@@ -155,11 +194,9 @@ TEST_P(MatmulTest, ExtremeIntegersDoNotOverflow) {
   constexpr int64_t kK = 1536;
   const std::vector<float> x(kK, -3.0f);
   for (const uint8_t fill : {uint8_t{0x80}, uint8_t{0x7f}, uint8_t{0xff}, uint8_t{0x00}}) {
-    for (const WeightType type : {WeightType::kQ8_0, WeightType::kQ4_0}) {
+    for (const WeightType type : BlockTypes()) {
       std::vector<uint8_t> bytes(RowBytes(type, kK), fill);
-      const uint16_t one = FloatToHalf(1.0f);
-      for (size_t i = 0; i < bytes.size(); i += BlockBytes(type))
-        __builtin_memcpy(&bytes[i], &one, 2);
+      for (size_t i = 0; i < bytes.size(); i += BlockBytes(type)) SetScale(type, 1.0f, &bytes[i]);
       const auto weights = Dequantise(type, bytes, 1, kK);
       double exact = 0;
       for (const float w : weights) exact -= 3.0 * w;
@@ -174,12 +211,12 @@ TEST_P(MatmulTest, ExtremeIntegersDoNotOverflow) {
 TEST_P(MatmulTest, NonFiniteActivationsStayVisibleInTheirRowOnly) {
   auto random = SeededRandom(4);
   const auto ops = MakeOps(GetParam());
-  for (const WeightType type : kTypes) {
-    const auto bytes = RandomWeights(random, type, 16, 64);
-    const auto matrix = ops->Pack({type, bytes.data(), 16, 64});
+  for (const WeightType type : AllWeightTypes()) {
+    const auto bytes = RandomWeights(random, type, 16, 256);
+    const auto matrix = ops->Pack({type, bytes.data(), 16, 256});
     for (const float bad : {NAN, INFINITY}) {
-      auto x = RandomFloats(random, 3 * 64);
-      x[64 + 40] = bad;
+      auto x = RandomFloats(random, 3 * 256);
+      x[256 + 40] = bad;
       std::vector<float> y(3 * 16);
       ops->Matmul(*matrix, x.data(), 3, y.data());
       for (int n = 0; n < 16; ++n) {
@@ -207,14 +244,14 @@ TEST_P(MatmulTest, ZeroAndTinyRows) {
 // The reciprocal of such a block's scale is about the largest float or above it.
 TEST_P(MatmulTest, TinyRowsKeepTheirSign) {
   const auto ops = MakeOps(GetParam());
-  for (const WeightType type : {WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1}) {
-    std::vector<uint8_t> bytes(RowBytes(type, 32), 0x77);
-    const uint16_t one = FloatToHalf(1.0f);
-    __builtin_memcpy(&bytes[0], &one, 2);
-    const auto weights = Dequantise(type, bytes, 1, 32);
-    const auto matrix = ops->Pack({type, bytes.data(), 1, 32});
+  for (const WeightType type : BlockTypes()) {
+    const int64_t k = BlockElems(type);
+    std::vector<uint8_t> bytes(RowBytes(type, k), 0x77);
+    SetScale(type, 1.0f, bytes.data());
+    const auto weights = Dequantise(type, bytes, 1, k);
+    const auto matrix = ops->Pack({type, bytes.data(), 1, k});
     for (const float value : {1.1e-35f, 2e-35f, 5e-35f, 1e-34f, 1e-32f}) {
-      const std::vector<float> x(32, value);
+      const std::vector<float> x(k, value);
       double exact = 0;
       for (const float w : weights) exact += double{value} * w;
       float y = 0;

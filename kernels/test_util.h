@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "kernels/random_weights.h"
 
 namespace trivium::kernels {
 
@@ -33,23 +34,9 @@ inline std::vector<float> RandomFloats(std::mt19937& random, int64_t count,
 inline std::vector<uint8_t> RandomWeights(std::mt19937& random, WeightType type, int64_t rows,
                                           int64_t cols) {
   std::vector<uint8_t> bytes(rows * RowBytes(type, cols));
-  for (uint8_t& b : bytes) b = static_cast<uint8_t>(random());
-  std::uniform_real_distribution<float> scale(0.001f, 0.02f);
-  const int64_t block = BlockBytes(type);
-  for (size_t i = 0; i < bytes.size(); i += block) {
-    uint16_t half = FloatToHalf(scale(random) * (random() % 2 == 0 ? 1.0f : -1.0f));
-    const uint32_t wide =
-        (static_cast<uint32_t>(random()) & 0x807fffffu) | 0x3c000000u;  // 1/128 … 1/64
-    if (type == WeightType::kF32) {
-      __builtin_memcpy(&bytes[i], &wide, 4);
-    } else {
-      if (type == WeightType::kBF16) half = static_cast<uint16_t>(wide >> 16);
-      __builtin_memcpy(&bytes[i], &half, 2);
-    }
-    if (type == WeightType::kQ4_1) {
-      const uint16_t minimum = FloatToHalf(-8 * scale(random));
-      __builtin_memcpy(&bytes[i + 2], &minimum, 2);
-    }
+  std::uniform_real_distribution<float> sigma(0.005f, 0.1f);
+  for (size_t i = 0; i < bytes.size(); i += BlockBytes(type)) {
+    FillRandomBlock(random, type, sigma(random) * (random() % 2 == 0 ? 1.0f : -1.0f), &bytes[i]);
   }
   return bytes;
 }

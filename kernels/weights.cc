@@ -1,117 +1,92 @@
 #include "kernels/weights.h"
 
+#include <array>
 #include <bit>
 #include <cstring>
+#include <iterator>
 
 #include "kernels/check.h"
+#include "kernels/quant_block.h"
 
 namespace trivium::kernels {
 namespace {
 
-constexpr int kBlock = 32;
+struct Format {
+  WeightType type;
+  const char* name;
+  int block_elems;
+  int block_bytes;
+};
 
-uint16_t LoadU16(const uint8_t* bytes) {
-  uint16_t value;
-  std::memcpy(&value, bytes, sizeof(value));
-  return value;
+constexpr Format kFormats[] = {
+    {WeightType::kF32, "F32", 1, 4},       {WeightType::kF16, "F16", 1, 2},
+    {WeightType::kBF16, "BF16", 1, 2},     {WeightType::kQ8_0, "Q8_0", 32, 34},
+    {WeightType::kQ4_0, "Q4_0", 32, 18},   {WeightType::kQ4_1, "Q4_1", 32, 20},
+    {WeightType::kQ5_0, "Q5_0", 32, 22},   {WeightType::kQ5_1, "Q5_1", 32, 24},
+    {WeightType::kQ2_K, "Q2_K", 256, 84},  {WeightType::kQ3_K, "Q3_K", 256, 110},
+    {WeightType::kQ4_K, "Q4_K", 256, 144}, {WeightType::kQ5_K, "Q5_K", 256, 176},
+    {WeightType::kQ6_K, "Q6_K", 256, 210}, {WeightType::kIQ4_NL, "IQ4_NL", 32, 18},
+};
+constexpr size_t kFormatCount = std::size(kFormats);
+
+constexpr auto kTypes = [] {
+  std::array<WeightType, kFormatCount> types{};
+  for (size_t i = 0; i < kFormatCount; ++i) types[i] = kFormats[i].type;
+  return types;
+}();
+
+const Format& FormatOf(WeightType type) {
+  for (const Format& format : kFormats) {
+    if (format.type == type) return format;
+  }
+  KERNELS_CHECK(false);
 }
 
-void DequantizeQ8_0(const uint8_t* block, float* out) {
-  const float scale = HalfToFloat(LoadU16(block));
-  for (int i = 0; i < kBlock; ++i) {
-    out[i] = scale * static_cast<float>(static_cast<int8_t>(block[2 + i]));
+void DequantizeFloats(WeightType type, const uint8_t* row, int64_t cols, float* out) {
+  if (type == WeightType::kF32) {
+    std::memcpy(out, row, cols * sizeof(float));
+    return;
+  }
+  for (int64_t i = 0; i < cols; ++i) {
+    uint16_t bits;
+    std::memcpy(&bits, row + 2 * i, sizeof(bits));
+    out[i] =
+        type == WeightType::kF16 ? HalfToFloat(bits) : std::bit_cast<float>(uint32_t{bits} << 16);
   }
 }
 
-// The low nibbles of the 16 bytes are the elements 0..15, the high ones 16..31.
-void DequantizeQ4_0(const uint8_t* block, float* out) {
-  const float scale = HalfToFloat(LoadU16(block));
-  for (int i = 0; i < kBlock / 2; ++i) {
-    out[i] = scale * static_cast<float>((block[2 + i] & 15) - 8);
-    out[i + kBlock / 2] = scale * static_cast<float>((block[2 + i] >> 4) - 8);
-  }
-}
-
-void DequantizeQ4_1(const uint8_t* block, float* out) {
-  const float scale = HalfToFloat(LoadU16(block));
-  const float minimum = HalfToFloat(LoadU16(block + 2));
-  for (int i = 0; i < kBlock / 2; ++i) {
-    out[i] = scale * static_cast<float>(block[4 + i] & 15) + minimum;
-    out[i + kBlock / 2] = scale * static_cast<float>(block[4 + i] >> 4) + minimum;
-  }
-}
-
-void DequantizeBlock(WeightType type, const uint8_t* block, float* out) {
-  switch (type) {
-    case WeightType::kF32:
-      std::memcpy(out, block, sizeof(float));
-      return;
-    case WeightType::kF16:
-      *out = HalfToFloat(LoadU16(block));
-      return;
-    case WeightType::kBF16:
-      *out = std::bit_cast<float>(uint32_t{LoadU16(block)} << 16);
-      return;
-    case WeightType::kQ8_0:
-      return DequantizeQ8_0(block, out);
-    case WeightType::kQ4_0:
-      return DequantizeQ4_0(block, out);
-    case WeightType::kQ4_1:
-      return DequantizeQ4_1(block, out);
+void DequantizeBlock(const QuantBlock& block, int elems, int group, float* out) {
+  const float d = HalfToFloat(block.d), dmin = HalfToFloat(block.dmin);
+  for (int begin = 0; begin < elems; begin += group) {
+    const float scale = d * static_cast<float>(block.scales[begin / group]);
+    const float minimum = dmin * static_cast<float>(block.minima[begin / group]);
+    for (int i = begin; i < begin + group; ++i) {
+      out[i] = scale * static_cast<float>(block.quants[i]) - minimum;
+    }
   }
 }
 
 }  // namespace
 
-const char* WeightTypeName(WeightType type) {
-  switch (type) {
-    case WeightType::kF32:
-      return "F32";
-    case WeightType::kF16:
-      return "F16";
-    case WeightType::kBF16:
-      return "BF16";
-    case WeightType::kQ8_0:
-      return "Q8_0";
-    case WeightType::kQ4_0:
-      return "Q4_0";
-    case WeightType::kQ4_1:
-      return "Q4_1";
-  }
-  return "unknown";
-}
+std::span<const WeightType> AllWeightTypes() { return kTypes; }
 
-int64_t BlockElems(WeightType type) {
-  const bool is_float =
-      type == WeightType::kF32 || type == WeightType::kF16 || type == WeightType::kBF16;
-  return is_float ? 1 : kBlock;
-}
+const char* WeightTypeName(WeightType type) { return FormatOf(type).name; }
 
-int64_t BlockBytes(WeightType type) {
-  switch (type) {
-    case WeightType::kF32:
-      return 4;
-    case WeightType::kF16:
-    case WeightType::kBF16:
-      return 2;
-    case WeightType::kQ8_0:
-      return 34;
-    case WeightType::kQ4_0:
-      return 18;
-    case WeightType::kQ4_1:
-      return 20;
-  }
-  return 0;
-}
+int64_t BlockElems(WeightType type) { return FormatOf(type).block_elems; }
+
+int64_t BlockBytes(WeightType type) { return FormatOf(type).block_bytes; }
 
 void DequantizeRow(WeightType type, const void* row, int64_t cols, float* out) {
-  const int64_t elems = BlockElems(type);
-  const int64_t bytes = BlockBytes(type);
-  KERNELS_CHECK(cols % elems == 0);
+  const Format& format = FormatOf(type);
+  KERNELS_CHECK(cols % format.block_elems == 0);
   const auto* source = static_cast<const uint8_t*>(row);
-  for (int64_t done = 0; done < cols; done += elems) {
-    DequantizeBlock(type, source, out + done);
-    source += bytes;
+  if (format.block_elems == 1) return DequantizeFloats(type, source, cols, out);
+  QuantBlock block;
+  const int group = QuantGroup(type);
+  for (int64_t done = 0; done < cols; done += format.block_elems) {
+    UnpackBlock(type, source, block);
+    DequantizeBlock(block, format.block_elems, group, out + done);
+    source += format.block_bytes;
   }
 }
 

@@ -4,14 +4,32 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace trivium::kernels {
 
-enum class WeightType : uint8_t { kF32, kF16, kBF16, kQ8_0, kQ4_0, kQ4_1 };
+// Numbered as in GGUF files.
+enum class WeightType : uint8_t {
+  kF32 = 0,
+  kF16 = 1,
+  kQ4_0 = 2,
+  kQ4_1 = 3,
+  kQ5_0 = 6,
+  kQ5_1 = 7,
+  kQ8_0 = 8,
+  kQ2_K = 10,
+  kQ3_K = 11,
+  kQ4_K = 12,
+  kQ5_K = 13,
+  kQ6_K = 14,
+  kIQ4_NL = 20,
+  kBF16 = 30,
+};
 
+std::span<const WeightType> AllWeightTypes();
 const char* WeightTypeName(WeightType type);  // "Q4_1"
 
-// Elements that share one scale (1 for the float types) and the bytes that they take.
+// Elements of a block (1 for the float types) and the bytes that they take.
 int64_t BlockElems(WeightType type);
 int64_t BlockBytes(WeightType type);
 // Bytes of one row of `cols` elements.

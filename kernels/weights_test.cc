@@ -7,6 +7,7 @@
 #include <bit>
 #include <cmath>
 #include <cstring>
+#include <set>
 #include <vector>
 
 #include "kernels/cpu/kernel_table.h"
@@ -37,15 +38,90 @@ TEST(WeightsTest, MatchesTheValuesOfThePublicPackage) {
   }
 }
 
+struct Hashed {
+  WeightType type;
+  std::vector<int> halves;  // where a block keeps its float16 numbers
+  bool extreme;
+  uint64_t hash;
+};
+
+const Hashed kHashed[] = {
+#include "kernels/weights_hashes.inc"
+};
+
+class SplitMix {
+ public:
+  explicit SplitMix(uint64_t seed) : state_(seed) {}
+  uint64_t Next() {
+    uint64_t z = state_ += 0x9E3779B97F4A7C15u;
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
+    return z ^ z >> 31;
+  }
+
+ private:
+  uint64_t state_;
+};
+
+// The rules of weights_golden.py.
+std::vector<uint8_t> HashedBlocks(const Hashed& hashed, int blocks) {
+  constexpr uint16_t kHalves[] = {0x0000, 0x8000, 0x0001, 0x8001, 0x03FF, 0x83FF,
+                                  0x0400, 0x3C00, 0xBC00, 0x7BFF, 0xFBFF};
+  constexpr uint8_t kFills[] = {0x00, 0xFF, 0x80, 0x7F, 0x0F, 0xF0, 0x55, 0xAA, 0x3F, 0xC0};
+  SplitMix random(static_cast<uint64_t>(hashed.type));
+  const auto size = static_cast<size_t>(BlockBytes(hashed.type));
+  std::vector<uint8_t> bytes(size * blocks);
+  for (int b = 0; b < blocks; ++b) {
+    uint8_t* block = &bytes[b * size];
+    for (size_t i = 0; i < size; ++i) {
+      const auto byte = static_cast<uint8_t>(random.Next());
+      block[i] = hashed.extreme && b % 3 == 0 ? kFills[b / 3 % std::size(kFills)] : byte;
+    }
+    for (const int at : hashed.halves) {
+      const uint64_t draw = random.Next();
+      const auto half = static_cast<uint16_t>(hashed.extreme ? kHalves[draw % std::size(kHalves)]
+                                                             : draw & 0xBFFFu);
+      std::memcpy(block + at, &half, sizeof(half));
+    }
+  }
+  return bytes;
+}
+
+// FNV-1a over the words: one different bit is always another hash.
+uint64_t Hash(const std::vector<float>& values) {
+  uint64_t hash = 0xCBF29CE484222325u;
+  for (const float value : values) {
+    hash = (hash ^ std::bit_cast<uint32_t>(value)) * 0x100000001B3u;
+  }
+  return hash;
+}
+
+TEST(WeightsTest, RandomAndExtremeBlocksHashAsThoseOfThePublicPackage) {
+  constexpr int kBlocks = 96;
+  std::set<WeightType> seen;
+  for (const Hashed& hashed : kHashed) {
+    const auto bytes = HashedBlocks(hashed, kBlocks);
+    std::vector<float> values(kBlocks * BlockElems(hashed.type));
+    DequantizeRow(hashed.type, bytes.data(), static_cast<int64_t>(values.size()), values.data());
+    EXPECT_EQ(Hash(values), hashed.hash)
+        << WeightTypeName(hashed.type) << (hashed.extreme ? " extreme" : " random");
+    seen.insert(hashed.type);
+  }
+  for (const WeightType type : AllWeightTypes()) {
+    EXPECT_TRUE(BlockElems(type) == 1 || seen.contains(type)) << WeightTypeName(type);
+  }
+}
+
 TEST(WeightsTest, RowsOfSeveralBlocksAreBlocksInOrder) {
   auto random = SeededRandom();
-  for (const WeightType type : {WeightType::kQ8_0, WeightType::kQ4_0, WeightType::kQ4_1}) {
-    const auto bytes = RandomWeights(random, type, 1, 96);
-    std::vector<float> whole(96), block(32);
-    DequantizeRow(type, bytes.data(), 96, whole.data());
-    for (int b = 0; b < 3; ++b) {
-      DequantizeRow(type, bytes.data() + b * BlockBytes(type), 32, block.data());
-      EXPECT_EQ(std::memcmp(whole.data() + 32 * b, block.data(), 32 * sizeof(float)), 0);
+  for (const WeightType type : AllWeightTypes()) {
+    const int64_t elems = BlockElems(type);
+    const auto bytes = RandomWeights(random, type, 1, 3 * elems);
+    std::vector<float> whole(3 * elems), block(elems);
+    DequantizeRow(type, bytes.data(), 3 * elems, whole.data());
+    for (int64_t b = 0; b < 3; ++b) {
+      DequantizeRow(type, bytes.data() + b * BlockBytes(type), elems, block.data());
+      EXPECT_EQ(std::memcmp(whole.data() + elems * b, block.data(), elems * sizeof(float)), 0);
     }
   }
 }

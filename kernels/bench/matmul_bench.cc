@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "kernels/ops.h"
+#include "kernels/random_weights.h"
 
 namespace trivium::kernels {
 namespace {
@@ -15,15 +16,11 @@ struct Shape {
   int64_t n, k;
 };
 
-// Random bytes with sane scales.
 std::vector<uint8_t> RandomWeights(WeightType type, int64_t n, int64_t k) {
   std::mt19937 random(1);
   std::vector<uint8_t> bytes(n * RowBytes(type, k));
-  for (uint8_t& b : bytes) b = static_cast<uint8_t>(random());
-  if (BlockElems(type) == 1) return std::vector<uint8_t>(bytes.size(), 0);
   for (size_t i = 0; i < bytes.size(); i += BlockBytes(type)) {
-    bytes[i + 1] = 0x20;
-    if (type == WeightType::kQ4_1) bytes[i + 3] = 0xa0;
+    FillRandomBlock(random, type, 0.03f, &bytes[i]);
   }
   return bytes;
 }
@@ -82,6 +79,10 @@ void RegisterAll() {
         }
       }
       Register(isa, WeightType::kQ8_0, {49152, 576}, threads);
+      // Rows of whole super-blocks, the same for every format that has blocks.
+      for (const WeightType type : AllWeightTypes()) {
+        if (BlockElems(type) > 1) Register(isa, type, {2048, 1024}, threads);
+      }
     }
   }
 }

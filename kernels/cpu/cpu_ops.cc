@@ -144,20 +144,21 @@ class CpuOps final : public Ops {
     integers_.resize(std::max<size_t>(integers_.size(), task.rows * task.k));
     scales_.resize(std::max<size_t>(scales_.size(), task.rows * blocks));
     sums_.resize(std::max<size_t>(sums_.size(), task.rows * blocks));
+    half_sums_.resize(std::max<size_t>(half_sums_.size(), task.rows * blocks * 2));
     int16_t* q16 = integers_.data();
     auto* q8 = reinterpret_cast<int8_t*>(q16);
-    const bool wide = task.kind == PanelKind::kQ8_0;
+    const bool nibbles = QuantPanelOf(task.kind).nibbles;
     ForRows(task.rows, task.k, [&](int64_t r) {
       const float* x = task.x + r * task.k;
-      float* scales = scales_.data() + r * blocks;
-      float* sums = sums_.data() + r * blocks;
-      if (wide) {
-        kernels_.quantise16(x, task.k, q16 + r * task.k, scales, sums);
+      const BlockScales out{scales_.data() + r * blocks, sums_.data() + r * blocks,
+                            half_sums_.data() + r * blocks * 2};
+      if (nibbles) {
+        kernels_.quantise8(x, task.k, q8 + r * task.k * 2, out);
       } else {
-        kernels_.quantise8(x, task.k, q8 + r * task.k * 2, scales, sums);
+        kernels_.quantise16(x, task.k, q16 + r * task.k, out);
       }
     });
-    task.quantised = {q8, q16, scales_.data(), sums_.data()};
+    task.quantised = {q8, q16, scales_.data(), sums_.data(), half_sums_.data()};
   }
 
   const OpsOptions options_;
@@ -168,6 +169,7 @@ class CpuOps final : public Ops {
   std::vector<int16_t> integers_;
   std::vector<float> scales_;
   std::vector<float> sums_;
+  std::vector<float> half_sums_;
 };
 
 }  // namespace

@@ -15,9 +15,65 @@ namespace trivium::kernels {
 // Weights lie in panels of eight outputs (packed_matrix.h); the last one is padded with zero
 // weights.
 inline constexpr int kPanelOutputs = 8;
-inline constexpr int kQuantBlock = 32;  // inputs that share a scale
+inline constexpr int kQuantBlock = 32;  // inputs whose activations share a scale
+inline constexpr int kSuperBlocks = 8;  // blocks of 32 in a super-block
 
-enum class PanelKind : uint8_t { kQ4_0, kQ4_1, kQ8_0, kF32, kF16, kBF16 };
+// How the weights of a panel are kept (packed_matrix.h); several formats of the file may share one.
+enum class PanelKind : uint8_t {
+  kF32,
+  kF16,
+  kBF16,
+  kQ4_0,
+  kQ4_1,
+  kQ4_K,
+  kQ2_K,
+  kQ3_K,
+  kQ8_0,
+  kQ5_1,
+  kQ5_K,
+  kQ6_K
+};
+
+// A quantised panel: weight = scale * (integer - offset) + minimum.
+struct QuantPanel {
+  bool nibbles = false;  // integers 0 … 15; otherwise -128 … 127
+  bool super = false;    // scale and minimum: float16 a super-block times an 8-bit integer a group
+  bool minima = false;
+  int groups = 1;  // in a block of 32
+  int offset = 0;  // in a nibble panel without minima
+
+  // Whether activations need their sums, for the minima or the offset.
+  constexpr bool sums() const { return minima || offset != 0; }
+  // Of eight outputs: the float16 numbers, the integers, the weights.
+  constexpr int wide_scale_bytes() const { return minima ? 32 : 16; }
+  constexpr int group_scale_bytes() const { return super ? (minima ? 16 : 8) * groups : 0; }
+  constexpr int weight_bytes() const { return nibbles ? 128 : 256; }
+};
+
+// In simd/ only where constants are computed: no copy compiled for one instruction set may reach
+// the others.
+constexpr QuantPanel QuantPanelOf(PanelKind kind) {
+  switch (kind) {
+    case PanelKind::kQ4_0:
+      return {.nibbles = true, .offset = 8};
+    case PanelKind::kQ4_1:
+      return {.nibbles = true, .minima = true};
+    case PanelKind::kQ4_K:
+      return {.nibbles = true, .super = true, .minima = true};
+    case PanelKind::kQ2_K:
+      return {.nibbles = true, .super = true, .minima = true, .groups = 2};
+    case PanelKind::kQ3_K:
+      return {.nibbles = true, .super = true, .groups = 2, .offset = 4};
+    case PanelKind::kQ5_1:
+      return {.minima = true};
+    case PanelKind::kQ5_K:
+      return {.super = true, .minima = true};
+    case PanelKind::kQ6_K:
+      return {.super = true, .groups = 2};
+    default:
+      return {};
+  }
+}
 
 // Activations as integers within ±kLevels, one scale for each 32 inputs. Eight bits would be twice
 // as fast but change about one greedy token in thirty of a 135 M model.
@@ -26,12 +82,20 @@ inline constexpr int kLevels8 = 127 << kLowBits;  // as two bytes: high * 128 + 
 inline constexpr int kLevels16 = 127 << 8;
 
 struct QuantisedRows {
-  // For 4-bit weights: [rows, K / 32, 2, 32], each block's high parts (±127), then its low (-64 …
+  // For nibbles: [rows, K / 32, 2, 32], each block's high parts (±127), then its low (-64 …
   // 63).
   const int8_t* q8 = nullptr;
-  const int16_t* q16 = nullptr;   // [rows, K] for 8-bit weights
-  const float* scales = nullptr;  // [rows, K / 32]
-  const float* sums = nullptr;    // [rows, K / 32] scale * sum of the integers
+  const int16_t* q16 = nullptr;      // [rows, K] for the others
+  const float* scales = nullptr;     // [rows, K / 32]
+  const float* sums = nullptr;       // [rows, K / 32] scale * sum of the integers
+  const float* half_sums = nullptr;  // [rows, K / 16] the same of each half block
+};
+
+// The same of one row, to be filled.
+struct BlockScales {
+  float* scales = nullptr;
+  float* sums = nullptr;
+  float* half_sums = nullptr;
 };
 
 // y[rows, n] for the panels panel_begin … panel_end - 1.
@@ -86,8 +150,8 @@ struct AttentionPartial {
 
 struct KernelTable {
   // One row to integers, laid out as QuantisedRows says.
-  void (*quantise8)(const float* x, int64_t k, int8_t* q, float* scales, float* sums);
-  void (*quantise16)(const float* x, int64_t k, int16_t* q, float* scales, float* sums);
+  void (*quantise8)(const float* x, int64_t k, int8_t* q, const BlockScales& out);
+  void (*quantise16)(const float* x, int64_t k, int16_t* q, const BlockScales& out);
   void (*matmul)(const MatmulTask& task);
 
   // Fills `partial` for the rows that see keys of this chunk, leaves the other rows alone.

@@ -4,11 +4,10 @@
 #include <new>
 
 #include "kernels/check.h"
+#include "kernels/quant_block.h"
 
 namespace trivium::kernels {
 namespace {
-
-constexpr int kHalfBytes = 2;
 
 PanelKind KindOf(WeightType type) {
   switch (type) {
@@ -18,50 +17,73 @@ PanelKind KindOf(WeightType type) {
       return PanelKind::kF16;
     case WeightType::kBF16:
       return PanelKind::kBF16;
-    case WeightType::kQ8_0:
-      return PanelKind::kQ8_0;
     case WeightType::kQ4_0:
       return PanelKind::kQ4_0;
     case WeightType::kQ4_1:
       return PanelKind::kQ4_1;
+    case WeightType::kQ5_1:
+      return PanelKind::kQ5_1;
+    case WeightType::kQ5_0:
+    case WeightType::kQ8_0:
+    case WeightType::kIQ4_NL:
+      return PanelKind::kQ8_0;
+    case WeightType::kQ2_K:
+      return PanelKind::kQ2_K;
+    case WeightType::kQ3_K:
+      return PanelKind::kQ3_K;
+    case WeightType::kQ4_K:
+      return PanelKind::kQ4_K;
+    case WeightType::kQ5_K:
+      return PanelKind::kQ5_K;
+    case WeightType::kQ6_K:
+      return PanelKind::kQ6_K;
   }
   return PanelKind::kF32;
 }
 
-// The offset of the weights in a block of the file: after the scale, and the minimum if there is
-// one.
-int HeaderBytes(WeightType type) { return type == WeightType::kQ4_1 ? 4 : 2; }
-
-uint8_t Nibble(const uint8_t* weights, int input) {
-  return input < 16 ? weights[input] & 15 : weights[input - 16] >> 4;
+int64_t PanelBytes(const WeightView& view, PanelKind kind) {
+  if (BlockElems(view.type) == 1) return RowBytes(view.type, view.cols) * kPanelOutputs;
+  const QuantPanel panel = QuantPanelOf(kind);
+  const int64_t blocks = view.cols / kQuantBlock;
+  return (panel.super ? blocks / kSuperBlocks : blocks) * panel.wide_scale_bytes() +
+         blocks * (panel.group_scale_bytes() + panel.weight_bytes());
 }
 
-void PackFourBits(const uint8_t* weights, int output, uint8_t* out) {
+void PackNibbles(const int8_t* quants, int offset, int output, uint8_t* out) {
   for (int i = 0; i < 4; ++i) {
     for (int j = 0; j < 4; ++j) {
-      const uint8_t low = Nibble(weights, 8 * i + j);
-      const uint8_t high = Nibble(weights, 8 * i + 4 + j);
+      const int low = quants[8 * i + j] + offset, high = quants[8 * i + 4 + j] + offset;
       out[32 * i + 4 * output + j] = static_cast<uint8_t>(low | high << 4);
     }
   }
 }
 
-void PackEightBits(const uint8_t* weights, int output, uint8_t* out) {
-  for (int i = 0; i < 16; ++i) std::memcpy(out + 16 * i + 2 * output, weights + 2 * i, 2);
+void PackBytes(const int8_t* quants, int output, uint8_t* out) {
+  for (int i = 0; i < 16; ++i) std::memcpy(out + 16 * i + 2 * output, quants + 2 * i, 2);
 }
 
-// One block of one output into the panel's block.
-void PackBlock(WeightType type, const uint8_t* block, int output, uint8_t* out) {
-  const int header = HeaderBytes(type);
-  for (int i = 0; i < header / kHalfBytes; ++i) {
-    std::memcpy(out + 16 * i + kHalfBytes * output, block + kHalfBytes * i, kHalfBytes);
+// The float16 numbers of one output; returns what follows them.
+uint8_t* PackWideScales(const QuantBlock& block, const QuantPanel& panel, int output,
+                        uint8_t* out) {
+  std::memcpy(out + 2 * output, &block.d, 2);
+  if (panel.minima) {
+    // The kernels add; a block of 32 subtracts -1 times its minimum already.
+    const auto minimum = static_cast<uint16_t>(block.dmin ^ (panel.super ? 0x8000u : 0u));
+    std::memcpy(out + 16 + 2 * output, &minimum, 2);
   }
-  uint8_t* weights = out + header * kPanelOutputs;
-  if (type == WeightType::kQ8_0) {
-    PackEightBits(block + header, output, weights);
-  } else {
-    PackFourBits(block + header, output, weights);
+  return out + panel.wide_scale_bytes();
+}
+
+// The 8-bit scales of one output in one block of 32; returns what follows them.
+uint8_t* PackGroupScales(const int8_t* scales, const int8_t* minima, const QuantPanel& panel,
+                         int output, uint8_t* out) {
+  if (!panel.super) return out;
+  for (int g = 0; g < panel.groups; ++g) {
+    out[output] = static_cast<uint8_t>(scales[g]);
+    if (panel.minima) out[8 + output] = static_cast<uint8_t>(minima[g]);
+    out += panel.minima ? 16 : 8;
   }
+  return out;
 }
 
 }  // namespace
@@ -70,7 +92,7 @@ PackedMatrix::PackedMatrix(const WeightView& view, ThreadPool& pool)
     : view_(view), kind_(KindOf(view.type)) {
   KERNELS_CHECK(view.data != nullptr && view.rows >= 1 && view.cols >= 1);
   KERNELS_CHECK(view.cols % BlockElems(view.type) == 0);
-  panel_bytes_ = RowBytes(view.type, view.cols) * kPanelOutputs;
+  panel_bytes_ = PanelBytes(view, kind_);
   const size_t bytes = (panel_count() * panel_bytes_ + 63) / 64 * 64;
   panels_.reset(static_cast<uint8_t*>(std::aligned_alloc(64, bytes)));
   KERNELS_CHECK(panels_ != nullptr);
@@ -85,23 +107,45 @@ DenseMatmul* PackedMatrix::Dense(DenseType type, Isa isa, ThreadPool& pool) cons
   return dense_.get();
 }
 
+void PackedMatrix::PackFloats(const uint8_t* row, int output, uint8_t* panel) const {
+  const int64_t bytes = BlockBytes(view_.type);
+  for (int64_t i = 0; i < view_.cols; ++i) {
+    std::memcpy(panel + (i * kPanelOutputs + output) * bytes, row + i * bytes, bytes);
+  }
+}
+
+void PackedMatrix::PackIntegers(const uint8_t* row, int output, uint8_t* panel) const {
+  const QuantPanel layout = QuantPanelOf(kind_);
+  const int64_t elems = BlockElems(view_.type), bytes = BlockBytes(view_.type);
+  QuantBlock block;
+  for (int64_t done = 0; done < view_.cols; done += elems, row += bytes) {
+    UnpackBlock(view_.type, row, block);
+    panel = PackWideScales(block, layout, output, panel);
+    for (int64_t i = 0; i < elems; i += kQuantBlock) {
+      const int64_t group = i / kQuantBlock * layout.groups;
+      panel = PackGroupScales(block.scales + group, block.minima + group, layout, output, panel);
+      if (layout.nibbles) {
+        PackNibbles(block.quants + i, layout.offset, output, panel);
+      } else {
+        PackBytes(block.quants + i, output, panel);
+      }
+      panel += layout.weight_bytes();
+    }
+  }
+}
+
 void PackedMatrix::PackPanel(int64_t panel) {
   uint8_t* out = panels_.get() + panel * panel_bytes_;
   std::memset(out, 0, panel_bytes_);
-  const int64_t block_bytes = BlockBytes(view_.type);
-  const int64_t blocks = view_.cols / BlockElems(view_.type);
-  const auto* data = static_cast<const uint8_t*>(view_.data);
+  const int64_t row_bytes = RowBytes(view_.type, view_.cols);
   for (int output = 0; output < kPanelOutputs; ++output) {
     const int64_t row = panel * kPanelOutputs + output;
     if (row >= view_.rows) return;
-    const uint8_t* source = data + row * blocks * block_bytes;
-    for (int64_t b = 0; b < blocks; ++b) {
-      uint8_t* target = out + b * block_bytes * kPanelOutputs;
-      if (BlockElems(view_.type) == 1) {
-        std::memcpy(target + output * block_bytes, source + b * block_bytes, block_bytes);
-      } else {
-        PackBlock(view_.type, source + b * block_bytes, output, target);
-      }
+    const uint8_t* source = static_cast<const uint8_t*>(view_.data) + row * row_bytes;
+    if (BlockElems(view_.type) == 1) {
+      PackFloats(source, output, out);
+    } else {
+      PackIntegers(source, output, out);
     }
   }
 }

@@ -1,9 +1,12 @@
 // A weight matrix in panels of eight outputs, the layout of the kernels in simd/.
 //
 // Quantised panels are a sequence of blocks of 32 inputs. A block is the eight scales (float16),
-// for Q4_1 the eight minima, then the weights: four bits as four vectors of 32 bytes, byte 4 o + j
-// of vector i holding the inputs 8 i + j (low nibble) and 8 i + 4 + j (high) of output o; eight
-// bits as sixteen vectors of 16 bytes, byte 2 o + j of vector i holding input 2 i + j of output o.
+// the eight minima if the kind has some, then the integers: nibbles as four vectors of 32 bytes,
+// byte 4 o + j of vector i holding the inputs 8 i + j (low nibble) and 8 i + 4 + j (high) of output
+// o; bytes as sixteen vectors of 16, byte 2 o + j of vector i holding input 2 i + j of output o. In
+// a kind with super-blocks the scales (and negated minima) in float16 stand once before eight
+// blocks, and each block begins with eight 8-bit scales (and minima) for each group. No weight
+// changes its value: what the kernels multiply is what DequantizeRow gives, but for rounding.
 // Float panels are the inputs in order, eight outputs each. Missing outputs of the last panel are
 // zero.
 //
@@ -42,6 +45,8 @@ class PackedMatrix final : public Matrix {
     void operator()(uint8_t* p) const { std::free(p); }
   };
 
+  void PackFloats(const uint8_t* row, int output, uint8_t* panel) const;
+  void PackIntegers(const uint8_t* row, int output, uint8_t* panel) const;
   void PackPanel(int64_t panel);
 
   WeightView view_;

@@ -26,12 +26,20 @@ inline float QuantiseBlock(const float* x, float levels, __m256i* q) {
   return limit > kTiny ? limit / levels : 0.0f;
 }
 
-inline int SumIntegers(const __m256i* q) {
-  const __m256i s = _mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3]));
+inline int SumIntegers(__m256i q0, __m256i q1) {
+  const __m256i s = _mm256_add_epi32(q0, q1);
   __m128i t = _mm_add_epi32(_mm256_castsi256_si128(s), _mm256_extracti128_si256(s, 1));
   t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0x4e));
   t = _mm_add_epi32(t, _mm_shuffle_epi32(t, 0xb1));
   return _mm_cvtsi128_si32(t);
+}
+
+inline void StoreScales(const __m256i* q, float scale, int64_t block, const BlockScales& out) {
+  const int first = SumIntegers(q[0], q[1]), second = SumIntegers(q[2], q[3]);
+  out.scales[block] = scale;
+  out.sums[block] = scale * static_cast<float>(first + second);
+  out.half_sums[2 * block] = scale * static_cast<float>(first);
+  out.half_sums[2 * block + 1] = scale * static_cast<float>(second);
 }
 
 inline void StoreBlock(const __m256i* q, int8_t* out) {
@@ -57,12 +65,11 @@ inline __m256 SiluMul(__m256 gate, __m256 up) {
 
 }  // namespace
 
-void Quantise8(const float* x, int64_t k, int8_t* q, float* scales, float* sums) {
+void Quantise8(const float* x, int64_t k, int8_t* q, const BlockScales& out) {
   const __m256i half = _mm256_set1_epi32(1 << (kLowBits - 1));
   for (int64_t b = 0; b < k / kQuantBlock; ++b, q += 2 * kQuantBlock) {
     __m256i whole[4], high[4], low[4];
-    scales[b] = QuantiseBlock(x + b * kQuantBlock, kLevels8, whole);
-    sums[b] = scales[b] * static_cast<float>(SumIntegers(whole));
+    StoreScales(whole, QuantiseBlock(x + b * kQuantBlock, kLevels8, whole), b, out);
     for (int i = 0; i < 4; ++i) {
       high[i] = _mm256_srai_epi32(_mm256_add_epi32(whole[i], half), kLowBits);
       low[i] = _mm256_sub_epi32(whole[i], _mm256_slli_epi32(high[i], kLowBits));
@@ -72,11 +79,10 @@ void Quantise8(const float* x, int64_t k, int8_t* q, float* scales, float* sums)
   }
 }
 
-void Quantise16(const float* x, int64_t k, int16_t* q, float* scales, float* sums) {
+void Quantise16(const float* x, int64_t k, int16_t* q, const BlockScales& out) {
   for (int64_t b = 0; b < k / kQuantBlock; ++b) {
     __m256i whole[4];
-    scales[b] = QuantiseBlock(x + b * kQuantBlock, kLevels16, whole);
-    sums[b] = scales[b] * static_cast<float>(SumIntegers(whole));
+    StoreScales(whole, QuantiseBlock(x + b * kQuantBlock, kLevels16, whole), b, out);
     StoreBlock(whole, q + b * kQuantBlock);
   }
 }

@@ -1,5 +1,5 @@
 // Matrix products of integer activations and quantised weights. Integer sums are exact, so the
-// order of the float operations of an output is: block by block, scale product, then offset.
+// order of the float operations of an output is: group by group, scale product, then minimum.
 #include "kernels/cpu/simd/simd.h"
 
 namespace trivium::kernels::TRIVIUM_SIMD {
@@ -51,68 +51,122 @@ inline __m256i JoinBytes(__m256i high, __m256i low) {
 }
 #endif
 
+// The scales of a block, and what stands before its integers.
+template <PanelKind kKind>
+class Scales {
+ public:
+  // Takes the scales from the block's head; returns its integers.
+  const uint8_t* Begin(int64_t block, const uint8_t* p) {
+    if (!kPanel.super || block % kSuperBlocks == 0) {
+      d_ = Halfs(p);
+      if constexpr (kPanel.minima) dmin_ = Halfs(p + 16);
+      p += kWideBytes;
+    }
+    groups_ = p;
+    return p + kGroupBytes * kPanel.groups;
+  }
+  __m256 Scale(int group) const {
+    return kPanel.super ? _mm256_mul_ps(d_, Bytes(groups_ + group * kGroupBytes)) : d_;
+  }
+  // What one unit of the sum of the activations adds. `scale` is that of the group.
+  __m256 Minimum(int group, __m256 scale) const {
+    if constexpr (!kPanel.minima) return _mm256_mul_ps(scale, _mm256_set1_ps(-kPanel.offset));
+    return kPanel.super ? _mm256_mul_ps(dmin_, Bytes(groups_ + group * kGroupBytes + 8)) : dmin_;
+  }
+
+ private:
+  static constexpr QuantPanel kPanel = QuantPanelOf(kKind);
+  static constexpr int kWideBytes = kPanel.wide_scale_bytes();
+  static constexpr int kGroupBytes = kPanel.group_scale_bytes() / kPanel.groups;
+
+  static __m256 Bytes(const uint8_t* p) {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+  }
+
+  __m256 d_ = _mm256_setzero_ps(), dmin_ = _mm256_setzero_ps();
+  const uint8_t* groups_ = nullptr;
+};
+
 struct Tile {
   const uint8_t* panel;
   int64_t blocks;
   int64_t row;
 };
 
-template <int kRows, bool kHasMin>
-void Tile4(const MatmulTask& task, const Tile& tile, __m256* acc) {
+// Adds the products of one group of one row: integers times scale, then the minimum.
+template <PanelKind kKind>
+inline __m256 AddGroup(const QuantisedRows& rows, int64_t block, int group, __m256i dot,
+                       __m256 scale, __m256 minimum, __m256 acc) {
+  constexpr QuantPanel kPanel = QuantPanelOf(kKind);
+  constexpr bool kSums = kPanel.sums();
+  const __m256 both = _mm256_mul_ps(scale, _mm256_set1_ps(rows.scales[block]));
+  acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot), both, acc);
+  if constexpr (!kSums) return acc;
+  const float sum = kPanel.groups == 1 ? rows.sums[block] : rows.half_sums[2 * block + group];
+  return _mm256_fmadd_ps(minimum, _mm256_set1_ps(sum), acc);
+}
+
+template <PanelKind kKind, int kRows>
+void NibbleTile(const MatmulTask& task, const Tile& tile, __m256* acc) {
+  constexpr QuantPanel kPanel = QuantPanelOf(kKind);
+  constexpr int kWeightBytes = kPanel.weight_bytes();
   const int8_t* q = task.quantised.q8 + tile.row * task.k * 2;
-  const float* scales = task.quantised.scales + tile.row * tile.blocks;
-  const float* sums = task.quantised.sums + tile.row * tile.blocks;
   const __m256i low = _mm256_set1_epi8(15);
   const uint8_t* block = tile.panel;
+  Scales<kKind> scales;
   for (int64_t b = 0; b < tile.blocks; ++b) {
-    const __m256 d = Halfs(block);
-    const __m256 m = kHasMin ? Halfs(block + 16) : _mm256_mul_ps(d, _mm256_set1_ps(-8.0f));
-    block += kHasMin ? 32 : 16;
-    __m256i high[kRows], rest[kRows];
-    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) high[r] = rest[r] = _mm256_setzero_si256();
-    TRIVIUM_ROLLED for (int i = 0; i < 4; ++i) {
-      const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block) + i);
-      const __m256i even = _mm256_and_si256(both, low);
-      const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+    block = scales.Begin(b, block);
+    TRIVIUM_UNROLL for (int g = 0; g < kPanel.groups; ++g) {
+      __m256i high[kRows], rest[kRows];
+      TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) high[r] = rest[r] = _mm256_setzero_si256();
+      TRIVIUM_ROLLED for (int i = g * 4 / kPanel.groups; i < (g + 1) * 4 / kPanel.groups; ++i) {
+        const __m256i both = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(block) + i);
+        const __m256i even = _mm256_and_si256(both, low);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(both, 4), low);
+        TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
+          const int8_t* a = q + (r * task.k + b * kQuantBlock) * 2 + 8 * i;
+          high[r] = DotBytes(DotBytes(high[r], even, Spread(a)), odd, Spread(a + 4));
+          a += kQuantBlock;
+          rest[r] = DotBytes(DotBytes(rest[r], even, Spread(a)), odd, Spread(a + 4));
+        }
+      }
+      const __m256 scale = scales.Scale(g), minimum = scales.Minimum(g, scale);
       TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
-        const int8_t* a = q + (r * task.k + b * kQuantBlock) * 2 + 8 * i;
-        high[r] = DotBytes(DotBytes(high[r], even, Spread(a)), odd, Spread(a + 4));
-        a += kQuantBlock;
-        rest[r] = DotBytes(DotBytes(rest[r], even, Spread(a)), odd, Spread(a + 4));
+        acc[r] = AddGroup<kKind>(task.quantised, (tile.row + r) * tile.blocks + b, g,
+                                 JoinBytes(high[r], rest[r]), scale, minimum, acc[r]);
       }
     }
-    block += 128;
-    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
-      const __m256 product = _mm256_cvtepi32_ps(JoinBytes(high[r], rest[r]));
-      const int64_t at = r * tile.blocks + b;
-      acc[r] = _mm256_fmadd_ps(product, _mm256_mul_ps(d, _mm256_set1_ps(scales[at])), acc[r]);
-      acc[r] = _mm256_fmadd_ps(m, _mm256_set1_ps(sums[at]), acc[r]);
-    }
+    block += kWeightBytes;
   }
 }
 
-template <int kRows>
-void Tile8(const MatmulTask& task, const Tile& tile, __m256* acc) {
+template <PanelKind kKind, int kRows>
+void ByteTile(const MatmulTask& task, const Tile& tile, __m256* acc) {
+  constexpr QuantPanel kPanel = QuantPanelOf(kKind);
+  constexpr int kWeightBytes = kPanel.weight_bytes();
   const int16_t* q = task.quantised.q16 + tile.row * task.k;
-  const float* scales = task.quantised.scales + tile.row * tile.blocks;
   const uint8_t* block = tile.panel;
+  Scales<kKind> scales;
   for (int64_t b = 0; b < tile.blocks; ++b) {
-    const __m256 d = Halfs(block);
-    block += 16;
-    __m256i dot[kRows];
-    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) dot[r] = _mm256_setzero_si256();
-    TRIVIUM_ROLLED for (int i = 0; i < 16; ++i) {
-      const __m256i w =
-          _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block) + i));
+    block = scales.Begin(b, block);
+    TRIVIUM_UNROLL for (int g = 0; g < kPanel.groups; ++g) {
+      __m256i dot[kRows];
+      TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) dot[r] = _mm256_setzero_si256();
+      TRIVIUM_ROLLED for (int i = g * 16 / kPanel.groups; i < (g + 1) * 16 / kPanel.groups; ++i) {
+        const __m256i w =
+            _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block) + i));
+        TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
+          dot[r] = DotWords(dot[r], w, Spread(q + r * task.k + b * kQuantBlock + 2 * i));
+        }
+      }
+      const __m256 scale = scales.Scale(g), minimum = scales.Minimum(g, scale);
       TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
-        dot[r] = DotWords(dot[r], w, Spread(q + r * task.k + b * kQuantBlock + 2 * i));
+        acc[r] = AddGroup<kKind>(task.quantised, (tile.row + r) * tile.blocks + b, g, dot[r], scale,
+                                 minimum, acc[r]);
       }
     }
-    block += 256;
-    TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
-      const __m256 scale = _mm256_mul_ps(d, _mm256_set1_ps(scales[r * tile.blocks + b]));
-      acc[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dot[r]), scale, acc[r]);
-    }
+    block += kWeightBytes;
   }
 }
 
@@ -121,10 +175,10 @@ void RunTile(const MatmulTask& task, int64_t panel, int64_t row) {
   const Tile tile{task.panels + panel * task.panel_bytes, task.k / kQuantBlock, row};
   __m256 acc[kRows];
   TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) acc[r] = _mm256_setzero_ps();
-  if constexpr (kKind == PanelKind::kQ8_0) {
-    Tile8<kRows>(task, tile, acc);
+  if constexpr (QuantPanelOf(kKind).nibbles) {
+    NibbleTile<kKind, kRows>(task, tile, acc);
   } else {
-    Tile4<kRows, kKind == PanelKind::kQ4_1>(task, tile, acc);
+    ByteTile<kKind, kRows>(task, tile, acc);
   }
   const int64_t output = panel * kPanelOutputs;
   TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
@@ -161,8 +215,20 @@ void QuantisedMatmul(const MatmulTask& task) {
       return Run<PanelKind::kQ4_0>(task);
     case PanelKind::kQ4_1:
       return Run<PanelKind::kQ4_1>(task);
+    case PanelKind::kQ4_K:
+      return Run<PanelKind::kQ4_K>(task);
+    case PanelKind::kQ2_K:
+      return Run<PanelKind::kQ2_K>(task);
+    case PanelKind::kQ3_K:
+      return Run<PanelKind::kQ3_K>(task);
     case PanelKind::kQ8_0:
       return Run<PanelKind::kQ8_0>(task);
+    case PanelKind::kQ5_1:
+      return Run<PanelKind::kQ5_1>(task);
+    case PanelKind::kQ5_K:
+      return Run<PanelKind::kQ5_K>(task);
+    case PanelKind::kQ6_K:
+      return Run<PanelKind::kQ6_K>(task);
     default:
       return;
   }

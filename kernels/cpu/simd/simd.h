@@ -12,13 +12,14 @@
 // g++ keeps an array of vectors in memory, with a store for each change, unless all loops over it
 // are unrolled early.
 #define TRIVIUM_UNROLL _Pragma("GCC unroll 16")
-// The opposite, where g++ would unroll and then reorder into more live values than there are registers.
+// The opposite, where g++ would unroll and then reorder into more live values than there are
+// registers.
 #define TRIVIUM_ROLLED _Pragma("GCC unroll 1")
 
 namespace trivium::kernels::TRIVIUM_SIMD {
 
-void Quantise8(const float* x, int64_t k, int8_t* q, float* scales, float* sums);
-void Quantise16(const float* x, int64_t k, int16_t* q, float* scales, float* sums);
+void Quantise8(const float* x, int64_t k, int8_t* q, const BlockScales& out);
+void Quantise16(const float* x, int64_t k, int16_t* q, const BlockScales& out);
 void QuantisedMatmul(const MatmulTask& task);
 void FloatMatmul(const MatmulTask& task);
 void AttendChunk(const AttentionTask& task, int chunk, const AttentionScratch& scratch,
