@@ -33,25 +33,14 @@ absl::Status Unimplemented(fmt::format_string<Args...> format, Args&&... args) {
 }
 
 absl::StatusOr<WeightType> TensorType(uint32_t number, std::string_view name) {
-  switch (number) {
-    case 0:
-      return WeightType::kF32;
-    case 1:
-      return WeightType::kF16;
-    case 2:
-      return WeightType::kQ4_0;
-    case 3:
-      return WeightType::kQ4_1;
-    case 8:
-      return WeightType::kQ8_0;
-    case 30:
-      return WeightType::kBF16;
-    default:
-      return Unimplemented(
-          "tensor {} has the type number {}; supported are F32 (0), F16 (1), "
-          "Q4_0 (2), Q4_1 (3), Q8_0 (8) and BF16 (30)",
-          name, number);
+  std::string supported;
+  for (WeightType type : kernels::AllWeightTypes()) {
+    if (static_cast<uint32_t>(type) == number) return type;
+    supported +=
+        fmt::format(" {} ({})", kernels::WeightTypeName(type), static_cast<uint32_t>(type));
   }
+  return Unimplemented("tensor {} has the type number {}; supported are{}", name, number,
+                       supported);
 }
 
 absl::Status CheckVersion(uint32_t version) {

@@ -178,9 +178,37 @@ TEST(GgufFile, NamesVersionsItDoesNotRead) {
 }
 
 TEST(GgufFile, NamesTensorTypesItDoesNotRead) {
-  for (uint32_t type : {4u, 6u, 12u, 14u, 31u, 1000u, 0xFFFFFFFFu}) {
+  for (uint32_t type : {4u, 5u, 9u, 15u, 16u, 19u, 21u, 31u, 256u, 1000u, 0xFFFFFFFFu}) {
     ExpectError(File(1, 0, TensorInfo("t", {32}, type, 0) + std::string(4096, '\0')),
                 absl::StatusCode::kUnimplemented, std::to_string(type));
+  }
+}
+
+// The numbers and sizes of the format, type by type: {number, elements, bytes} of a block.
+TEST(GgufFile, KnowsTheBlocksOfEveryTensorType) {
+  constexpr int64_t kBlocks[][3] = {{0, 1, 4},      {1, 1, 2},      {2, 32, 18},    {3, 32, 20},
+                                    {6, 32, 22},    {7, 32, 24},    {8, 32, 34},    {10, 256, 84},
+                                    {11, 256, 110}, {12, 256, 144}, {13, 256, 176}, {14, 256, 210},
+                                    {20, 32, 18},   {30, 1, 2}};
+  EXPECT_EQ(std::size(kBlocks), kernels::AllWeightTypes().size());
+  for (const auto& [number, elements, bytes] : kBlocks) {
+    const auto type = static_cast<uint32_t>(number);
+    // Two rows of three blocks at the end of a file that has not a byte more.
+    std::string whole = File(1, 0, TensorInfo("t", {3 * elements, 2}, type, 0));
+    whole.resize((whole.size() + 31) / 32 * 32 + static_cast<size_t>(6 * bytes));
+    auto file = OpenBytes(whole);
+    ASSERT_TRUE(file.ok()) << type << ": " << Message(file.status());
+    EXPECT_EQ((*file)->Tensor("t")->bytes, 6 * bytes) << type;
+    const auto invalid = absl::StatusCode::kInvalidArgument;
+    ExpectError(whole.substr(0, whole.size() - 1), invalid, "past the end");
+    if (elements == 1) continue;
+    for (const int64_t cols : {int64_t{1}, elements - 1, elements + 1, elements / 2}) {
+      ExpectError(File(1, 0, TensorInfo("t", {cols}, type, 0) + std::string(4096, '\0')), invalid,
+                  "whole blocks");
+    }
+    const int64_t huge = INT64_MAX / elements * elements;
+    ExpectError(File(1, 0, TensorInfo("t", {huge, 1}, type, 0)), invalid,
+                elements / bytes > 0 ? "past the end" : "t");
   }
 }
 

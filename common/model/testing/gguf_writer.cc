@@ -18,24 +18,6 @@ void AppendString(std::string& out, std::string_view text) {
   out.append(text);
 }
 
-uint32_t TypeNumber(kernels::WeightType type) {
-  switch (type) {
-    case kernels::WeightType::kF32:
-      return 0;
-    case kernels::WeightType::kF16:
-      return 1;
-    case kernels::WeightType::kQ4_0:
-      return 2;
-    case kernels::WeightType::kQ4_1:
-      return 3;
-    case kernels::WeightType::kQ8_0:
-      return 8;
-    case kernels::WeightType::kBF16:
-      return 30;
-  }
-  return 0;
-}
-
 size_t Padded(size_t size, size_t alignment) {
   return (size + alignment - 1) / alignment * alignment;
 }
@@ -115,7 +97,7 @@ std::string GgufWriter::Serialize(size_t alignment) const {
     AppendString(out, tensor.name);
     Append(out, static_cast<uint32_t>(tensor.shape.size()));
     for (int64_t dimension : tensor.shape) Append(out, dimension);
-    Append(out, TypeNumber(tensor.type));
+    Append(out, static_cast<uint32_t>(tensor.type));
     Append(out, offset);
     offset += Padded(tensor.data.size(), alignment);
   }

@@ -8,6 +8,7 @@
 
 #include "common/model/byte_alphabet.h"
 #include "common/model/testing/gguf_writer.h"
+#include "kernels/random_weights.h"
 
 namespace trivium::model {
 namespace {
@@ -30,10 +31,6 @@ void Append(std::string& out, T value) {
   out.append(bytes, sizeof(T));
 }
 
-// Standard deviation of the quants below, by which a block's scale gives the wanted one.
-constexpr float kSigmaOf16Levels = 4.61f;
-constexpr float kSigmaOf256Levels = 73.9f;
-
 class RandomTensors {
  public:
   explicit RandomTensors(uint64_t seed) : generator_(seed) {}
@@ -54,37 +51,14 @@ class RandomTensors {
 
  private:
   float Normal() { return normal_(generator_); }
-  uint8_t Byte() { return static_cast<uint8_t>(generator_()); }
-  void AppendBytes(int count, std::string& out) {
-    for (int i = 0; i < count; ++i) Append(out, Byte());
-  }
 
   void AppendBlock(WeightType type, float sigma, std::string& out) {
     // Scales that differ from block to block, so that a kernel mixing them up is seen.
-    float spread = 0.75f + 0.5f * static_cast<float>(Byte()) / 255.0f;
-    float d16 = sigma * spread / kSigmaOf16Levels;
-    switch (type) {
-      case WeightType::kF32:
-        return Append(out, sigma * Normal());
-      case WeightType::kF16:
-        return Append(out, kernels::FloatToHalf(sigma * Normal()));
-      case WeightType::kBF16: {
-        float value = sigma * Normal();
-        uint32_t bits;
-        std::memcpy(&bits, &value, sizeof(bits));
-        return Append(out, static_cast<uint16_t>(bits >> 16));
-      }
-      case WeightType::kQ8_0:
-        Append(out, kernels::FloatToHalf(sigma * spread / kSigmaOf256Levels));
-        return AppendBytes(32, out);
-      case WeightType::kQ4_0:
-        Append(out, kernels::FloatToHalf(d16));
-        return AppendBytes(16, out);
-      case WeightType::kQ4_1:
-        Append(out, kernels::FloatToHalf(d16));
-        Append(out, kernels::FloatToHalf(-7.5f * d16));
-        return AppendBytes(16, out);
-    }
+    float spread = 0.75f + 0.5f * static_cast<float>(generator_() & 255) / 255.0f;
+    if (kernels::BlockElems(type) == 1) spread = Normal();
+    uint8_t block[kernels::kMostBlockBytes];
+    kernels::FillRandomBlock(generator_, type, sigma * spread, block);
+    out.append(block, block + kernels::BlockBytes(type));
   }
 
   std::mt19937_64 generator_;
@@ -156,7 +130,13 @@ void AddConfig(const TinyModelOptions& o, GgufWriter& writer) {
 void AddWeights(const TinyModelOptions& o, GgufWriter& writer) {
   RandomTensors random(o.seed);
   auto matrix = [&](const std::string& name, WeightType type, int rows, int cols, float sigma) {
-    writer.AddTensor(name, {cols, rows}, type, random.Matrix(type, rows, cols, sigma));
+    const std::string data = random.Matrix(type, rows, cols, sigma);
+    if (!o.as_float) return writer.AddTensor(name, {cols, rows}, type, data);
+    std::vector<float> values(static_cast<size_t>(int64_t{rows} * cols));
+    // Rows are whole blocks: all of them read like one.
+    kernels::DequantizeRow(type, data.data(), int64_t{rows} * cols, values.data());
+    const auto* bytes = reinterpret_cast<const char*>(values.data());
+    writer.AddTensor(name, {cols, rows}, WeightType::kF32, {bytes, values.size() * sizeof(float)});
   };
   auto linear = [&](const std::string& name, int rows, int cols) {
     matrix(name, o.linear_type, rows, cols, 1.0f / std::sqrt(static_cast<float>(cols)));

@@ -22,6 +22,7 @@ struct TinyModelOptions {
   kernels::WeightType linear_type = kernels::WeightType::kF32;
   kernels::WeightType embedding_type = kernels::WeightType::kF32;
   bool tied_embedding = false;  // true: no output.weight; greedy text then tends to repeat itself
+  bool as_float = false;        // true: every matrix as F32, with the values of its type
   uint64_t seed = 1;            // the same options give the same bytes
 };
 
