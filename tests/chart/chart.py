@@ -14,11 +14,13 @@ NAMESPACE = "serving"
 class Release:
     """One rendering; `objects` maps (kind, name) to the object."""
 
-    def __init__(self, helm, values=(), settings=(), name="demo"):
+    def __init__(self, helm, values=(), settings=(), name="demo", server=None):
         self.name = name
         command = [helm, "template", name, str(CHART), "--namespace", NAMESPACE]
         command += [part for path in values for part in ("--values", str(path))]
         command += [part for setting in settings for part in ("--set", setting)]
+        if server:  # of a cluster that lookups ask
+            command += ["--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", server]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:
             raise ValueError(done.stderr.strip())

@@ -3,6 +3,7 @@
     chart_test.py BIN_DIR HELM
 """
 
+import base64
 import http.server
 import os
 import pathlib
@@ -17,6 +18,7 @@ import kubernetes_validate
 import yaml
 
 from chart import CHART, NAMESPACE, ROLES, ROOT, Release
+from fake_cluster import FakeCluster
 
 BIN_DIR, HELM = pathlib.Path(sys.argv[1]), sys.argv[2]
 KUBERNETES = ("1.35", "1.36", "1.37")
@@ -147,9 +149,23 @@ class Rendered(unittest.TestCase):
     def test_tokens(self):
         drawn = [Release(HELM, [MINIMAL]) for _ in range(2)]
         tokens = {release.all("Secret")[0]["data"]["token"] for release in drawn}
+        self.assertTrue(all(len(base64.b64decode(token)) == 48 for token in tokens))
         self.assertEqual(len(tokens), 2, "a drawn token is never a constant")
         self.assertEqual(LOADED["claim"].all("Secret"), [])
         self.assertNotIn("0123456789abcdef", str([LOADED["url"].config_text(r) for r in ROLES]))
+
+    def test_an_upgrade_keeps_the_token(self):
+        objects = LOADED["hostpath"].objects.values()
+        secret = LOADED["hostpath"].all("Secret")[0]["metadata"]["name"]
+        old = "a-token-drawn-by-the-first-install"
+        for there, settings, expected in (
+                ({(NAMESPACE, secret): {"token": old}}, [], old),
+                ({(NAMESPACE, secret): {"token": old}}, ["clusterToken.value=" + "n" * 16], "n" * 16),
+                ({("elsewhere", secret): {"token": old}}, [], None)):
+            with FakeCluster(objects, there) as server:
+                release = Release(HELM, [MINIMAL], settings, server=server)
+            token = base64.b64decode(release.all("Secret")[0]["data"]["token"]).decode()
+            self.assertTrue(token == expected if expected else len(token) == 48, token)
 
 
 class Binaries(unittest.TestCase):
