@@ -3,6 +3,7 @@
 #include <signal.h>
 #include <ucs/config/global_opts.h>
 #include <ucs/debug/debug.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <mutex>
@@ -37,6 +38,15 @@ absl::Status CheckTransports(const std::string& transports) {
   }
   if (!any) return InvalidArgument("transfer: no transport named");
   return absl::OkStatus();
+}
+
+// UCX looks for TCP devices there, and goes on without any where it finds none: then no peer could
+// ever be reached.
+absl::Status CheckDevice(const UcxLinkOptions& options) {
+  if (options.transports.find("tcp") == std::string::npos) return absl::OkStatus();
+  const std::string device = "/sys/class/net/" + options.interface;
+  if (access(device.c_str(), R_OK) == 0) return absl::OkStatus();
+  return Unavailable("transfer: {} can't be read, and UCX finds no TCP without it", device);
 }
 
 using Settings = std::vector<std::pair<const char*, std::string>>;
@@ -95,6 +105,7 @@ absl::Status UcxStatus(const char* what, ucs_status_t status) {
 
 absl::StatusOr<std::unique_ptr<UcxContext>> UcxContext::Create(const UcxLinkOptions& options) {
   RETURN_IF_ERROR(CheckTransports(options.transports));
+  RETURN_IF_ERROR(CheckDevice(options));
   KeepQuiet();
   std::unique_ptr<UcxContext> context(new UcxContext);
   RETURN_IF_ERROR(context->Init(options));

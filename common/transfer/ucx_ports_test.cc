@@ -9,6 +9,7 @@
 #include <set>
 #include <sstream>
 
+#include "common/transfer/ucx_context.h"
 #include "common/transfer/ucx_link.h"
 
 namespace trivium::transfer {
@@ -119,6 +120,12 @@ TEST(UcxPortsTest, SaysSoWhenEveryPortIsTaken) {
   const int taken = std::atoi(door.substr(door.rfind(':') + 1).c_str());
   const auto second = MakeUcxLink({.interface = "lo", .ports = {taken, 1}});
   EXPECT_EQ(Message(second.status()), "transfer: no port to be had on interface 'lo'");
+}
+
+TEST(UcxPortsTest, WithoutItsDeviceUcxIsNotStarted) {
+  const auto context = UcxContext::Create({.transports = "tcp,self", .interface = "nowhere"});
+  EXPECT_EQ(Message(context.status()),
+            "transfer: /sys/class/net/nowhere can't be read, and UCX finds no TCP without it");
 }
 
 }  // namespace
