@@ -139,6 +139,13 @@ class Rendered(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "model.url needs model.sha256"):
             Release(HELM, settings=["model.url=https://models.example/m"])
 
+    def test_the_transfer_ports_are_enough(self):
+        Release(HELM, [MINIMAL], ["transfer.portCount=16", "decode.replicas=11"])
+        with self.assertRaisesRegex(ValueError, "enough for 11 peers .* decode.replicas is 12"):
+            Release(HELM, [MINIMAL], ["transfer.portCount=16", "decode.replicas=12"])
+        with self.assertRaisesRegex(ValueError, "beyond port 65535"):
+            Release(HELM, [MINIMAL], ["transfer.port=65500"])
+
     def test_values_are_checked(self):
         for setting, where in (("decode.replicas=0", "decode/replicas"), ("model.fil=x", "model"),
                                ("clusterToken.value=short", "clusterToken/value"),

@@ -42,8 +42,23 @@ model:
   path: {{ printf "/models/%s" .root.Values.model.file | quote }}
 {{- end -}}
 
+{{- define "trivium.checkTransfer" -}}
+{{- $transfer := .Values.transfer -}}
+{{- if gt (add $transfer.port $transfer.portCount) 65536 -}}
+{{- fail "transfer.port and transfer.portCount go beyond port 65535" -}}
+{{- end -}}
+{{- $peers := sub (div (mul $transfer.portCount 3) 4) 1 -}}
+{{- range $role := list "prefill" "decode" -}}
+{{- $replicas := (get $.Values $role).replicas | int64 -}}
+{{- if gt $replicas $peers -}}
+{{- fail (printf "transfer.portCount is enough for %d peers of a worker, but %s.replicas is %d" $peers $role $replicas) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
 {{- define "trivium.workerConfig" -}}
 {{- $stage := get .root.Values .role -}}
+{{- include "trivium.checkTransfer" .root -}}
 {{ include "trivium.commonConfig" . }}
 engine:
   threads: {{ $stage.threads }}
