@@ -42,6 +42,8 @@ std::string HttpGet(int port, const std::string& path) {
 // Appends one delta's tokens; false when an index is not the next one.
 bool Append(const v1::Delta& delta, Answer* answer, const std::function<void(int)>& on_token) {
   answer->text += delta.text();
+  answer->prompt.insert(answer->prompt.end(), delta.prompt_tokens().begin(),
+                        delta.prompt_tokens().end());
   for (const v1::OutputToken& token : delta.tokens()) {
     if (token.index() != static_cast<int>(answer->ids.size())) {
       answer->status = absl::DataLossError(

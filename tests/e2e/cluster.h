@@ -20,6 +20,7 @@ struct Answer {
   absl::Status status;
   std::string text;
   std::vector<int32_t> ids;
+  std::vector<v1::OutputToken> prompt;  // where prompt_logprobs was asked for
   std::vector<float> logprobs;
   v1::Done done;
 };

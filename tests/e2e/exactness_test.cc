@@ -12,10 +12,11 @@ namespace trivium::e2e {
 namespace {
 
 constexpr int kOutputTokens = 20;
+constexpr int32_t kBiased = 281;
 
 struct Prompt {
   std::vector<int32_t> ids;
-  bool seeded = false;
+  bool seeded = false, penalised = false, scored = false;
   uint64_t seed = 0;
 };
 
@@ -26,6 +27,8 @@ std::vector<Prompt> Prompts(int count, uint64_t seed) {
     prompts[i].ids.resize(1 + random() % 200);
     for (int32_t& id : prompts[i].ids) id = 100 + static_cast<int32_t>(random() % 40000);
     prompts[i].seeded = i % 3 == 0;
+    prompts[i].penalised = i % 2 == 0;
+    prompts[i].scored = i % 4 == 1;
     prompts[i].seed = random();
   }
   return prompts;
@@ -37,6 +40,16 @@ v1::GenerateRequest ToRequest(const Prompt& prompt) {
     request.mutable_sampling()->set_temperature(0.8f);
     request.mutable_sampling()->set_seed(prompt.seed);
   }
+  if (prompt.penalised) {
+    v1::Sampling& sampling = *request.mutable_sampling();
+    sampling.set_min_p(0.02f);
+    sampling.set_typical_p(0.95f);
+    sampling.set_repetition_penalty(1.15f);
+    sampling.set_presence_penalty(0.3f);
+    sampling.set_frequency_penalty(0.4f);
+    (*sampling.mutable_logit_bias())[kBiased] = 4;
+  }
+  if (prompt.scored) request.mutable_sampling()->set_prompt_logprobs(2);
   return request;
 }
 
@@ -59,6 +72,15 @@ class Oracle {
     params.logprobs = 0;
     if (prompt.seeded) params.temperature = 0.8f;
     params.seed = prompt.seed;
+    if (prompt.penalised) {
+      params.min_p = 0.02f;
+      params.typical_p = 0.95f;
+      params.repetition_penalty = 1.15f;
+      params.presence_penalty = 0.3f;
+      params.frequency_penalty = 0.4f;
+      params.logit_bias = {{kBiased, 4.0f}};
+    }
+    if (prompt.scored) params.prompt_logprobs = 2;
     auto generation = engine::GenerateLocal(*engine_, *pool_, prompt.ids, params, chunk_tokens);
     TRIVIUM_CHECK(generation.ok(), "{}", Message(generation.status()));
     return *std::move(generation);
@@ -77,6 +99,18 @@ void ExpectSameBits(const Answer& got, const engine::Generation& want, const std
   ASSERT_EQ(got.logprobs.size(), want.tokens.size()) << what;
   for (size_t i = 0; i < want.tokens.size(); ++i) {
     EXPECT_EQ(got.logprobs[i], want.tokens[i].logprob) << what << ", output " << i;
+  }
+  ASSERT_EQ(got.prompt.size(), want.prompt.size()) << what;
+  for (size_t i = 0; i < want.prompt.size(); ++i) {
+    const v1::OutputToken& token = got.prompt[i];
+    EXPECT_EQ(token.index(), static_cast<int>(i)) << what;
+    EXPECT_EQ(token.id(), want.prompt[i].id) << what << ", prompt " << i;
+    EXPECT_EQ(token.logprob(), want.prompt[i].logprob) << what << ", prompt " << i;
+    ASSERT_EQ(token.top_size(), static_cast<int>(want.prompt[i].top.size())) << what;
+    for (int j = 0; j < token.top_size(); ++j) {
+      EXPECT_EQ(token.top(j).id(), want.prompt[i].top[j].first) << what << ", prompt " << i;
+      EXPECT_EQ(token.top(j).logprob(), want.prompt[i].top[j].second) << what << ", prompt " << i;
+    }
   }
 }
 

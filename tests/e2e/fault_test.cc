@@ -14,7 +14,8 @@ namespace {
 
 constexpr int kRequests = 10;
 
-// Half greedy, half seeded; long prompts, so that transfers overlap computing.
+// Half greedy, half seeded, some with penalties, which a retry has to count anew; long prompts, so
+// that transfers overlap computing.
 std::vector<v1::GenerateRequest> Load(uint64_t seed) {
   std::mt19937_64 random(seed);
   std::vector<v1::GenerateRequest> requests;
@@ -22,6 +23,11 @@ std::vector<v1::GenerateRequest> Load(uint64_t seed) {
     std::vector<int32_t> ids(150 + random() % 250);
     for (int32_t& id : ids) id = 100 + static_cast<int32_t>(random() % 40000);
     requests.push_back(TokensRequest(ids, 24 + static_cast<int>(random() % 16)));
+    if (i % 4 < 2) {
+      requests.back().mutable_sampling()->set_repetition_penalty(1.2f);
+      requests.back().mutable_sampling()->set_frequency_penalty(0.5f);
+      requests.back().mutable_sampling()->set_prompt_logprobs(0);
+    }
     if (i % 2 == 0) continue;
     requests.back().mutable_sampling()->set_temperature(0.9f);
     requests.back().mutable_sampling()->set_seed(random());
@@ -83,7 +89,12 @@ class FaultTest : public testing::TestWithParam<std::string> {
     for (size_t i = 0; i < got.size(); ++i) {
       ASSERT_TRUE(got[i].status.ok()) << what << ", request " << i << ": " << got[i].status;
       EXPECT_EQ(got[i].ids.size(), want[i].ids.size()) << what << ", request " << i;
+      ASSERT_EQ(got[i].prompt.size(), want[i].prompt.size()) << what << ", request " << i;
       if (GetParam() == "batch_invariant") {
+        for (size_t j = 0; j < want[i].prompt.size(); ++j) {
+          EXPECT_EQ(got[i].prompt[j].index(), static_cast<int>(j)) << what << ", request " << i;
+          EXPECT_EQ(got[i].prompt[j].logprob(), want[i].prompt[j].logprob()) << what;
+        }
         EXPECT_EQ(got[i].ids, want[i].ids) << what << ", request " << i;
         EXPECT_EQ(got[i].text, want[i].text) << what << ", request " << i;
       }
