@@ -7,12 +7,16 @@ namespace trivium::router {
 void ResponseOutlet::OnDelta(const v1::Delta& delta) {
   std::unique_lock lock(mutex_);
   if (is_broken_) return;
-  if (delta_.has_value()) {
-    delta_->mutable_text()->append(delta.text());
-    delta_->mutable_tokens()->MergeFrom(delta.tokens());
-    delta_->mutable_prompt_tokens()->MergeFrom(delta.prompt_tokens());
+  const size_t bytes = delta.ByteSizeLong();
+  if (!deltas_.empty() && last_bytes_ + bytes <= kDeltaBytesMax) {
+    v1::Delta& last = deltas_.back();
+    last.mutable_text()->append(delta.text());
+    last.mutable_tokens()->MergeFrom(delta.tokens());
+    last.mutable_prompt_tokens()->MergeFrom(delta.prompt_tokens());
+    last_bytes_ += bytes;
   } else {
-    delta_ = delta;
+    deltas_.push_back(delta);
+    last_bytes_ = bytes;
   }
   Proceed(std::move(lock));
 }
@@ -35,7 +39,7 @@ void ResponseOutlet::Written(bool ok) {
   is_writing_ = false;
   if (!ok) {
     is_broken_ = true;
-    delta_.reset();
+    deltas_.clear();
     done_.reset();
   }
   Proceed(std::move(lock));
@@ -44,10 +48,11 @@ void ResponseOutlet::Written(bool ok) {
 // Whoever sets is_writing_ or is_finished_ is the only one to call the writer.
 void ResponseOutlet::Proceed(std::unique_lock<std::mutex> lock) {
   if (is_writing_ || is_finished_) return;
-  if (delta_.has_value() || done_.has_value()) {
+  if (!deltas_.empty() || done_.has_value()) {
     is_writing_ = true;
-    if (delta_.has_value()) {
-      *writing_.mutable_delta() = *std::exchange(delta_, std::nullopt);
+    if (!deltas_.empty()) {
+      *writing_.mutable_delta() = std::move(deltas_.front());
+      deltas_.pop_front();
     } else {
       *writing_.mutable_done() = *std::exchange(done_, std::nullopt);
     }

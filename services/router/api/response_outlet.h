@@ -1,11 +1,12 @@
 // Between a run, which produces as fast as tokens come, and a writer that takes one message at a
-// time: what comes behind a slow reader is merged into one delta, so that what waits is never more
-// than the rest of one answer.
+// time: what comes behind a slow reader is merged into few deltas, so that what waits is never more
+// than the rest of one answer, and no message more than a client takes by default.
 //
 // The writer sees Write calls, each after the former was Written, and then one Finish, last.
 // Thread-safety: all methods, any thread. Knows no gRPC.
 #pragma once
 
+#include <deque>
 #include <mutex>
 #include <optional>
 
@@ -25,6 +26,9 @@ class ResponseWriter {
 
 class ResponseOutlet final : public ResponseSink {
  public:
+  // Of a merged delta; gRPC clients refuse messages above 4 MiB unless told otherwise.
+  static constexpr size_t kDeltaBytesMax = size_t{1} << 20;
+
   // `writer` is not used after its Finish.
   explicit ResponseOutlet(ResponseWriter* writer) : writer_(writer) {}
 
@@ -41,7 +45,8 @@ class ResponseOutlet final : public ResponseSink {
   ResponseWriter* const writer_;
   std::mutex mutex_;
   v1::GenerateResponse writing_;  // the writer's while is_writing_
-  std::optional<v1::Delta> delta_;
+  std::deque<v1::Delta> deltas_;  // wait to be written
+  size_t last_bytes_ = 0;         // of the last one of them
   std::optional<v1::Done> done_;
   std::optional<absl::Status> end_;
   bool is_writing_ = false, is_broken_ = false, is_finished_ = false;

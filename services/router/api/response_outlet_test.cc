@@ -15,6 +15,7 @@ class FakeWriter final : public ResponseWriter {
   void Write(const v1::GenerateResponse& response) override {
     EXPECT_FALSE(is_writing.exchange(true));
     EXPECT_FALSE(is_finished);
+    EXPECT_LE(response.ByteSizeLong(), ResponseOutlet::kDeltaBytesMax + 16);
     ++writes;
     text += response.delta().text();
     for (const v1::OutputToken& token : response.delta().tokens()) {
@@ -62,6 +63,26 @@ TEST(ResponseOutletTest, ASlowReaderGetsEverythingInTwoMessages) {
   EXPECT_EQ(writer.dones, 1);
   EXPECT_TRUE(writer.is_finished);
   EXPECT_TRUE(writer.status.ok());
+}
+
+// The logprobs of a long prompt behind a slow reader.
+TEST(ResponseOutletTest, WhatIsMergedStaysBelowTheLimitOfAMessage) {
+  FakeWriter writer;
+  ResponseOutlet outlet(&writer);
+  v1::Delta delta;
+  for (int i = 0; i < 60000; ++i) {
+    if (i % 200 == 0) delta.clear_prompt_tokens();
+    v1::OutputToken* token = delta.add_prompt_tokens();
+    token->set_index(i);
+    for (int j = 0; j < 20; ++j) token->add_top()->set_logprob(-1);
+    if (i % 200 == 199) outlet.OnDelta(delta);
+  }
+  outlet.OnDone({});
+  while (writer.TakeWritten()) outlet.Written(true);
+  EXPECT_EQ(writer.prompt_tokens, 60000);
+  EXPECT_GT(writer.writes, 8);
+  EXPECT_LT(writer.writes, 20);
+  EXPECT_TRUE(writer.is_finished);
 }
 
 TEST(ResponseOutletTest, AnErrorComesAfterTheTokensBeforeIt) {
