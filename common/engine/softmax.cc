@@ -64,8 +64,6 @@ Softmax::Softmax(float highest, float temperature)
     : highest_(static_cast<double>(std::min(highest, FLT_MAX))),
       inverse_(1.0 / static_cast<double>(temperature)) {}
 
-double Softmax::Weight(float logit) const { return Exp(Exponent(logit)); }
-
 std::vector<double> Softmax::Weights(std::span<const float> logits) const {
   std::vector<double> weights(logits.size());
   for (size_t i = 0; i < weights.size(); ++i) {
@@ -77,7 +75,8 @@ std::vector<double> Softmax::Weights(std::span<const float> logits) const {
 
 std::vector<double> Softmax::Weights(const std::vector<Candidate>& candidates) const {
   std::vector<double> weights(candidates.size());
-  for (size_t i = 0; i < weights.size(); ++i) weights[i] = Weight(candidates[i].logit);
+  for (size_t i = 0; i < weights.size(); ++i) weights[i] = Exponent(candidates[i].logit);
+  ExpAll(weights.data(), weights.size());
   return weights;
 }
 

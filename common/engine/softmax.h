@@ -27,9 +27,8 @@ class Softmax {
  public:
   Softmax(float highest, float temperature);
 
-  // Natural log of Weight, before that is cut to 0 far down.
+  // Natural log of a weight, before that is cut to 0 far down.
   double Exponent(float logit) const { return (static_cast<double>(logit) - highest_) * inverse_; }
-  double Weight(float logit) const;
   std::vector<double> Weights(std::span<const float> logits) const;
   std::vector<double> Weights(const std::vector<Candidate>& candidates) const;
 

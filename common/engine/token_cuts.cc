@@ -1,9 +1,12 @@
 #include "common/engine/token_cuts.h"
 
 #include <algorithm>
+#include <array>
 #include <cfloat>
 #include <cmath>
 #include <functional>
+#include <numeric>
+#include <utility>
 
 namespace trivium::engine {
 namespace {
@@ -24,73 +27,96 @@ std::vector<Candidate> Candidates(std::span<const float> logits, float least) {
   return candidates;
 }
 
-// The first `count` by `before` move to the front, in order.
-template <typename Before>
-void SortFront(std::vector<Candidate>& candidates, size_t count, const Before& before) {
+// The `count` most likely move to the front, in order.
+void SortFront(std::vector<Candidate>& candidates, size_t count) {
   const auto middle = candidates.begin() + static_cast<std::ptrdiff_t>(count);
   if (count < candidates.size()) {
-    std::nth_element(candidates.begin(), middle, candidates.end(), before);
+    std::nth_element(candidates.begin(), middle, candidates.end(), MoreLikely);
   }
-  std::sort(candidates.begin(), middle, before);
+  std::sort(candidates.begin(), middle, MoreLikely);
 }
 
-// Keeps the fewest first ones by `before` whose weights reach `wanted`. Sorts ever more of the
-// front: the mark is usually reached long before the end.
-template <typename Before>
-void CutAtWeight(std::vector<Candidate>& candidates, const Softmax& softmax, double wanted,
-                 const Before& before) {
-  for (size_t sorted = std::min<size_t>(64, candidates.size());;
-       sorted = std::min(sorted * 8, candidates.size())) {
-    SortFront(candidates, sorted, before);
-    double reached = 0;
-    for (size_t i = 0; i < sorted; ++i) {
-      reached += softmax.Weight(candidates[i].logit);
-      if (reached < wanted) continue;
-      candidates.resize(i + 1);
-      return;
-    }
-    if (sorted == candidates.size()) return;
-  }
+// A token with its place in the order of a cut: low ranks stay.
+struct Ranked {
+  double rank;
+  double weight;  // above 0
+  Candidate token;
+};
+
+bool Before(const Ranked& a, const Ranked& b) {
+  return a.rank != b.rank ? a.rank < b.rank : MoreLikely(a.token, b.token);
 }
 
-// The tokens of at least `lightest`, which is above 0 only where a cut by weight comes first.
-std::vector<Candidate> Weighty(std::span<const float> logits, const std::vector<double>& weights,
-                               double lightest) {
-  std::vector<Candidate> candidates;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    if (weights[i] < lightest || weights[i] == 0) continue;
-    candidates.push_back({std::min(logits[i], FLT_MAX), static_cast<int32_t>(i)});
+double Total(const std::vector<Ranked>& tokens) {
+  return std::accumulate(tokens.begin(), tokens.end(), 0.0,
+                         [](double sum, const Ranked& one) { return sum + one.weight; });
+}
+
+// Splits the range of ranks and decides all tokens but those of the part in which the weight
+// reaches `wanted`. False: the ranks cannot be split.
+bool Narrow(double wanted, std::vector<Ranked>* tokens, std::vector<Ranked>* kept,
+            double* reached) {
+  constexpr size_t kParts = 256;
+  const auto [low, high] =
+      std::minmax_element(tokens->begin(), tokens->end(),
+                          [](const Ranked& a, const Ranked& b) { return a.rank < b.rank; });
+  const double first = low->rank, scale = kParts / (high->rank - low->rank);
+  if (!std::isfinite(scale)) return false;
+  const auto part_of = [&](const Ranked& one) {
+    return std::min(kParts - 1, static_cast<size_t>((one.rank - first) * scale));
+  };
+  std::array<double, kParts> weights{};
+  for (const Ranked& one : *tokens) weights[part_of(one)] += one.weight;
+  size_t open = 0;
+  while (open + 1 < kParts && *reached + weights[open] < wanted) *reached += weights[open++];
+  for (const Ranked& one : *tokens) {
+    if (part_of(one) < open) kept->push_back(one);
   }
-  return candidates;
+  std::erase_if(*tokens, [&](const Ranked& one) { return part_of(one) != open; });
+  return true;
+}
+
+// Keeps the fewest of the lowest ranks whose weights reach `wanted`. Sorts only the few around the
+// mark.
+void KeepLowest(double wanted, std::vector<Ranked>* tokens) {
+  constexpr size_t kSorted = 128;
+  std::vector<Ranked> kept;
+  double reached = 0;
+  while (tokens->size() > kSorted && Narrow(wanted, tokens, &kept, &reached)) {
+  }
+  std::sort(tokens->begin(), tokens->end(), Before);
+  for (const Ranked& one : *tokens) {
+    kept.push_back(one);
+    reached += one.weight;
+    if (reached >= wanted) break;
+  }
+  *tokens = std::move(kept);
 }
 
 // Locally typical sampling (Meister et al., 2022): the tokens whose information content lies
 // nearest to the distribution's entropy. With weights w = e^x and their sum Z, a token's content is
 // log Z - x and the entropy log Z - (sum of w·x) / Z: the distance needs no logarithm.
-void CutTypical(std::vector<Candidate>& candidates, const Softmax& softmax, float typical_p) {
-  double total = 0, moment = 0;
-  for (const Candidate& candidate : candidates) {
-    const double weight = softmax.Weight(candidate.logit);
-    total += weight;
-    moment += weight * softmax.Exponent(candidate.logit);
+void CutTypical(const Softmax& softmax, float typical_p, std::vector<Ranked>* tokens) {
+  const double total = Total(*tokens);
+  double moment = 0;
+  for (const Ranked& one : *tokens) moment += one.weight * softmax.Exponent(one.token.logit);
+  for (Ranked& one : *tokens) {
+    one.rank = std::abs(softmax.Exponent(one.token.logit) - moment / total);
   }
-  const double mean = moment / total;
-  const auto distance = [&](const Candidate& candidate) {
-    return std::abs(softmax.Exponent(candidate.logit) - mean);
-  };
-  CutAtWeight(candidates, softmax, static_cast<double>(typical_p) * total,
-              [&](const Candidate& a, const Candidate& b) {
-                const double from_a = distance(a), from_b = distance(b);
-                return from_a != from_b ? from_a < from_b : MoreLikely(a, b);
-              });
+  KeepLowest(static_cast<double>(typical_p) * total, tokens);
 }
 
-void CutLight(std::vector<Candidate>& candidates, const Softmax& softmax, float min_p) {
-  const auto likeliest = std::min_element(candidates.begin(), candidates.end(), MoreLikely);
-  if (likeliest == candidates.end()) return;
-  const double least = static_cast<double>(min_p) * softmax.Weight(likeliest->logit);
-  std::erase_if(candidates, [&](const Candidate& candidate) {
-    return softmax.Weight(candidate.logit) < least;
+// `total`: of the weights that top_p is a share of.
+void CutUnlikely(float top_p, double total, std::vector<Ranked>* tokens) {
+  for (Ranked& one : *tokens) one.rank = -static_cast<double>(one.token.logit);
+  KeepLowest(static_cast<double>(top_p) * total, tokens);
+}
+
+void CutLight(float min_p, std::vector<Ranked>* tokens) {
+  double most = 0;
+  for (const Ranked& one : *tokens) most = std::max(most, one.weight);
+  std::erase_if(*tokens, [least = static_cast<double>(min_p) * most](const Ranked& one) {
+    return one.weight < least;
   });
 }
 
@@ -98,37 +124,35 @@ bool CutsByCount(const SamplingParams& params, size_t vocab) {
   return params.top_k > 0 && static_cast<size_t>(params.top_k) < vocab;
 }
 
-// What is worth looking at, and the weight that top_p has to reach a share of.
-struct Shortlist {
-  std::vector<Candidate> candidates;
-  double total = 0;
-};
-
-Shortlist ShortlistByCount(std::span<const float> logits, const Softmax& softmax,
-                           const SamplingParams& params) {
-  Shortlist list;
-  list.candidates = CutsByCount(params, logits.size())
-                        ? TopK(logits, static_cast<size_t>(params.top_k))
-                        : Candidates(logits, kMasked);
-  if (params.typical_p < 1 && !list.candidates.empty()) {
-    CutTypical(list.candidates, softmax, params.typical_p);
+std::vector<Ranked> MostLikely(std::span<const float> logits, const Softmax& softmax,
+                               size_t count) {
+  const std::vector<Candidate> candidates = TopK(logits, count);
+  const std::vector<double> weights = softmax.Weights(candidates);
+  std::vector<Ranked> tokens;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] > 0) tokens.push_back({0, weights[i], candidates[i]});
   }
-  list.total = Sum(softmax.Weights(list.candidates));
-  return list;
+  return tokens;
 }
 
-// For top_p and min_p alone, which both leave light tokens out.
-Shortlist ShortlistByWeight(std::span<const float> logits, const Softmax& softmax,
-                            const SamplingParams& params) {
-  const std::vector<double> weights = softmax.Weights(logits);
-  Shortlist list;
-  list.total = Sum(weights);
-  // All tokens lighter than this share together less than what top_p leaves out: none of them is
-  // kept.
-  const double lightest = 0.5 * (1.0 - static_cast<double>(params.top_p)) * list.total /
-                          static_cast<double>(logits.size());
-  list.candidates = Weighty(logits, weights, std::max(lightest, static_cast<double>(params.min_p)));
-  return list;
+std::vector<Ranked> AtLeast(std::span<const float> logits, const std::vector<double>& weights,
+                            double lightest) {
+  std::vector<Ranked> tokens;
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (weights[i] < lightest || weights[i] == 0) continue;
+    tokens.push_back({0, weights[i], {std::min(logits[i], FLT_MAX), static_cast<int32_t>(i)}});
+  }
+  return tokens;
+}
+
+// Of a whole vocabulary only what can outlast top_p and min_p is worth a look, unless typical_p,
+// which may prefer the light ones, comes before them.
+double LightestKept(const SamplingParams& params, double total, size_t vocab) {
+  if (params.typical_p < 1) return 0;
+  // All tokens lighter than this share together less than what top_p leaves out.
+  const double lightest =
+      0.5 * (1.0 - static_cast<double>(params.top_p)) * total / static_cast<double>(vocab);
+  return std::max(lightest, static_cast<double>(params.min_p));
 }
 
 }  // namespace
@@ -149,7 +173,7 @@ std::vector<Candidate> TopK(std::span<const float> logits, size_t count) {
   }
   std::vector<Candidate> candidates = Candidates(logits, least);
   count = std::min(count, candidates.size());
-  SortFront(candidates, count, MoreLikely);
+  SortFront(candidates, count);
   candidates.resize(count);
   return candidates;
 }
@@ -160,14 +184,24 @@ bool HasCuts(const SamplingParams& params, size_t vocab) {
 
 std::vector<Candidate> KeepByCuts(std::span<const float> logits, const Softmax& softmax,
                                   const SamplingParams& params) {
-  const bool by_weight_alone = !CutsByCount(params, logits.size()) && params.typical_p >= 1;
-  Shortlist list = by_weight_alone ? ShortlistByWeight(logits, softmax, params)
-                                   : ShortlistByCount(logits, softmax, params);
-  std::vector<Candidate> kept = std::move(list.candidates);
-  if (params.top_p < 1) {
-    CutAtWeight(kept, softmax, static_cast<double>(params.top_p) * list.total, MoreLikely);
+  std::vector<Ranked> tokens;
+  double total = 0;
+  if (CutsByCount(params, logits.size())) {
+    tokens = MostLikely(logits, softmax, static_cast<size_t>(params.top_k));
+    total = Total(tokens);
+  } else {
+    const std::vector<double> weights = softmax.Weights(logits);
+    total = Sum(weights);
+    tokens = AtLeast(logits, weights, LightestKept(params, total, logits.size()));
   }
-  if (params.min_p > 0) CutLight(kept, softmax, params.min_p);
+  if (params.typical_p < 1 && !tokens.empty()) {
+    CutTypical(softmax, params.typical_p, &tokens);
+    total = Total(tokens);
+  }
+  if (params.top_p < 1) CutUnlikely(params.top_p, total, &tokens);
+  if (params.min_p > 0) CutLight(params.min_p, &tokens);
+  std::vector<Candidate> kept;
+  for (const Ranked& one : tokens) kept.push_back(one.token);
   std::sort(kept.begin(), kept.end(),
             [](const Candidate& a, const Candidate& b) { return a.id < b.id; });
   return kept;
