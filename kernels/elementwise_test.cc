@@ -47,28 +47,36 @@ TEST_P(ElementwiseTest, RmsNorm) {
 
 TEST_P(ElementwiseTest, Rope) {
   for (const auto& [dim, rope_dim] : {std::pair{64, 64}, {64, 32}, {10, 6}, {8, 0}, {24, 20}}) {
-    RopeArgs args{.rows = 40, .heads = 3, .head_dim = dim, .rope_dim = rope_dim, .base = 100000.0f};
-    std::vector<int32_t> positions(args.rows);
-    for (int32_t& p : positions) p = static_cast<int32_t>(random_() % 9000);
-    positions[7] = 200000;  // past what is kept in the table
-    const auto x = RandomFloats(random_, int64_t{args.rows} * args.heads * dim);
-    auto out = x;
-    args.x = out.data();
-    args.positions = positions.data();
-    ops_->Rope(args);
-    for (size_t i = 0; i < x.size(); ++i) {
-      const int d = static_cast<int>(i) % dim;
-      const auto row = i / (args.heads * dim);
-      double exact = x[i];
-      if (d < rope_dim) {
-        const double angle =
-            positions[row] * std::pow(1e5, -static_cast<double>(d / 2 * 2) / rope_dim);
-        const double other = d % 2 == 0 ? -x[i + 1] : x[i - 1];
-        exact = x[i] * std::cos(angle) + other * std::sin(angle);
+    // The same positions again and again: nothing kept for other frequencies or another scale may
+    // be used.
+    for (const auto& [base, scale] : {std::pair{1e5, 1.0}, {1e5, 1.19}, {500.0, 1.19}}) {
+      std::vector<double> frequencies;
+      for (int i = 0; i < rope_dim / 2; ++i) {
+        frequencies.push_back(std::pow(base, -2.0 * i / rope_dim) / (i % 3 + 1));
       }
-      // Products are rounded once each; the angle itself is exact to double precision.
-      const double size = d < rope_dim ? std::abs(x[i]) + std::abs(x[i ^ 1]) : 0;
-      ASSERT_NEAR(out[i], exact, 2 * kEpsilon * size) << "row " << row << " element " << d;
+      RopeArgs args{
+          .rows = 40, .heads = 3, .head_dim = dim, .frequencies = frequencies, .scale = scale};
+      std::vector<int32_t> positions(args.rows);
+      for (int r = 0; r < args.rows; ++r) positions[r] = r * 211;
+      positions[7] = 200000;  // past what is kept in the table
+      const auto x = RandomFloats(random_, int64_t{args.rows} * args.heads * dim);
+      auto out = x;
+      args.x = out.data();
+      args.positions = positions.data();
+      ops_->Rope(args);
+      for (size_t i = 0; i < x.size(); ++i) {
+        const int d = static_cast<int>(i) % dim;
+        const auto row = i / (args.heads * dim);
+        double exact = x[i];
+        if (d < rope_dim) {
+          const double angle = positions[row] * frequencies[d / 2];
+          const double other = d % 2 == 0 ? -x[i + 1] : x[i - 1];
+          exact = scale * (x[i] * std::cos(angle) + other * std::sin(angle));
+        }
+        // Products are rounded once each; the angle itself is exact to double precision.
+        const double size = d < rope_dim ? scale * (std::abs(x[i]) + std::abs(x[i ^ 1])) : 0;
+        ASSERT_NEAR(out[i], exact, 2 * kEpsilon * size) << "row " << row << " element " << d;
+      }
     }
   }
 }

@@ -86,12 +86,14 @@ struct StoreKvArgs {
 };
 
 // Rotary embedding of adjacent pairs (2i, 2i+1) as GGUF `llama` files expect; the angle of pair i
-// at position p is p * base^(-2i/rope_dim). Elements past rope_dim stay as they are.
+// at position p is p * frequencies[i], and what is rotated is multiplied by `scale`. Elements past
+// the pairs stay as they are.
 struct RopeArgs {
   float* x = nullptr;  // [R, heads, D], in place
   const int32_t* positions = nullptr;
-  int rows = 0, heads = 0, head_dim = 0, rope_dim = 0;
-  float base = 10000.0f;
+  int rows = 0, heads = 0, head_dim = 0;
+  std::span<const double> frequencies;  // radians a position; at most head_dim / 2
+  double scale = 1;
 };
 
 class Ops {

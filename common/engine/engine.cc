@@ -163,8 +163,8 @@ void Engine::ComputeKv(int layer) {
               .rows = w.rows,
               .heads = config.kv_heads,
               .head_dim = config.head_dim,
-              .rope_dim = config.rope_dim,
-              .base = config.rope_base});
+              .frequencies = config.rope.frequencies,
+              .scale = config.rope.scale});
   ops_->StoreKv({.k = w.k.data(),
                  .v = w.v.data(),
                  .positions = w.positions.data(),
@@ -195,8 +195,8 @@ void Engine::AttendAndFeedForward(int layer) {
               .rows = w.rows,
               .heads = config.heads,
               .head_dim = config.head_dim,
-              .rope_dim = config.rope_dim,
-              .base = config.rope_base});
+              .frequencies = config.rope.frequencies,
+              .scale = config.rope.scale});
   ops_->Attention({.q = w.q.data(),
                    .positions = w.positions.data(),
                    .spans = w.spans,

@@ -132,6 +132,24 @@ TEST_P(EngineTest, EqualsTheNaiveForwardPassAndStoresItsKeysAndValues) {
   EXPECT_EQ(at, bits.size());
 }
 
+TEST(Engine, RotatesAsTheFileAsks) {
+  std::vector<Logits> last_logits;
+  for (const char* scaling : {"", "linear", "yarn", "llama3", "longrope"}) {
+    SCOPED_TRACE(scaling);
+    TestEngine test = MakeTestEngine({.isa = kernels::BestIsa(), .threads = 2},
+                                     LoadTinyModel({.layers = 2, .rope_scaling = scaling}));
+    Prompt prompt;
+    for (int32_t i = 0; i < 75; ++i) prompt.ids.push_back(100 + i % 7);
+    prompt.table = {7, 100, 3, 1, 9};
+    const NaiveResult naive = NaiveForward(test.engine->model(), prompt.ids);
+    const SequenceRange range = prompt.Whole(LogitsWanted::kLast);
+    const StepResult result = test.engine->Step({&range, 1});
+    EXPECT_LE(Distance(result.logits, naive.logits.back()), 1e-3);
+    for (const Logits& other : last_logits) EXPECT_GT(Distance(result.logits, other), 1e-2);
+    last_logits.emplace_back(result.logits.begin(), result.logits.end());
+  }
+}
+
 TEST_P(EngineTest, CutsIntoChunksChangeNothing) {
   TestEngine test = Make();
   std::mt19937 random(12);

@@ -39,13 +39,11 @@ Vector Norm(const Vector& x, const float* weight, double eps) {
 void Rotate(Vector& x, const model::ModelConfig& config, size_t position) {
   const auto head_dim = static_cast<size_t>(config.head_dim);
   for (size_t head = 0; head < x.size(); head += head_dim) {
-    for (size_t i = 0; i < static_cast<size_t>(config.rope_dim); i += 2) {
-      const double angle =
-          static_cast<double>(position) * std::pow(static_cast<double>(config.rope_base),
-                                                   -static_cast<double>(i) / config.rope_dim);
-      const double a = x[head + i], b = x[head + i + 1];
-      x[head + i] = a * std::cos(angle) - b * std::sin(angle);
-      x[head + i + 1] = a * std::sin(angle) + b * std::cos(angle);
+    for (size_t i = 0; i < config.rope.frequencies.size(); ++i) {
+      const double angle = static_cast<double>(position) * config.rope.frequencies[i];
+      const double a = x[head + 2 * i], b = x[head + 2 * i + 1];
+      x[head + 2 * i] = config.rope.scale * (a * std::cos(angle) - b * std::sin(angle));
+      x[head + 2 * i + 1] = config.rope.scale * (a * std::sin(angle) + b * std::cos(angle));
     }
   }
 }

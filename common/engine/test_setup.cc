@@ -12,17 +12,10 @@
 #include "common/model/testing/tiny_model.h"
 
 namespace trivium::engine {
-namespace {
-
-std::shared_ptr<const model::Model> WriteAndLoad(kernels::WeightType type) {
+std::shared_ptr<const model::Model> LoadTinyModel(const model::TinyModelOptions& options) {
   const char* folder = std::getenv("TMPDIR");
   const std::string path =
       fmt::format("{}/tiny-{}.gguf", folder == nullptr ? "/tmp" : folder, getpid());
-  model::TinyModelOptions options{.linear_type = type};
-  if (type != kernels::WeightType::kF32) {
-    options.embedding_type = kernels::WeightType::kQ8_0;
-    options.tied_embedding = true;
-  }
   const absl::Status written = model::WriteTinyModel(path, options);
   TRIVIUM_CHECK(written.ok(), "{}", Message(written));
   auto loaded = model::Model::Load(path);
@@ -31,26 +24,34 @@ std::shared_ptr<const model::Model> WriteAndLoad(kernels::WeightType type) {
   return *loaded;
 }
 
-}  // namespace
-
 std::shared_ptr<const model::Model> TinyModel(kernels::WeightType linear_type) {
   static std::map<kernels::WeightType, std::shared_ptr<const model::Model>> models;
   auto& model = models[linear_type];
-  if (model == nullptr) model = WriteAndLoad(linear_type);
-  return model;
+  if (model != nullptr) return model;
+  model::TinyModelOptions options{.linear_type = linear_type};
+  if (linear_type != kernels::WeightType::kF32) {
+    options.embedding_type = kernels::WeightType::kQ8_0;
+    options.tied_embedding = true;
+  }
+  return model = LoadTinyModel(options);
 }
 
 TestEngine MakeTestEngine(const kernels::OpsOptions& options, int32_t blocks,
                           const OpsWrapper& wrap, kernels::WeightType linear_type) {
+  return MakeTestEngine(options, TinyModel(linear_type), blocks, wrap);
+}
+
+TestEngine MakeTestEngine(const kernels::OpsOptions& options,
+                          std::shared_ptr<const model::Model> model, int32_t blocks,
+                          const OpsWrapper& wrap) {
   auto ops = kernels::MakeOps(options);
   TRIVIUM_CHECK(ops != nullptr, "this machine lacks {}", kernels::IsaName(options.isa));
   if (wrap) ops = wrap(std::move(ops));
-  const auto model = TinyModel(linear_type);
   auto storage = kv::KvStorage::Create(KvLayoutOf(model->config), model->config.layers, blocks);
   TRIVIUM_CHECK(storage.ok(), "{}", Message(storage.status()));
   TestEngine result;
   result.storage = std::move(*storage);
-  result.engine = std::make_unique<Engine>(model, std::move(ops), result.storage);
+  result.engine = std::make_unique<Engine>(std::move(model), std::move(ops), result.storage);
   return result;
 }
 

@@ -10,6 +10,7 @@
 #include "common/engine/engine.h"
 #include "common/kv/kv_storage.h"
 #include "common/model/model.h"
+#include "common/model/testing/tiny_model.h"
 #include "kernels/ops.h"
 
 namespace trivium::engine {
@@ -18,6 +19,8 @@ namespace trivium::engine {
 // loaded once a process and type.
 std::shared_ptr<const model::Model> TinyModel(
     kernels::WeightType linear_type = kernels::WeightType::kF32);
+
+std::shared_ptr<const model::Model> LoadTinyModel(const model::TinyModelOptions& options);
 
 struct TestEngine {
   std::shared_ptr<kv::KvStorage> storage;
@@ -31,6 +34,10 @@ using OpsWrapper = std::function<std::unique_ptr<kernels::Ops>(std::unique_ptr<k
 TestEngine MakeTestEngine(const kernels::OpsOptions& options, int32_t blocks = 512,
                           const OpsWrapper& wrap = nullptr,
                           kernels::WeightType linear_type = kernels::WeightType::kF32);
+
+TestEngine MakeTestEngine(const kernels::OpsOptions& options,
+                          std::shared_ptr<const model::Model> model, int32_t blocks = 512,
+                          const OpsWrapper& wrap = nullptr);
 
 std::vector<int32_t> RandomIds(std::mt19937& random, size_t count, int32_t vocab);
 

@@ -9,14 +9,13 @@ namespace {
 struct Architecture {
   std::string_view name;          // general.architecture, and the prefix of its keys
   float default_rope_base;        // where the file gives none
-  std::string_view forbidden[6];  // keys that would change the arithmetic in a way we do not run
+  std::string_view forbidden[4];  // keys that would change the arithmetic in a way we do not run
 };
 
 constexpr Architecture kArchitectures[] = {
     {"llama",
      10000.0f,
-     {"expert_count", "attention.sliding_window", "rope.scaling.factor", "rope.scaling.attn_factor",
-      "attention.scale", "logit_scale"}},
+     {"expert_count", "attention.sliding_window", "attention.scale", "logit_scale"}},
 };
 
 constexpr int32_t kMostLayers = 512;
@@ -66,7 +65,6 @@ class ConfigReader {
 
   absl::Status ReadSizes(ModelConfig& config) const;
   absl::Status ReadHeads(ModelConfig& config) const;
-  absl::Status ReadRope(ModelConfig& config) const;
   absl::Status RefuseOptions() const;
 
   const GgufFile& file_;
@@ -110,23 +108,6 @@ absl::Status ConfigReader::ReadHeads(ModelConfig& config) const {
   return absl::OkStatus();
 }
 
-absl::Status ConfigReader::ReadRope(ModelConfig& config) const {
-  ASSIGN_OR_RETURN(config.rope_dim, CountOr("rope.dimension_count", kMostHeadDim, config.head_dim));
-  if (config.rope_dim % 2 != 0 || config.rope_dim > config.head_dim) {
-    return InvalidArgument("{} is {}, not an even number up to the head size {}",
-                           Key("rope.dimension_count"), config.rope_dim, config.head_dim);
-  }
-  config.rope_base = architecture_.default_rope_base;
-  if (file_.Has(Key("rope.freq_base"))) {
-    ASSIGN_OR_RETURN(config.rope_base, Positive("rope.freq_base"));
-  }
-  const std::string scaling = Key("rope.scaling.type");
-  if (!file_.Has(scaling)) return absl::OkStatus();
-  ASSIGN_OR_RETURN(std::string_view kind, file_.String(scaling));
-  if (kind != "none") return Unimplemented("{} \"{}\" is not supported", scaling, kind);
-  return absl::OkStatus();
-}
-
 absl::Status ConfigReader::RefuseOptions() const {
   for (std::string_view name : architecture_.forbidden) {
     if (!name.empty() && file_.Has(Key(name))) {
@@ -146,7 +127,11 @@ absl::StatusOr<ModelConfig> ConfigReader::Read() {
   RETURN_IF_ERROR(RefuseOptions());
   RETURN_IF_ERROR(ReadSizes(config));
   RETURN_IF_ERROR(ReadHeads(config));
-  RETURN_IF_ERROR(ReadRope(config));
+  const RopeContext rope{.architecture = architecture_.name,
+                         .head_dim = config.head_dim,
+                         .context = config.context,
+                         .default_base = architecture_.default_rope_base};
+  ASSIGN_OR_RETURN(config.rope, ReadRope(file_, rope));
   return config;
 }
 

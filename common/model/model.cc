@@ -17,7 +17,8 @@ using kernels::WeightView;
 // result.
 class TensorReader {
  public:
-  explicit TensorReader(const GgufFile& file) : file_(file) {}
+  explicit TensorReader(const GgufFile& file)
+      : file_(file), taken_(std::begin(kRopeTensors), std::end(kRopeTensors)) {}
 
   bool Has(const std::string& name) const { return file_.Tensor(name).ok(); }
 
@@ -90,9 +91,11 @@ std::string Fingerprint(const GgufFile& file, const Tokenizer& tokenizer, const 
     digest.Add({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
   }
   digest.Add(tokenizer.digest());
-  digest.Add(fmt::format("{} layers {} heads {}/{} of {} rope {} of pairs base {} eps {}",
-                         c.architecture, c.layers, c.heads, c.kv_heads, c.head_dim, c.rope_dim,
-                         c.rope_base, c.rms_eps));
+  digest.Add(fmt::format("{} layers {} heads {}/{} of {} eps {} rope of pairs scale {}",
+                         c.architecture, c.layers, c.heads, c.kv_heads, c.head_dim, c.rms_eps,
+                         c.rope.scale));
+  digest.Add({reinterpret_cast<const char*>(c.rope.frequencies.data()),
+              c.rope.frequencies.size() * sizeof(c.rope.frequencies.front())});
   digest.Add("kv float16, keys rotated");
   return Hex(digest.Finish());
 }

@@ -11,6 +11,7 @@
 #include "common/base/status.h"
 #include "common/model/chat_template.h"
 #include "common/model/gguf.h"
+#include "common/model/rope.h"
 #include "common/model/tokenizer.h"
 #include "kernels/weights.h"
 
@@ -27,8 +28,7 @@ struct ModelConfig {
   int32_t ffn = 0;
   int32_t vocab = 0;
   int32_t context = 0;  // most positions of one sequence
-  int32_t rope_dim = 0;
-  float rope_base = 0;
+  Rope rope;
   float rms_eps = 0;
 
   int64_t KvBytesPerToken() const { return int64_t{layers} * 2 * kv_heads * head_dim * 2; }

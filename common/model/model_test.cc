@@ -126,6 +126,18 @@ TEST(Model, FingerprintsContent) {
   EXPECT_NE(LoadBytes(TinyBytes({.seed = 2})).value()->fingerprint, print);
 }
 
+TEST(Model, TakesTheTensorsOfItsRopeScalingAlone) {
+  for (const char* scaling : {"linear", "yarn", "llama3", "longrope"}) {
+    auto model = LoadBytes(TinyBytes({.rope_scaling = scaling}));
+    ASSERT_TRUE(model.ok()) << scaling << Message(model.status());
+    EXPECT_EQ((*model)->config.rope.frequencies.size(), 8u);
+    EXPECT_EQ((*model)->config.rope.scale > 1,
+              std::string_view("yarn longrope").find(scaling) != std::string_view::npos);
+  }
+  ExpectError(Replaced(TinyBytes({.rope_scaling = "longrope"}), "longrope", "linearxx"),
+              absl::StatusCode::kUnimplemented, "rope_factors_long.weight");
+}
+
 TEST(Model, NamesWhatItDoesNotRun) {
   const std::string bytes = TinyBytes({});
   const auto unimplemented = absl::StatusCode::kUnimplemented;

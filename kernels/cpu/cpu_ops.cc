@@ -80,14 +80,15 @@ class CpuOps final : public Ops {
   }
 
   void Rope(const RopeArgs& args) override {
-    KERNELS_CHECK(args.rope_dim <= args.head_dim && args.rope_dim % 2 == 0);
-    if (args.rows <= 0 || args.rope_dim == 0) return;
-    rope_.Prepare(args.positions, args.rows, args.base, args.rope_dim);
+    const auto pairs = static_cast<int>(args.frequencies.size());
+    KERNELS_CHECK(2 * pairs <= args.head_dim);
+    if (args.rows <= 0 || pairs == 0) return;
+    rope_.Prepare(args.positions, args.rows, args.frequencies, args.scale);
     const int64_t row_elements = int64_t{args.heads} * args.head_dim;
     ForRows(args.rows, row_elements, [&](int64_t r) {
       const float* cosines = rope_.Row(static_cast<int>(r));
-      kernels_.rope(args.x + r * row_elements, cosines, cosines + args.rope_dim / 2, args.heads,
-                    args.head_dim, args.rope_dim);
+      kernels_.rope(args.x + r * row_elements, cosines, cosines + pairs, args.heads, args.head_dim,
+                    2 * pairs);
     });
   }
 

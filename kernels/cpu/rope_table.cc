@@ -1,5 +1,6 @@
 #include "kernels/cpu/rope_table.h"
 
+#include <algorithm>
 #include <cmath>
 
 namespace trivium::kernels {
@@ -10,10 +11,16 @@ constexpr int kMaxPages = 2048;  // 131072 positions; 32 MiB at 64 rotated eleme
 
 }  // namespace
 
-void RopeTable::Prepare(const int32_t* positions, int rows, float base, int rope_dim) {
-  if (base != base_ || rope_dim != 2 * pairs_) Reset(base, rope_dim);
+void RopeTable::Prepare(const int32_t* positions, int rows, std::span<const double> frequencies,
+                        double scale) {
+  if (scale != scale_ || !std::ranges::equal(frequencies, frequencies_)) {
+    frequencies_.assign(frequencies.begin(), frequencies.end());
+    scale_ = scale;
+    pairs_ = frequencies.size();
+    pages_.assign(kMaxPages, {});
+  }
   rows_.resize(rows);
-  const size_t row_floats = 2 * static_cast<size_t>(pairs_);
+  const size_t row_floats = 2 * pairs_;
   far_rows_.clear();
   far_rows_.reserve(rows * row_floats);  // so that pointers into it stay valid
   for (int r = 0; r < rows; ++r) {
@@ -28,18 +35,8 @@ void RopeTable::Prepare(const int32_t* positions, int rows, float base, int rope
   }
 }
 
-void RopeTable::Reset(float base, int rope_dim) {
-  base_ = base;
-  pairs_ = rope_dim / 2;
-  frequencies_.resize(pairs_);
-  for (int i = 0; i < pairs_; ++i) {
-    frequencies_[i] = std::pow(double{base}, -2.0 * i / rope_dim);
-  }
-  pages_.assign(kMaxPages, {});
-}
-
 const float* RopeTable::Kept(int32_t position) {
-  const size_t row_floats = 2 * static_cast<size_t>(pairs_);
+  const size_t row_floats = 2 * pairs_;
   std::vector<float>& page = pages_[position / kPagePositions];
   if (page.empty()) {
     page.resize(kPagePositions * row_floats);
@@ -50,10 +47,10 @@ const float* RopeTable::Kept(int32_t position) {
 }
 
 void RopeTable::Compute(int32_t position, float* out) const {
-  for (int i = 0; i < pairs_; ++i) {
+  for (size_t i = 0; i < pairs_; ++i) {
     const double angle = position * frequencies_[i];
-    out[i] = static_cast<float>(std::cos(angle));
-    out[pairs_ + i] = static_cast<float>(std::sin(angle));
+    out[i] = static_cast<float>(scale_ * std::cos(angle));
+    out[pairs_ + i] = static_cast<float>(scale_ * std::sin(angle));
   }
 }
 

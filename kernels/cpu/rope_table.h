@@ -4,25 +4,27 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace trivium::kernels {
 
 class RopeTable {
  public:
-  // Makes the angles of these positions available; forgets all others when base or dim change.
-  void Prepare(const int32_t* positions, int rows, float base, int rope_dim);
-  // [rope_dim / 2] cosines of row `row` of the last Prepare, then as many sines.
+  // Makes the angles of these positions available; forgets all others when frequencies or scale
+  // change.
+  void Prepare(const int32_t* positions, int rows, std::span<const double> frequencies,
+               double scale);
+  // [frequencies] cosines of row `row` of the last Prepare, times the scale, then as many sines.
   const float* Row(int row) const { return rows_[row]; }
 
  private:
-  void Reset(float base, int rope_dim);
   const float* Kept(int32_t position);
   void Compute(int32_t position, float* out) const;
 
-  float base_ = 0;
-  int pairs_ = 0;
   std::vector<double> frequencies_;
+  double scale_ = 0;
+  size_t pairs_ = 0;
   std::vector<std::vector<float>>
       pages_;                    // each whole, or empty until a position of it is asked for
   std::vector<float> far_rows_;  // rows of the last Prepare with positions past the bound

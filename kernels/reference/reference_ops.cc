@@ -148,14 +148,14 @@ class ReferenceOps final : public Ops {
   }
 
   void Rope(const RopeArgs& args) override {
-    KERNELS_CHECK(args.rope_dim <= args.head_dim && args.rope_dim % 2 == 0);
+    const auto pairs = static_cast<int>(args.frequencies.size());
+    KERNELS_CHECK(2 * pairs <= args.head_dim);
     for (int r = 0; r < args.rows; ++r) {
-      for (int i = 0; i < args.rope_dim; i += 2) {
-        const double angle = args.positions[r] *
-                             std::pow(double{args.base}, -static_cast<double>(i) / args.rope_dim);
-        const double c = std::cos(angle), s = std::sin(angle);
+      for (int i = 0; i < pairs; ++i) {
+        const double angle = args.positions[r] * args.frequencies[static_cast<size_t>(i)];
+        const double c = args.scale * std::cos(angle), s = args.scale * std::sin(angle);
         for (int h = 0; h < args.heads; ++h) {
-          float* pair = args.x + (int64_t{r} * args.heads + h) * args.head_dim + i;
+          float* pair = args.x + (int64_t{r} * args.heads + h) * args.head_dim + 2 * i;
           const double x0 = pair[0], x1 = pair[1];
           pair[0] = static_cast<float>(x0 * c - x1 * s);
           pair[1] = static_cast<float>(x0 * s + x1 * c);

@@ -127,6 +127,25 @@ void AddConfig(const TinyModelOptions& o, GgufWriter& writer) {
   writer.AddFloat("llama.attention.layer_norm_rms_epsilon", 1e-5f);
 }
 
+// Extends a context of an eighth of the model's.
+void AddRopeScaling(const TinyModelOptions& o, GgufWriter& writer) {
+  const auto add_factors = [&](const char* name, float step) {
+    std::string factors;
+    for (int i = 0; i < o.head_dim / 2; ++i) Append(factors, 1.0f + step * static_cast<float>(i));
+    writer.AddTensor(name, {o.head_dim / 2}, WeightType::kF32, factors);
+  };
+  if (o.rope_scaling == "llama3") return add_factors("rope_freqs.weight", 1.0f);
+  writer.AddString("llama.rope.scaling.type", o.rope_scaling);
+  writer.AddUint32("llama.rope.scaling.original_context_length",
+                   static_cast<uint32_t>(o.context / 8));
+  if (o.rope_scaling == "longrope") {
+    add_factors("rope_factors_long.weight", 2.0f);
+    add_factors("rope_factors_short.weight", 0.5f);
+  } else {
+    writer.AddFloat("llama.rope.scaling.factor", 8.0f);
+  }
+}
+
 void AddWeights(const TinyModelOptions& o, GgufWriter& writer) {
   RandomTensors random(o.seed);
   auto matrix = [&](const std::string& name, WeightType type, int rows, int cols, float sigma) {
@@ -181,6 +200,7 @@ absl::Status WriteTinyModel(const std::string& path, const TinyModelOptions& opt
   AddConfig(options, writer);
   AddTokenizer(options, writer);
   AddWeights(options, writer);
+  if (!options.rope_scaling.empty()) AddRopeScaling(options, writer);
   return writer.WriteFile(path);
 }
 

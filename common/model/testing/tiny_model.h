@@ -21,9 +21,10 @@ struct TinyModelOptions {
   int context = 2048;
   kernels::WeightType linear_type = kernels::WeightType::kF32;
   kernels::WeightType embedding_type = kernels::WeightType::kF32;
-  bool tied_embedding = false;  // true: no output.weight; greedy text then tends to repeat itself
-  bool as_float = false;        // true: every matrix as F32, with the values of its type
-  uint64_t seed = 1;            // the same options give the same bytes
+  bool tied_embedding = false;    // true: no output.weight; greedy text then tends to repeat itself
+  bool as_float = false;          // true: every matrix as F32, with the values of its type
+  std::string rope_scaling = {};  // "linear", "yarn", "llama3" (a tensor of factors) or "longrope"
+  uint64_t seed = 1;              // the same options give the same bytes
 };
 
 // INVALID_ARGUMENT for sizes that no model can have (a vocabulary out of range, columns that are
