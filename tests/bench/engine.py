@@ -1,4 +1,4 @@
-"""Prefill and decode speed of the engine, with --peers beside llama.cpp in the same run.
+"""Prefill and decode speed of the engine, with --peers beside llama.cpp and OpenVINO GenAI in the same run.
 
 Rounds alternate between the engines, so that both see the same noise; the best of all rounds counts.
 """
@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
+PEERS = {'llama.cpp': 'peer_llama.py', 'OpenVINO GenAI': 'peer_openvino.py'}
 ENGINE = os.path.join(HERE, '..', '..', 'build', 'release', 'bin', 'engine_bench')
 
 
@@ -26,8 +27,8 @@ def engine(args, isa, numerics):
     return {f'prefill {args.prompt}': got['prefill_tokens_per_second'], **rates}
 
 
-def llama(args):
-    got = run([sys.executable, os.path.join(HERE, 'peer_llama.py'), args.model, '--threads', str(args.threads),
+def peer(args, script):
+    got = run([sys.executable, os.path.join(HERE, script), args.model, '--threads', str(args.threads),
                '--prompt', str(args.prompt), '--sequences', args.sequences])
     rates = {f'decode {s}': rate for s, rate in got['decode_tokens_per_s'].items()}
     return {f'prefill {args.prompt}': got['prefill_tokens_per_s'], **rates}
@@ -37,6 +38,12 @@ def supported_isas():
     flags = next(line for line in open('/proc/cpuinfo') if line.startswith('flags')).split()
     needs = {'avx2': ['avx2', 'fma', 'f16c'], 'avx512': ['avx512f', 'avx512bw', 'avx512vl'], 'amx': ['amx_bf16']}
     return [isa for isa, wants in needs.items() if all(w in flags for w in wants)]
+
+
+def cell(best, peers, name, column):
+    rate = best[name][column]
+    ratios = ', '.join(f'{rate / best[peer_name][column]:.2f}' for peer_name in peers)
+    return f'{rate:.0f}' + (f' ({ratios})' if ratios else '')
 
 
 def main():
@@ -49,7 +56,8 @@ def main():
     parser.add_argument('--rounds', type=int, default=3)
     args = parser.parse_args()
 
-    runs = {'llama.cpp': lambda: llama(args)} if args.peers else {}
+    peers = PEERS if args.peers else {}
+    runs = {name: lambda script=script: peer(args, script) for name, script in peers.items()}
     for isa in supported_isas():
         for numerics in ('fast', 'batch_invariant'):
             runs[f'{isa} {numerics}'] = lambda isa=isa, numerics=numerics: engine(args, isa, numerics)
@@ -61,12 +69,12 @@ def main():
                 best[name][what] = max(rate, best[name].get(what, 0))
 
     columns = list(next(iter(best.values())))
-    print(f'tokens/s, {args.threads} threads, best of {args.rounds} rounds; in brackets the ratio to llama.cpp')
+    ratios = f'; in brackets the ratios to {" and ".join(peers)}' if peers else ''
+    print(f'tokens/s, {args.threads} threads, best of {args.rounds} rounds{ratios}')
     print('| engine |' + ''.join(f' {c} |' for c in columns))
     print('| --- |' + ' ---: |' * len(columns))
     for name, rates in best.items():
-        cells = [f'{rates[c]:.0f}' + (f' ({rates[c] / best["llama.cpp"][c]:.2f})' if args.peers else '') for c in columns]
-        print(f'| {name} | ' + ' | '.join(cells) + ' |')
+        print(f'| {name} | ' + ' | '.join(cell(best, peers, name, c) for c in columns) + ' |')
 
 
 if __name__ == '__main__':
