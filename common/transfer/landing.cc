@@ -85,7 +85,8 @@ std::optional<Refusal> LandingTable::CheckPlace(const Landing& landing,
       rows.token_begin >= rows.token_end || rows.token_end > landing.options.token_end) {
     return Refusal::kOutOfRange;
   }
-  if (header.payload_bytes != rows_.Bytes(rows)) return Refusal::kMalformed;
+  if (header.payload_bytes != rows_.Bytes(rows) + static_cast<int64_t>(kSealBytes))
+    return Refusal::kMalformed;
   if (landing.covered.Any(rows)) return Refusal::kReplay;
   return std::nullopt;
 }

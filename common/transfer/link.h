@@ -15,21 +15,14 @@
 
 #include "common/base/clock.h"
 #include "common/base/status.h"
-#include "common/kv/block_pool.h"
 #include "common/transfer/buffers.h"
+#include "common/transfer/sealed_rows.h"
 #include "common/transfer/wire.h"
 
 namespace trivium::transfer {
 
 // A connection of this link; never used twice.
 using Connection = uint64_t;
-
-// A payload that lies in pages: the wire only reads them, and the lease keeps them until it has.
-struct Pages {
-  std::vector<std::span<const uint8_t>> runs;
-  size_t bytes = 0;  // of all runs
-  kv::BlockLease lease;
-};
 
 // A message that has been announced. Small payloads come with it; of larger ones only the size is
 // known until Receive() fetches them.
@@ -61,11 +54,11 @@ class Link {
   // Queues a message; an unknown or lost connection swallows it. The link holds the buffer until
   // the wire needs it no longer. Payloads up to kInlineBytes go with the header.
   virtual void Send(Connection connection, std::span<const uint8_t> header, Buffer payload) = 0;
-  // Whether pages reach this peer faster than a buffer that they were copied into; only then may
-  // SendPages be called.
-  virtual bool SendsPages(Connection) const { return false; }
-  virtual void SendPages(Connection, std::span<const uint8_t>, Pages) {
-    TRIVIUM_CHECK(false, "this link does not send pages");
+  // Whether rows reach this peer faster out of their pages than out of a buffer; only then may
+  // SendRows be called.
+  virtual bool ReadsRows(Connection) const { return false; }
+  virtual void SendRows(Connection, std::span<const uint8_t>, SealedRows) {
+    TRIVIUM_CHECK(false, "this link does not read rows");
   }
   // Fetches a parked payload into a buffer of exactly its size; OnReceived follows, always.
   virtual void Receive(uint64_t parked, Buffer into, uint64_t cookie) = 0;

@@ -316,7 +316,7 @@ absl::StatusOr<std::unique_ptr<Transport>> MakeTransport(TransportOptions option
     return InvalidArgument("transfer: timeout scale {} is not in 0.01..1000",
                            options.timeouts.scale);
   }
-  if (RowMap(*options.storage).TokenBytes() > static_cast<int64_t>(kMaxPayloadBytes)) {
+  if (RowMap(*options.storage).TokenBytes() > static_cast<int64_t>(kMaxRowBytes)) {
     return InvalidArgument("transfer: one token of one layer is larger than a message");
   }
   auto transport = std::make_unique<LoopTransport>(std::move(options), kind);

@@ -21,7 +21,7 @@ absl::Status Outgoing::Queue(const RowRange& rows) {
     return InvalidArgument("transfer: layers {}..{} tokens {}..{} are not in the ticket",
                            rows.layer_begin, rows.layer_end, rows.token_begin, rows.token_end);
   }
-  rows_.Split(rows, kMaxPayloadBytes, &queue_);
+  rows_.Split(rows, kMaxRowBytes, &queue_);
   if (queue_.size() > kMaxQueuedMessages) {
     return ResourceExhausted("transfer: more than {} messages queued", kMaxQueuedMessages);
   }
@@ -71,7 +71,7 @@ std::optional<MessageHeader> Outgoing::Next() const {
   MessageHeader header = Header(MessageType::kRows);
   header.rows = queue_.front();
   header.sequence = rows_sent_ + 1;
-  header.payload_bytes = static_cast<uint32_t>(bytes);
+  header.payload_bytes = static_cast<uint32_t>(bytes + kSealBytes);
   return header;
 }
 
@@ -86,6 +86,7 @@ void Outgoing::Taken(TimePoint now) {
   const int64_t bytes = rows_.Bytes(queue_.front());
   queue_.pop_front();
   ++rows_sent_;
+  stats_.header_bytes += static_cast<int64_t>(kSealBytes);
   NoteSent(rows_sent_, bytes, now);
 }
 

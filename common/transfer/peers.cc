@@ -97,16 +97,16 @@ int64_t PeerTable::PostSealed(uint64_t id, const HeaderBytes& header, Buffer pay
   return bytes;
 }
 
-bool PeerTable::TakesPages(uint64_t id) const {
+bool PeerTable::ReadsRows(uint64_t id) const {
   const auto it = peers_.find(id);
-  return it != peers_.end() && link_->SendsPages(it->second.connection);
+  return it != peers_.end() && link_->ReadsRows(it->second.connection);
 }
 
-int64_t PeerTable::PostPages(uint64_t id, const HeaderBytes& header, Pages payload) {
+int64_t PeerTable::PostRows(uint64_t id, const HeaderBytes& header, SealedRows rows) {
   const auto it = peers_.find(id);
   if (it == peers_.end()) return 0;
-  const auto bytes = static_cast<int64_t>(kHeaderBytes + payload.bytes);
-  link_->SendPages(it->second.connection, header, std::move(payload));
+  const auto bytes = static_cast<int64_t>(kHeaderBytes + rows.bytes());
+  link_->SendRows(it->second.connection, header, std::move(rows));
   return bytes;
 }
 

@@ -39,8 +39,8 @@ class PeerTable {
   // Completes `header` with our id. Unknown peers swallow it. Returns the bytes handed to the link.
   int64_t Post(uint64_t id, MessageHeader header, Buffer payload = {});
   int64_t PostSealed(uint64_t id, const HeaderBytes& header, Buffer payload);
-  bool TakesPages(uint64_t id) const;  // else PostPages must not be called
-  int64_t PostPages(uint64_t id, const HeaderBytes& header, Pages payload);
+  bool ReadsRows(uint64_t id) const;  // else PostRows must not be called
+  int64_t PostRows(uint64_t id, const HeaderBytes& header, SealedRows rows);
 
   // Sends the heartbeats that are due; returns the peers that are lost, with the reason.
   struct Lost {

@@ -39,7 +39,16 @@ std::optional<MessageHeader> RawPeer::Begin(const MessageHeader& header) {
   return NextAnswer();
 }
 
+std::vector<uint8_t> Sealed(MessageHeader* header, std::vector<uint8_t> rows) {
+  header->payload_bytes = static_cast<uint32_t>(rows.size() + kSealBytes);
+  SealedRows sealed(EncodeHeader(*header, {}), {rows}, nullptr);
+  std::vector<uint8_t> payload(sealed.bytes());
+  sealed.Read(0, payload);
+  return payload;
+}
+
 void RawPeer::SendMessage(MessageHeader header, std::vector<uint8_t> payload) {
+  if (header.type == MessageType::kRows) payload = Sealed(&header, std::move(payload));
   header.payload_bytes = static_cast<uint32_t>(payload.size());
   SendBytes(EncodeHeader(header, payload), payload);
 }

@@ -14,6 +14,9 @@
 
 namespace trivium::transfer {
 
+// The payload of a Rows message; its size goes into the header.
+std::vector<uint8_t> Sealed(MessageHeader* header, std::vector<uint8_t> rows);
+
 class RawPeer final : private LinkEvents {
  public:
   RawPeer(const Backend& backend, const std::string& transport_address);
@@ -23,6 +26,7 @@ class RawPeer final : private LinkEvents {
   MessageHeader HeaderFor(MessageType type, const Ticket& ticket, const Credentials& who) const;
   // Sends a Begin and waits for the answer. Nothing: no answer came.
   std::optional<MessageHeader> Begin(const MessageHeader& header);
+  // Rows get their seal here.
   void SendMessage(MessageHeader header, std::vector<uint8_t> payload);
   void SendBytes(std::span<const uint8_t> header, std::span<const uint8_t> payload);
   // The next Ack or Refused; pings are answered on the way. Nothing after ten seconds.

@@ -85,7 +85,7 @@ void ReceiveSide::Apply(const MessageHeader& header, std::span<const uint8_t> pa
   const uint64_t id = header.landing_id;
   switch (header.type) {
     case MessageType::kRows:
-      table_.Land(header, payload);
+      table_.Land(header, payload.first(payload.size() - kSealBytes));
       Acknowledge(header, header.sequence);
       break;
     case MessageType::kFinish:

@@ -40,9 +40,7 @@ class RefusalTest : public testing::TestWithParam<Backend> {
   }
   std::vector<uint8_t> Payload(const RowRange& rows) const {
     const RowMap map(*source_.storage);
-    std::vector<uint8_t> bytes(static_cast<size_t>(map.Bytes(rows)));
-    map.Gather(Blocks(rows_).blocks, rows, bytes, nullptr);
-    return bytes;
+    return Gather(map, Blocks(rows_).blocks, rows);
   }
   MessageHeader Rows(const RowRange& rows, uint64_t sequence) const {
     MessageHeader header = Header(MessageType::kRows);
@@ -151,8 +149,7 @@ TEST_P(RefusalTest, RefusesDamagedBytes) {
   Begin();
   for (const RowRange& rows : {kSmall, kLarge}) {
     MessageHeader header = Rows(rows, 1);
-    const std::vector<uint8_t> payload = Payload(rows);
-    header.payload_bytes = static_cast<uint32_t>(payload.size());
+    const std::vector<uint8_t> payload = Sealed(&header, Payload(rows));
     const HeaderBytes bytes = EncodeHeader(header, payload);
     std::vector<uint8_t> flipped = payload;
     flipped[flipped.size() / 2] ^= 0x10;
@@ -188,8 +185,8 @@ TEST_P(RefusalTest, RefusesWhatIsTooLong) {
     ExpectCounted(Refusal::kOverLimit,
                   [&] { peer_->SendMessage(Header(type), std::vector<uint8_t>(size, 1)); });
   };
-  send(MessageType::kRows, kMaxPayloadBytes + 1);
-  send(MessageType::kRows, 4 * kMaxPayloadBytes);
+  send(MessageType::kRows, kMaxRowBytes + 1);
+  send(MessageType::kRows, 4 * kMaxRowBytes);
   send(MessageType::kFinish, kMaxTailBytes + 1);
   send(MessageType::kBegin, kMaxAddressBytes + 1);
   send(MessageType::kAbort, 1);

@@ -1,60 +1,11 @@
 #include "common/transfer/rows.h"
 
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
-
 #include <algorithm>
 #include <cstring>
 
+#include "common/transfer/copy.h"
+
 namespace trivium::transfer {
-namespace {
-
-// Small enough to be in the first-level cache when the checksum reads what the copy wrote.
-constexpr size_t kHashStride = 16 * 1024;
-
-// In fixed pieces, which the compiler turns into vector moves: for runs of this length the C
-// library prefers string instructions, which read memory that is not in cache several times slower.
-void CopyRun(const uint8_t* from, uint8_t* to, size_t bytes) {
-  constexpr size_t kPiece = 64;
-  size_t done = 0;
-  for (; done + kPiece <= bytes; done += kPiece) std::memcpy(to + done, from + done, kPiece);
-  std::memcpy(to + done, from + done, bytes - done);
-}
-
-// Past the caches: a page that has just landed is read much later, and to fetch its old content
-// first would cost more than half of the time.
-void StreamRun(const uint8_t* from, uint8_t* to, size_t bytes) {
-  size_t done = 0;
-#ifdef __SSE2__
-  if (reinterpret_cast<uintptr_t>(to) % sizeof(__m128i) == 0) {
-    for (; done + 64 <= bytes; done += 64) {
-      for (size_t i = done; i < done + 64; i += sizeof(__m128i)) {
-        _mm_stream_si128(reinterpret_cast<__m128i*>(to + i),
-                         _mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i)));
-      }
-    }
-  }
-#endif
-  CopyRun(from + done, to + done, bytes - done);
-}
-
-// Other threads see what was streamed before whatever is stored from now on.
-void EndStream() {
-#ifdef __SSE2__
-  _mm_sfence();
-#endif
-}
-
-void CopyAndHash(const uint8_t* from, uint8_t* to, size_t bytes, Checksum* checksum) {
-  for (size_t done = 0; done < bytes; done += kHashStride) {
-    const size_t part = std::min(kHashStride, bytes - done);
-    CopyRun(from + done, to + done, part);
-    if (checksum != nullptr) checksum->Update({to + done, part});
-  }
-}
-
-}  // namespace
 
 int64_t RowMap::Bytes(const RowRange& rows) const {
   return int64_t{rows.layer_end - rows.layer_begin} * (rows.token_end - rows.token_begin) *
@@ -105,16 +56,6 @@ void RowMap::ForEachRun(std::span<const BlockId> blocks, const RowRange& rows, F
       token += count;
     }
   }
-}
-
-void RowMap::Gather(std::span<const BlockId> blocks, const RowRange& rows, std::span<uint8_t> out,
-                    Checksum* checksum) const {
-  uint8_t* to = out.data();
-  ForEachRun(blocks, rows, [&](const uint8_t* run, size_t bytes) {
-    CopyAndHash(run, to, bytes, checksum);
-    to += bytes;
-  });
-  TRIVIUM_CHECK(to == out.data() + out.size(), "a message of another size than its rows");
 }
 
 std::vector<std::span<const uint8_t>> RowMap::Runs(std::span<const BlockId> blocks,

@@ -31,10 +31,7 @@ class RowMap {
   // block fits.
   void Split(const RowRange& rows, size_t limit, std::deque<RowRange>* out) const;
 
-  // Copies the rows out of the pages, hashing while they are in cache. out.size() == Bytes(rows).
-  void Gather(std::span<const BlockId> blocks, const RowRange& rows, std::span<uint8_t> out,
-              Checksum* checksum) const;
-  // The same bytes where they lie, in the same order.
+  // The rows where they lie, in the order of a message.
   std::vector<std::span<const uint8_t>> Runs(std::span<const BlockId> blocks,
                                              const RowRange& rows) const;
   // Copies the payload of one message into the pages. payload.size() == Bytes(rows).

@@ -7,8 +7,6 @@ namespace {
 
 // Then the loop looks at the wire again, so that the other side can work on what it has.
 constexpr int kMessagesPerTurn = 2;
-// Many short pieces cost the wire more than a copy.
-constexpr int64_t kMinPageBytes = 1024;
 
 absl::Status StatusOfRefusal(Refusal refusal) {
   switch (refusal) {
@@ -93,52 +91,43 @@ void SendSide::AnswerLate(const MessageHeader& header) {
   wiring_->tally->bytes_sent += wiring_->peers->Post(header.source, abort);
 }
 
-bool SendSide::SendsInPlace(const Transfer& transfer, const MessageHeader& header) const {
-  return header.type == MessageType::kRows &&
-         wiring_->rows.storage().layout().PageBytes() >= kMinPageBytes &&
-         wiring_->peers->TakesPages(transfer.peer);
+bool SendSide::PostRows(const Transfer& transfer, const MessageHeader& header) {
+  PeerTable& peers = *wiring_->peers;
+  const SequenceBlocks& from = transfer.outgoing.from();
+  const HeaderBytes bytes = EncodeHeader(header, {});
+  SealedRows rows(bytes, wiring_->rows.Runs(from.blocks, header.rows), from.lease);
+  if (peers.ReadsRows(transfer.peer)) {
+    wiring_->tally->bytes_sent += peers.PostRows(transfer.peer, bytes, std::move(rows));
+    return true;
+  }
+  Buffer buffer = buffers_.Take(rows.bytes());
+  if (buffer.empty()) return false;
+  rows.Read(0, buffer.bytes());
+  wiring_->tally->bytes_sent += peers.PostSealed(transfer.peer, bytes, std::move(buffer));
+  return true;
 }
 
-void SendSide::PostInPlace(const Transfer& transfer, const MessageHeader& header) {
-  const SequenceBlocks& from = transfer.outgoing.from();
-  Pages pages{wiring_->rows.Runs(from.blocks, header.rows), header.payload_bytes, from.lease};
-  HeaderBytes bytes = HeaderPrefix(header);
-  Checksum checksum;
-  checksum.Update(Covered(bytes));
-  for (const std::span<const uint8_t> run : pages.runs) checksum.Update(run);
-  SealHeader(bytes, checksum);
-  wiring_->tally->bytes_sent += wiring_->peers->PostPages(transfer.peer, bytes, std::move(pages));
+bool SendSide::PostFinish(const Transfer& transfer, const MessageHeader& header) {
+  const std::string& tail = transfer.outgoing.tail();
+  Buffer buffer;
+  if (!tail.empty()) {
+    buffer = buffers_.Take(tail.size());
+    if (buffer.empty()) return false;
+    std::memcpy(buffer.bytes().data(), tail.data(), tail.size());
+  }
+  const HeaderBytes bytes = EncodeHeader(header, buffer.bytes());
+  wiring_->tally->bytes_sent += wiring_->peers->PostSealed(transfer.peer, bytes, std::move(buffer));
+  return true;
 }
 
 bool SendSide::PumpOne(Transfer& transfer) {
   std::optional<MessageHeader> next = transfer.outgoing.Next();
   if (!next || wiring_->peers->Suspect(transfer.peer)) return false;
   next->source = wiring_->transport_id;
-  if (SendsInPlace(transfer, *next)) {
-    PostInPlace(transfer, *next);
-    transfer.outgoing.Taken(wiring_->clock->Now());
-    return true;
-  }
-  Buffer buffer;
-  if (next->payload_bytes > 0) {
-    buffer = buffers_.Take(next->payload_bytes);
-    if (buffer.empty()) return false;
-  }
-  const MessageHeader& header = *next;
-  HeaderBytes bytes = HeaderPrefix(header);
-  Checksum checksum;
-  checksum.Update(Covered(bytes));
-  if (header.type == MessageType::kRows) {
-    wiring_->rows.Gather(transfer.outgoing.from().blocks, header.rows, buffer.bytes(), &checksum);
-  } else if (!buffer.empty()) {
-    const std::string& tail = transfer.outgoing.tail();
-    std::memcpy(buffer.bytes().data(), tail.data(), tail.size());
-    checksum.Update(buffer.bytes());
-  }
-  SealHeader(bytes, checksum);
-  transfer.outgoing.Taken(wiring_->clock->Now());
-  wiring_->tally->bytes_sent += wiring_->peers->PostSealed(transfer.peer, bytes, std::move(buffer));
-  return true;
+  const bool sent =
+      next->type == MessageType::kRows ? PostRows(transfer, *next) : PostFinish(transfer, *next);
+  if (sent) transfer.outgoing.Taken(wiring_->clock->Now());
+  return sent;
 }
 
 bool SendSide::Turn(std::vector<PeerTable::Lost>* lost) {

@@ -1,6 +1,6 @@
-// The sender's half of the protocol: windows, acknowledgements and their timeouts. Where shared
-// memory carries the bytes, rows are hashed where they lie and UCX copies them from there, on this
-// thread; else they are copied and hashed in one pass into a buffer of ours.
+// The sender's half of the protocol: windows, acknowledgements and their timeouts. Rows are copied
+// and hashed in one pass, on this thread: by UCX into its queue where shared memory carries them,
+// else into a buffer of ours.
 // Thread-safety: none; one thread owns it.
 #pragma once
 
@@ -41,8 +41,8 @@ class SendSide {
   };
   // Sends one message if window, buffers and peer allow.
   bool PumpOne(Transfer& transfer);
-  bool SendsInPlace(const Transfer& transfer, const MessageHeader& header) const;
-  void PostInPlace(const Transfer& transfer, const MessageHeader& header);
+  bool PostRows(const Transfer& transfer, const MessageHeader& header);
+  bool PostFinish(const Transfer& transfer, const MessageHeader& header);
   void End(uint64_t id, absl::StatusOr<TransferStats> outcome);
   void EndAndTell(uint64_t id, const absl::Status& status, Refusal reason);
   void AnswerLate(const MessageHeader& header);

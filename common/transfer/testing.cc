@@ -66,6 +66,13 @@ const Backend* FindBackend(const std::string& name) {
   return nullptr;
 }
 
+std::vector<uint8_t> Gather(const RowMap& map, std::span<const BlockId> blocks,
+                            const RowRange& rows) {
+  std::vector<uint8_t> bytes;
+  for (const auto run : map.Runs(blocks, rows)) bytes.insert(bytes.end(), run.begin(), run.end());
+  return bytes;
+}
+
 TestWorker::TestWorker(const Backend& backend, uint64_t epoch, double timeout_scale,
                        WorkerShape shape) {
   auto made = kv::KvStorage::Create({kBlockTokens, shape.kv_heads, shape.head_dim}, shape.layers,

@@ -67,6 +67,10 @@ class Outcome {
   std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
+// The rows of a message in one piece.
+std::vector<uint8_t> Gather(const RowMap& map, std::span<const BlockId> blocks,
+                            const RowRange& rows);
+
 struct WorkerShape {
   int layers = 6;
   int kv_heads = 2;

@@ -56,8 +56,8 @@ class UcxLink final : public Link {
   const std::string& address() const override { return door_.address(); }
   absl::StatusOr<Connection> Connect(const std::string& address) override;
   void Send(Connection connection, std::span<const uint8_t> header, Buffer payload) override;
-  bool SendsPages(Connection connection) const override;
-  void SendPages(Connection connection, std::span<const uint8_t> header, Pages payload) override;
+  bool ReadsRows(Connection connection) const override;
+  void SendRows(Connection connection, std::span<const uint8_t> header, SealedRows rows) override;
   void Receive(uint64_t parked, Buffer into, uint64_t cookie) override;
   void Discard(uint64_t parked) override;
   void ForceClose(Connection connection) override;
@@ -257,16 +257,16 @@ void UcxLink::Send(Connection connection, std::span<const uint8_t> header, Buffe
   pipe.queue.emplace_back(std::vector<uint8_t>(header.begin(), header.end()), std::move(payload));
 }
 
-// Over TCP, a list of pages is sent a piece at a time and is slower than their copy.
-bool UcxLink::SendsPages(Connection connection) const {
+// Over TCP, UCX would read them in pieces of a few kilobytes, with a system call each.
+bool UcxLink::ReadsRows(Connection connection) const {
   const auto it = pipes_.find(connection);
   return has_shared_memory_ && it != pipes_.end() && it->second.worker->connected() &&
          HostOf(it->second.other_door) == HostOf(door_.address());
 }
 
-void UcxLink::SendPages(Connection connection, std::span<const uint8_t> header, Pages payload) {
+void UcxLink::SendRows(Connection connection, std::span<const uint8_t> header, SealedRows rows) {
   const auto it = pipes_.find(connection);
-  if (it != pipes_.end()) it->second.worker->SendPages(header, std::move(payload));
+  if (it != pipes_.end()) it->second.worker->SendRows(header, std::move(rows));
 }
 
 void UcxLink::Receive(uint64_t parked, Buffer into, uint64_t cookie) {

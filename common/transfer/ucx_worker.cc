@@ -17,6 +17,7 @@ absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(const UcxContext& c
   worker->next_parked_ = parked_base + 1;
   RETURN_IF_ERROR(worker->Init(context));
   RETURN_IF_ERROR(worker->SetHandler());
+  RETURN_IF_ERROR(worker->MakeRowsType());
   return worker;
 }
 
@@ -37,6 +38,20 @@ absl::Status UcxWorker::Init(const UcxContext& context) {
   return absl::OkStatus();
 }
 
+// UCX asks for the whole set, also of what only ever sends.
+absl::Status UcxWorker::MakeRowsType() {
+  ucp_generic_dt_ops_t ops = {};
+  ops.start_pack = &UcxWorker::StartPack;
+  ops.packed_size = &UcxWorker::PackedSize;
+  ops.pack = &UcxWorker::Pack;
+  ops.start_unpack = [](void*, void*, size_t) -> void* { return nullptr; };
+  ops.unpack = [](void*, size_t, const void*, size_t) { return UCS_ERR_UNSUPPORTED; };
+  ops.finish = [](void*) {};
+  const ucs_status_t status = ucp_dt_create_generic(&ops, nullptr, &rows_type_);
+  if (status != UCS_OK) return UcxStatus("describing rows", status);
+  return absl::OkStatus();
+}
+
 absl::Status UcxWorker::SetHandler() {
   ucp_am_handler_param_t handler = {};
   handler.field_mask = UCP_AM_HANDLER_PARAM_FIELD_ID | UCP_AM_HANDLER_PARAM_FIELD_CB |
@@ -51,6 +66,7 @@ absl::Status UcxWorker::SetHandler() {
 
 UcxWorker::~UcxWorker() {
   if (worker_ != nullptr) Close();
+  if (rows_type_ != 0) ucp_dt_destroy(rows_type_);
 }
 
 void UcxWorker::Close() {
@@ -106,16 +122,22 @@ void UcxWorker::Send(std::span<const uint8_t> header, Buffer payload) {
   Post(operation, bytes.data(), bytes.size(), ucp_dt_make_contig(1), bytes.size() <= kInlineBytes);
 }
 
-void UcxWorker::SendPages(std::span<const uint8_t> header, Pages pages) {
+void UcxWorker::SendRows(std::span<const uint8_t> header, SealedRows rows) {
   if (ep_ == nullptr || broken_) return;
   auto* operation = new Operation{this, {header.begin(), header.end()}, {}, false, 0};
-  operation->lease = std::move(pages.lease);
-  for (const std::span<const uint8_t> run : pages.runs) {
-    // UCX takes one type for both directions; a send only reads.
-    operation->pages.push_back({const_cast<uint8_t*>(run.data()), run.size()});
-  }
-  Post(operation, operation->pages.data(), operation->pages.size(), ucp_dt_make_iov(),
-       pages.bytes <= kInlineBytes);
+  operation->rows.emplace(std::move(rows));
+  Post(operation, &*operation->rows, 1, rows_type_, operation->rows->bytes() <= kInlineBytes);
+}
+
+void* UcxWorker::StartPack(void*, const void* rows, size_t) { return const_cast<void*>(rows); }
+
+size_t UcxWorker::PackedSize(void* rows) { return static_cast<SealedRows*>(rows)->bytes(); }
+
+size_t UcxWorker::Pack(void* rows, size_t offset, void* to, size_t bytes) {
+  auto* from = static_cast<SealedRows*>(rows);
+  const size_t count = std::min(bytes, from->bytes() - offset);
+  from->Read(offset, {static_cast<uint8_t*>(to), count});
+  return count;
 }
 
 void UcxWorker::Post(Operation* operation, const void* data, size_t count, ucp_datatype_t type,

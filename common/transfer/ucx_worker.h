@@ -7,6 +7,7 @@
 #include <ucp/api/ucp.h>
 
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <unordered_map>
@@ -39,7 +40,7 @@ class UcxWorker {
   bool broken() const { return broken_; }
   // Swallowed without an endpoint or when it is broken.
   void Send(std::span<const uint8_t> header, Buffer payload);
-  void SendPages(std::span<const uint8_t> header, Pages pages);
+  void SendRows(std::span<const uint8_t> header, SealedRows rows);
   void Receive(uint64_t parked, Buffer into, uint64_t cookie);
   void Discard(uint64_t parked);
   // Ends the endpoint and everything on it: every receive has its result afterwards.
@@ -67,13 +68,13 @@ class UcxWorker {
     Buffer buffer;
     bool receives = false;
     uint64_t cookie = 0;
-    kv::BlockLease lease{};
-    std::vector<ucp_dt_iov_t> pages{};
+    std::optional<SealedRows> rows{};
   };
 
   UcxWorker() = default;
   absl::Status Init(const UcxContext& context);
   absl::Status SetHandler();
+  absl::Status MakeRowsType();
   void ReleaseParked();
   void Post(Operation* operation, const void* data, size_t count, ucp_datatype_t type,
             bool inlined);
@@ -81,6 +82,9 @@ class UcxWorker {
   void Finish(Operation* operation, ucs_status_t status);
   static ucs_status_t OnActiveMessage(void* self, const void* header, size_t header_length,
                                       void* data, size_t length, const ucp_am_recv_param_t* param);
+  static void* StartPack(void* context, const void* rows, size_t count);
+  static size_t PackedSize(void* rows);
+  static size_t Pack(void* rows, size_t offset, void* to, size_t bytes);
   static void OnSendDone(void* request, ucs_status_t status, void* operation);
   static void OnReceiveDone(void* request, ucs_status_t status, size_t length, void* operation);
   static void OnError(void* self, ucp_ep_h ep, ucs_status_t status);
@@ -90,6 +94,7 @@ class UcxWorker {
   bool broken_ = false;
   int event_fd_ = -1;
   std::string address_;
+  ucp_datatype_t rows_type_ = 0;  // how UCX reads SealedRows
   uint64_t next_parked_ = 1;
   std::unordered_map<uint64_t, void*> parked_;
   std::unordered_set<Operation*> operations_;

@@ -51,6 +51,36 @@ T Get(std::span<const uint8_t> bytes, size_t at) {
   return static_cast<T>(value);
 }
 
+HeaderBytes HeaderPrefix(const MessageHeader& header) {
+  HeaderBytes bytes{};
+  Put(bytes, kMagicAt, kWireMagic);
+  Put(bytes, kVersionAt, kWireVersion);
+  Put(bytes, kTypeAt, static_cast<uint8_t>(header.type));
+  Put(bytes, kFlagsAt, static_cast<uint8_t>(header.kv_complete ? kFlagKvComplete : 0));
+  Put(bytes, kSourceAt, header.source);
+  Put(bytes, kEpochAt, header.epoch);
+  Put(bytes, kLandingAt, header.landing_id);
+  Put(bytes, kSenderAt, header.sender_id);
+  Put(bytes, kRequestAt, header.request_hash);
+  std::memcpy(bytes.data() + kSecretAt, header.secret.data(), header.secret.size());
+  Put(bytes, kGenerationAt, header.generation);
+  Put(bytes, kSequenceAt, header.sequence);
+  Put(bytes, kAttemptAt, header.attempt);
+  Put(bytes, kLayersAt, header.rows.layer_begin);
+  Put(bytes, kLayersAt + 4, header.rows.layer_end);
+  Put(bytes, kTokensAt, header.rows.token_begin);
+  Put(bytes, kTokensAt + 4, header.rows.token_end);
+  Put(bytes, kPayloadAt, header.payload_bytes);
+  Put(bytes, kFormatAt, static_cast<uint8_t>(header.wire_format));
+  Put(bytes, kRefusalAt, static_cast<uint8_t>(header.refusal));
+  return bytes;
+}
+
+// The part of the header that its checksum covers.
+std::span<const uint8_t> Covered(std::span<const uint8_t> header_bytes) {
+  return header_bytes.first(kHeaderBytes - 8);
+}
+
 bool TypeIsKnown(uint8_t type) {
   return type >= static_cast<uint8_t>(MessageType::kBegin) &&
          type <= static_cast<uint8_t>(MessageType::kPong);
@@ -88,42 +118,19 @@ const char* RefusalName(Refusal refusal) {
   return "none";
 }
 
-HeaderBytes HeaderPrefix(const MessageHeader& header) {
-  HeaderBytes bytes{};
-  Put(bytes, kMagicAt, kWireMagic);
-  Put(bytes, kVersionAt, kWireVersion);
-  Put(bytes, kTypeAt, static_cast<uint8_t>(header.type));
-  Put(bytes, kFlagsAt, static_cast<uint8_t>(header.kv_complete ? kFlagKvComplete : 0));
-  Put(bytes, kSourceAt, header.source);
-  Put(bytes, kEpochAt, header.epoch);
-  Put(bytes, kLandingAt, header.landing_id);
-  Put(bytes, kSenderAt, header.sender_id);
-  Put(bytes, kRequestAt, header.request_hash);
-  std::memcpy(bytes.data() + kSecretAt, header.secret.data(), header.secret.size());
-  Put(bytes, kGenerationAt, header.generation);
-  Put(bytes, kSequenceAt, header.sequence);
-  Put(bytes, kAttemptAt, header.attempt);
-  Put(bytes, kLayersAt, header.rows.layer_begin);
-  Put(bytes, kLayersAt + 4, header.rows.layer_end);
-  Put(bytes, kTokensAt, header.rows.token_begin);
-  Put(bytes, kTokensAt + 4, header.rows.token_end);
-  Put(bytes, kPayloadAt, header.payload_bytes);
-  Put(bytes, kFormatAt, static_cast<uint8_t>(header.wire_format));
-  Put(bytes, kRefusalAt, static_cast<uint8_t>(header.refusal));
-  return bytes;
-}
-
-void SealHeader(HeaderBytes& bytes, const Checksum& header_and_payload) {
-  Put(bytes, kChecksumAt, header_and_payload.Digest());
-}
-
 HeaderBytes EncodeHeader(const MessageHeader& header, std::span<const uint8_t> payload) {
   HeaderBytes bytes = HeaderPrefix(header);
   Checksum checksum;
   checksum.Update(Covered(bytes));
-  checksum.Update(payload);
-  SealHeader(bytes, checksum);
+  if (header.type != MessageType::kRows) checksum.Update(payload);
+  Put(bytes, kChecksumAt, checksum.Digest());
   return bytes;
+}
+
+SealBytes MakeSeal(uint64_t digest) {
+  SealBytes seal;
+  for (size_t i = 0; i < kSealBytes; ++i) seal[i] = static_cast<uint8_t>(digest >> (8 * i));
+  return seal;
 }
 
 std::optional<DecodedHeader> DecodeHeader(std::span<const uint8_t> bytes) {
@@ -162,10 +169,17 @@ std::optional<DecodedHeader> DecodeHeader(std::span<const uint8_t> bytes) {
 
 bool ChecksumMatches(std::span<const uint8_t> header_bytes, std::span<const uint8_t> payload) {
   if (header_bytes.size() != kHeaderBytes) return false;
+  const bool has_seal = header_bytes[kTypeAt] == static_cast<uint8_t>(MessageType::kRows);
   Checksum checksum;
   checksum.Update(Covered(header_bytes));
-  checksum.Update(payload);
-  return checksum.Digest() == Get<uint64_t>(header_bytes, kChecksumAt);
+  if (!has_seal) checksum.Update(payload);
+  if (checksum.Digest() != Get<uint64_t>(header_bytes, kChecksumAt)) return false;
+  if (!has_seal) return true;
+  if (payload.size() < kSealBytes) return false;
+  Checksum seal;
+  seal.Update(header_bytes);
+  seal.Update(payload.first(payload.size() - kSealBytes));
+  return seal.Digest() == Get<uint64_t>(payload, payload.size() - kSealBytes);
 }
 
 size_t MaxPayload(MessageType type) {

@@ -8,15 +8,18 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "common/transfer/transport.h"
 
 namespace trivium::transfer {
 
 inline constexpr uint32_t kWireMagic = 0x31564b54;  // "TKV1"
-inline constexpr uint16_t kWireVersion = 1;
+inline constexpr uint16_t kWireVersion = 2;
 inline constexpr size_t kHeaderBytes = 120;
 inline constexpr size_t kMaxPayloadBytes = 256 * 1024;
+inline constexpr size_t kSealBytes = 8;  // at the end of the payload of Rows
+inline constexpr size_t kMaxRowBytes = kMaxPayloadBytes - kSealBytes;
 inline constexpr size_t kMaxTailBytes = 64 * 1024;
 inline constexpr size_t kMaxAddressBytes = 4096;  // of a transport, envelope included
 
@@ -51,7 +54,8 @@ struct MessageHeader {
   Refusal refusal = Refusal::kCount;  // kCount: none
 };
 
-// The bytes of a header whose checksum covers the header and `payload`.
+// The bytes of a header whose checksum covers the header and `payload`; of Rows the header alone,
+// since theirs is not read before it is sent: its seal covers it.
 HeaderBytes EncodeHeader(const MessageHeader& header, std::span<const uint8_t> payload);
 
 struct DecodedHeader {
@@ -62,7 +66,8 @@ struct DecodedHeader {
 // at.
 std::optional<DecodedHeader> DecodeHeader(std::span<const uint8_t> bytes);
 
-// Whether `payload` and the header that these bytes hold are the ones that were sent.
+// Whether `payload`, seal included, and the header that these bytes hold are the ones that were
+// sent.
 bool ChecksumMatches(std::span<const uint8_t> header_bytes, std::span<const uint8_t> payload);
 
 // The most payload that a message of this type may carry.
@@ -79,8 +84,8 @@ class Checksum {
  public:
   Checksum();
   ~Checksum();
-  Checksum(const Checksum&) = delete;
-  Checksum& operator=(const Checksum&) = delete;
+  Checksum(Checksum&& other) noexcept : state_(std::exchange(other.state_, nullptr)) {}
+  Checksum& operator=(Checksum&&) = delete;
   void Update(std::span<const uint8_t> bytes);
   uint64_t Digest() const;
 
@@ -88,13 +93,8 @@ class Checksum {
   void* state_;
 };
 
-// As EncodeHeader, but the payload comes through `payload`: a running checksum that was fed
-// the bytes of HeaderPrefix first.
-HeaderBytes HeaderPrefix(const MessageHeader& header);
-void SealHeader(HeaderBytes& bytes, const Checksum& header_and_payload);
-// The part of the header that the checksum covers.
-inline std::span<const uint8_t> Covered(std::span<const uint8_t> header_bytes) {
-  return header_bytes.first(kHeaderBytes - 8);
-}
+// What the payload of Rows ends in: xxh3-64 of all bytes of the header and the rows.
+using SealBytes = std::array<uint8_t, kSealBytes>;
+SealBytes MakeSeal(uint64_t digest);
 
 }  // namespace trivium::transfer
