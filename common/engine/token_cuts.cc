@@ -56,23 +56,32 @@ double Total(const std::vector<Ranked>& tokens) {
 // reaches `wanted`. False: the ranks cannot be split.
 bool Narrow(double wanted, std::vector<Ranked>* tokens, std::vector<Ranked>* kept,
             double* reached) {
-  constexpr size_t kParts = 256;
-  const auto [low, high] =
-      std::minmax_element(tokens->begin(), tokens->end(),
-                          [](const Ranked& a, const Ranked& b) { return a.rank < b.rank; });
-  const double first = low->rank, scale = kParts / (high->rank - low->rank);
+  constexpr int kParts = 256;
+  double low = tokens->front().rank, high = low;
+  for (const Ranked& one : *tokens) {
+    low = std::min(low, one.rank);
+    high = std::max(high, one.rank);
+  }
+  const double scale = kParts / (high - low);
   if (!std::isfinite(scale)) return false;
   const auto part_of = [&](const Ranked& one) {
-    return std::min(kParts - 1, static_cast<size_t>((one.rank - first) * scale));
+    return std::min(kParts - 1, static_cast<int>((one.rank - low) * scale));
   };
   std::array<double, kParts> weights{};
-  for (const Ranked& one : *tokens) weights[part_of(one)] += one.weight;
-  size_t open = 0;
-  while (open + 1 < kParts && *reached + weights[open] < wanted) *reached += weights[open++];
-  for (const Ranked& one : *tokens) {
-    if (part_of(one) < open) kept->push_back(one);
+  for (const Ranked& one : *tokens) weights[static_cast<size_t>(part_of(one))] += one.weight;
+  int open = 0;
+  for (; open + 1 < kParts; ++open) {
+    const double weight = weights[static_cast<size_t>(open)];
+    if (*reached + weight >= wanted) break;
+    *reached += weight;
   }
-  std::erase_if(*tokens, [&](const Ranked& one) { return part_of(one) != open; });
+  size_t left = 0;
+  for (const Ranked& one : *tokens) {
+    const int part = part_of(one);
+    if (part < open) kept->push_back(one);
+    if (part == open) (*tokens)[left++] = one;
+  }
+  tokens->resize(left);
   return true;
 }
 
@@ -81,6 +90,7 @@ bool Narrow(double wanted, std::vector<Ranked>* tokens, std::vector<Ranked>* kep
 void KeepLowest(double wanted, std::vector<Ranked>* tokens) {
   constexpr size_t kSorted = 128;
   std::vector<Ranked> kept;
+  kept.reserve(tokens->size());
   double reached = 0;
   while (tokens->size() > kSorted && Narrow(wanted, tokens, &kept, &reached)) {
   }
@@ -138,6 +148,7 @@ std::vector<Ranked> MostLikely(std::span<const float> logits, const Softmax& sof
 std::vector<Ranked> AtLeast(std::span<const float> logits, const std::vector<double>& weights,
                             double lightest) {
   std::vector<Ranked> tokens;
+  tokens.reserve(weights.size());
   for (size_t i = 0; i < weights.size(); ++i) {
     if (weights[i] < lightest || weights[i] == 0) continue;
     tokens.push_back({0, weights[i], {std::min(logits[i], FLT_MAX), static_cast<int32_t>(i)}});
