@@ -58,7 +58,8 @@ TEST(CompleteTest, WorkerDefaults) {
       "worker_id: " + HostName() +
           "-decode-7402\nserver:\n  listen: \"127.0.0.1:7402\"\n  log_level: info\n"
           "  drain_timeout_s: 30\nmodel:\n  path: m.gguf\nengine:\n  isa: auto\n  numerics: fast\n"
-          "  kv_memory_bytes: 1073741824\n  step_tokens: 512\n  requests_max: 64\ntransfer:\n"
+          "  kv_memory_bytes: 1073741824\n  step_tokens: 512\n  requests_max: 64\n  admission: "
+          "expected\ntransfer:\n"
           "  interface: lo\n  timeout_scale: 1\n  transports: posix,tcp,self\n"
           "  port: 0\n  port_count: 256\n");
 }

@@ -40,6 +40,7 @@ constexpr FlagSpec kWorkerFlags[] = {
     {"--kv-memory", "engine.kv_memory_bytes", "memory of the KV cache, for example 512MiB"},
     {"--step-tokens", "engine.step_tokens", "rows of one step at most"},
     {"--requests-max", "engine.requests_max", "requests at a time, waiting ones included"},
+    {"--admission", "engine.admission", "of decode: expected, full"},
     {"--interface", "transfer.interface", "network device of the KV transfer"},
     {"--transports", "transfer.transports", "UCX transports"},
     {"--transfer-port", "transfer.port", "first TCP port of the KV transfer; 0: any"},

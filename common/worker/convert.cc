@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 
 #include "trivium/v1/stage.pb.h"
 
@@ -159,7 +160,18 @@ absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,
 absl::StatusOr<StageRequest> ToStageRequest(const v1::DecodeRequest& message,
                                             const StageLimits& limits) {
   RETURN_IF_ERROR(CheckNumerics(limits.numerics_class, message.numerics_class()));
-  return ToRequest(message, limits);
+  ASSIGN_OR_RETURN(StageRequest request, ToRequest(message, limits));
+  if (std::abs(int64_t{message.priority()}) > kv::kPriorityMax) {
+    return InvalidArgument("priority is {}, must be {} … {}", message.priority(), -kv::kPriorityMax,
+                           kv::kPriorityMax);
+  }
+  if (message.preemptions() < 0 || message.preemptions() > kv::kPreemptionsMax) {
+    return InvalidArgument("preemptions is {}, must be 0 … {}", message.preemptions(),
+                           kv::kPreemptionsMax);
+  }
+  request.priority = message.priority();
+  request.preemptions = message.preemptions();
+  return request;
 }
 
 absl::StatusOr<transfer::Ticket> ToTicket(const v1::LandingTicket& message, int32_t prompt_tokens) {

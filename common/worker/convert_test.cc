@@ -41,6 +41,8 @@ v1::DecodeRequest Valid() {
   for (int id = 0; id < 100; ++id)
     (*sampling.mutable_logit_bias())[id] = static_cast<float>(id - 50);
   sampling.set_prompt_logprobs(20);
+  request.set_priority(-100);
+  request.set_preemptions(3);
   return request;
 }
 
@@ -54,6 +56,8 @@ TEST(ConvertTest, AValidRequestArrivesWhole) {
   EXPECT_EQ(request->token_ids, (std::vector<int32_t>{0, 99, 5, 7}));
   EXPECT_EQ(request->output_index, 2);
   EXPECT_EQ(request->remaining_tokens(), 60);
+  EXPECT_EQ(request->priority, -100);
+  EXPECT_EQ(request->preemptions, 3);
   v1::StageSampling again;
   ToMessage(request->sampling, &again);
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(again, Valid().sampling()));
@@ -136,6 +140,10 @@ TEST(ConvertTest, WhatIsWrongIsNamed) {
          r.mutable_sampling()->set_max_tokens(60);
          r.set_choices(17);
        }},
+      {"priority", [](auto& r) { r.set_priority(-101); }},
+      {"priority", [](auto& r) { r.set_priority(std::numeric_limits<int32_t>::min()); }},
+      {"preemptions", [](auto& r) { r.set_preemptions(4); }},
+      {"preemptions", [](auto& r) { r.set_preemptions(-1); }},
   };
   for (const BadCase& bad : cases) {
     v1::DecodeRequest request = Valid();

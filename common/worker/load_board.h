@@ -13,6 +13,8 @@ struct Load {
   int32_t requests_waiting = 0;
   int32_t requests_max = 0;  // running and waiting together
   int64_t prompt_tokens_waiting = 0;
+  int32_t expected_output_tokens = 0;  // see kv::TokensToReserve
+  int32_t blocks_spare = 0;            // that a new request has to leave free
   bool draining = false;
 };
 

@@ -45,8 +45,9 @@ struct LoopContext {
   LoadBoard* board = nullptr;
   LoopProbe* probe = nullptr;
   Clock* clock = &Clock::Real();
-  int32_t step_tokens = 512;                                      // rows of one step at most
-  int32_t requests_max = 64;                                      // running and waiting together
+  int32_t step_tokens = 512;    // rows of one step at most
+  int32_t requests_max = 64;    // running and waiting together
+  bool admits_expected = true;  // decode: on expected length, not on all that may come
   Duration keep_alive_interval = std::chrono::milliseconds(250);  // of landings that wait
 };
 

@@ -116,6 +116,7 @@ LoopContext WorkerRuntime::loop_context() const {
           .clock = &Clock::Real(),
           .step_tokens = config_.engine().step_tokens(),
           .requests_max = config_.engine().requests_max(),
+          .admits_expected = config_.engine().admission() == "expected",
           .keep_alive_interval =
               std::chrono::duration_cast<Duration>(timeouts.unused_ticket * scale / 8)};
 }
@@ -143,6 +144,8 @@ v1::WorkerState WorkerRuntime::State() const {
   state.set_requests_waiting(load.requests_waiting);
   state.set_requests_max(load.requests_max);
   state.set_prompt_tokens_waiting(load.prompt_tokens_waiting);
+  state.set_expected_output_tokens(load.expected_output_tokens);
+  state.set_blocks_spare(load.blocks_spare);
   const kv::BlockPool::Counts blocks = pool_->counts();
   state.set_blocks_total(blocks.total);
   state.set_blocks_free(blocks.free);

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "common/engine/sampler.h"
+#include "common/kv/answer_room.h"
 #include "common/kv/block_pool.h"
 #include "common/transfer/transport.h"
 
@@ -22,10 +23,18 @@ struct StageRequest {
   std::vector<int32_t> token_ids;  // the prompt and what earlier attempts have emitted
   int32_t output_index = 0;        // of the next token: the number emitted already
   engine::SamplingParams sampling;
-  int32_t choices = 1;  // sequences that go on from the same tokens
+  int32_t choices = 1;      // sequences that go on from the same tokens
+  int32_t priority = 0;     // -kv::kPriorityMax … kv::kPriorityMax; the lowest is preempted first
+  int32_t preemptions = 0;  // of earlier attempts; decode only, as is the priority
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t remaining_tokens() const { return sampling.max_tokens - output_index; }
+  bool is_length_known() const { return sampling.ignore_eos && sampling.stop_token_ids.empty(); }
+  kv::AnswerBounds bounds() const {
+    return {.remaining = remaining_tokens(),
+            .in_full = is_length_known() || choices > 1,
+            .preemptions = preemptions};
+  }
   engine::SamplingParams SamplingOf(int32_t choice) const {
     engine::SamplingParams params = sampling;
     params.seed += static_cast<uint64_t>(choice);
@@ -46,10 +55,11 @@ inline int32_t BlocksFor(int32_t tokens, int32_t block_tokens) {
   return (tokens + block_tokens - 1) / block_tokens;
 }
 
-// What a request may grow to on a decode worker. The choices share the prompt's full blocks, which
-// nobody writes any more.
-inline kv::GroupNeed NeedOf(const StageRequest& request, int32_t block_tokens) {
-  const int32_t all = BlocksFor(request.prompt_tokens() + request.remaining_tokens(), block_tokens);
+// Blocks of the prompt and `output_tokens` of each choice. The choices share the prompt's full
+// blocks, which nobody writes any more.
+inline kv::GroupNeed NeedOf(const StageRequest& request, int32_t output_tokens,
+                            int32_t block_tokens) {
+  const int32_t all = BlocksFor(request.prompt_tokens() + output_tokens, block_tokens);
   const int32_t shared = request.choices == 1 ? 0 : request.prompt_tokens() / block_tokens;
   return {.shared = shared, .own = all - shared, .members = request.choices};
 }

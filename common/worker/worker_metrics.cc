@@ -32,6 +32,7 @@ const std::map<absl::StatusCode, std::string>& Outcomes() {
       {absl::StatusCode::kFailedPrecondition, "mismatch"},
       {absl::StatusCode::kUnauthenticated, "unauthenticated"},
       {absl::StatusCode::kResourceExhausted, "no_room"},
+      {absl::StatusCode::kAborted, "preempted"},
       {absl::StatusCode::kUnavailable, "unavailable"},
       {absl::StatusCode::kUnknown, "error"}};  // and every code without an entry
   return outcomes;
@@ -48,6 +49,7 @@ struct WorkerMetrics::Handles {
   Gauge *running, *waiting, *draining;
   Gauge *blocks_total, *blocks_free, *blocks_used, *blocks_leased;
   Gauge *cost_base, *cost_row, *cost_key;
+  Gauge *expected, *spare;
   Gauge *landings, *senders, *suspects;
 
   std::mutex mutex;  // of what follows, for scrapes at the same time
@@ -88,6 +90,9 @@ WorkerMetrics::Handles::Handles(Metrics& metrics) {
   cost_base = cost("base");
   cost_row = cost("row");
   cost_key = cost("key");
+  expected = &metrics.AddGauge("expected_output_tokens",
+                               "Mean answer that admission reckons with; 0: none yet");
+  spare = &metrics.AddGauge("kv_blocks_spare", "Free KV blocks that no new request gets");
   landings = &metrics.AddGauge("transfer_landings", "Landings open");
   senders = &metrics.AddGauge("transfer_senders", "Senders open");
   suspects = &metrics.AddGauge("transfer_peers_suspect", "Peers whose heartbeat is late");
@@ -144,6 +149,8 @@ void WorkerMetrics::Refresh() {
   h.blocks_free->Set(blocks.free);
   h.blocks_used->Set(blocks.used);
   h.blocks_leased->Set(blocks.leased);
+  h.expected->Set(load.expected_output_tokens);
+  h.spare->Set(load.blocks_spare);
   const engine::StepCost::Coefficients cost = step_cost_.coefficients();
   h.cost_base->Set(cost.a);
   h.cost_row->Set(cost.b);

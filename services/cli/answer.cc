@@ -101,7 +101,8 @@ std::string Answer::Json() const {
       {"workers",
        {{"prefill", by.prefill_worker()},
         {"decode", by.decode_worker()},
-        {"attempts", by.attempts()}}},
+        {"attempts", by.attempts()},
+        {"preemptions", by.preemptions()}}},
       {"kv", {{"bytes_moved", by.kv_bytes_moved()}, {"header_bytes", by.kv_header_bytes()}}}};
   return object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
 }

@@ -90,7 +90,7 @@ TEST(AnswerTest, RecordedStreamAsJson) {
     "usage": {"prompt_tokens": 5, "completion_tokens": 3},
     "timings": {"queue_ms": 1.0, "reserve_ms": 2.0, "prefill_ms": 3.0, "transfer_ms": 4.0,
                 "time_to_first_token_ms": 5.5, "decode_ms": 6.0, "tokens_per_second": 33.25},
-    "workers": {"prefill": "p", "decode": "d", "attempts": 1},
+    "workers": {"prefill": "p", "decode": "d", "attempts": 1, "preemptions": 0},
     "kv": {"bytes_moved": 115200, "header_bytes": 640}})");
   EXPECT_EQ(nlohmann::ordered_json::parse(answer.Json()), expected);
   EXPECT_EQ(

@@ -37,6 +37,7 @@ class Conversation {
       : options_(options), client_(options.router, options.timeout_s), canceller_(canceller) {
     request_.set_model(options.model);
     *request_.mutable_sampling() = options.sampling;
+    if (options.priority.has_value()) request_.set_priority(*options.priority);
     request_.mutable_chat();
     if (!options.system.empty()) Append("system", options.system);
   }

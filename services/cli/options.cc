@@ -66,6 +66,7 @@ void AddSampling(CLI::App* app, Options* o) {
                                       })
       ->expected(1)
       ->take_all();
+  app->add_option("--priority", o->priority, "-100 … 100; the lowest is preempted first");
   app->add_option("--model", o->model, "model id; default: the cluster's");
   app->add_option("--timeout-s", o->timeout_s, "give up after so long")
       ->check(CLI::NonNegativeNumber);

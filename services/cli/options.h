@@ -33,6 +33,7 @@ struct Options {
   bool as_chat = false;
   std::string system;
   std::string model;
+  std::optional<int32_t> priority;
   v1::Sampling sampling;
   double timeout_s = 0;  // 0: none; of wait-ready how long to wait
 

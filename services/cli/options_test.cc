@@ -70,6 +70,8 @@ TEST(OptionsTest, GenerateCarriesWhatWasSaidAndNothingElse) {
                            "--logprobs",
                            "0",
                            "--ignore-eos",
+                           "--priority",
+                           "-7",
                            "--json"});
   ASSERT_EQ(o.code, std::nullopt) << o.err;
   const auto request = MakeGenerateRequest(o.options);
@@ -94,6 +96,7 @@ TEST(OptionsTest, GenerateCarriesWhatWasSaidAndNothingElse) {
   (*sampling->mutable_logit_bias())[12] = -100;
   (*sampling->mutable_logit_bias())[7] = 1.5f;
   sampling->set_prompt_logprobs(3);
+  expected.set_priority(-7);
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*request, expected))
       << request->DebugString();
   EXPECT_TRUE(o.options.json);

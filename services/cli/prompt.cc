@@ -47,6 +47,7 @@ absl::StatusOr<v1::GenerateRequest> MakeGenerateRequest(const Options& options) 
   v1::GenerateRequest request;
   request.set_model(options.model);
   *request.mutable_sampling() = options.sampling;
+  if (options.priority.has_value()) request.set_priority(*options.priority);
   if (!options.token_ids.empty()) {
     request.mutable_token_ids()->mutable_ids()->Assign(options.token_ids.begin(),
                                                        options.token_ids.end());

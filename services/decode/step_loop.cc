@@ -45,7 +45,8 @@ struct StepLoop::Job {
   std::vector<Member> members;  // by choice
   int32_t members_left = 0;     // that have not ended
   std::optional<uint64_t> landing_id;
-  int64_t kv_bytes = 0;  // that landed
+  int64_t kv_bytes = 0;                 // that landed
+  std::shared_ptr<const bool> growing;  // counts it while its blocks may not be all it needs
   // Late callbacks of a request that has ended find this gone and post nothing.
   std::shared_ptr<const uint64_t> alive;
 
@@ -72,8 +73,7 @@ absl::StatusOr<StepLoop::Submitted> StepLoop::Submit(worker::StageRequest reques
 
 absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageRequest request,
                                                              DecodeSink* sink) {
-  auto blocks = context_.pool->ReserveGroup(
-      worker::NeedOf(request, context_.engine->storage().layout().block_tokens));
+  auto blocks = Reserve(request);
   if (!blocks.ok()) {
     admission_.Leave(request.choices);
     if (!absl::IsResourceExhausted(blocks.status())) return blocks.status();
@@ -90,6 +90,7 @@ absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageReques
     job->members.push_back({.sampling = job->request.SamplingOf(choice),
                             .blocks = std::move((*blocks)[static_cast<size_t>(choice)])});
   }
+  if (MayGrow(*job)) job->growing = growing_;
   job->alive = std::make_shared<const uint64_t>(number);
   transfer::LandingOptions landing = LandingFor(*job);
   const int32_t choices = job->request.choices;
@@ -104,6 +105,35 @@ absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageReques
   }
   mailbox_->Post(Expected{number, ticket->landing_id});
   return Submitted{number, *std::move(ticket)};
+}
+
+absl::StatusOr<std::vector<kv::Reservation>> StepLoop::Reserve(
+    const worker::StageRequest& request) {
+  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
+  const kv::BlockPool::Counts pool = context_.pool->counts();
+  const int64_t all = worker::NeedOf(request, request.remaining_tokens(), block_tokens).Blocks();
+  if (all > pool.total) {
+    return InvalidArgument("{} KV blocks may be needed, the pool has {}", all, pool.total);
+  }
+  const int32_t expected = context_.admits_expected ? lengths_.expected() : 0;
+  const kv::GroupNeed need =
+      worker::NeedOf(request, kv::TokensToReserve(request.bounds(), expected), block_tokens);
+  const int32_t spare = Spare();
+  if (need.Blocks() > pool.free - spare) {
+    return ResourceExhausted("{} KV blocks are needed, {} of {} are free, {} of them for growth",
+                             need.Blocks(), pool.free, pool.total, spare);
+  }
+  return context_.pool->ReserveGroup(need);
+}
+
+bool StepLoop::MayGrow(const Job& job) const {
+  const int32_t all = job.request.prompt_tokens() + job.request.remaining_tokens();
+  return worker::BlocksFor(all, context_.engine->storage().layout().block_tokens) >
+         static_cast<int32_t>(job.members.front().blocks.blocks().size());
+}
+
+int32_t StepLoop::Spare() const {
+  return SpareBlocks(static_cast<int32_t>(growing_.use_count()) - 1);
 }
 
 // The prompt's KV lands in the first member's blocks. The job must be in the mailbox before the
@@ -144,6 +174,7 @@ void StepLoop::Run() {
     for (Command& command : mailbox_->Take(IdleTime())) Apply(std::move(command));
     if (mailbox_->closed()) break;
     KeepLandingsAlive();
+    MakeRoom();
     PublishLoad();
     RunStep();
   }
@@ -241,6 +272,37 @@ void StepLoop::KeepLandingsAlive() {
   }
 }
 
+// Before a step every running request owns the block that its next row goes to.
+void StepLoop::MakeRoom() {
+  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
+  std::vector<std::pair<uint64_t, Member*>> outgrown;
+  for (const auto& [number, job] : jobs_) {
+    if (job->state != Job::State::kRunning) continue;
+    for (Member& member : job->members) {
+      const auto block = static_cast<size_t>(job->position(member) / block_tokens);
+      const size_t owned = member.blocks.blocks().size();
+      if (owned > 0 && block >= owned) outgrown.emplace_back(number, &member);
+    }
+  }
+  for (const auto& [number, member] : outgrown) {
+    // Its own request may be the one that gives way.
+    while (jobs_.contains(number) && !member->blocks.Extend(1).ok()) Preempt();
+  }
+}
+
+void StepLoop::Preempt() {
+  std::vector<Standing> running;
+  for (const auto& [number, job] : jobs_) {
+    // Choices hold all their blocks from the start, and share some: they stay.
+    if (job->state != Job::State::kRunning || job->request.choices > 1) continue;
+    running.push_back({number, job->request.priority, job->request.preemptions});
+  }
+  const int chosen = GivesWay(running);
+  TRIVIUM_CHECK(chosen >= 0, "a request outgrew its room though it held all");
+  End(running[static_cast<size_t>(chosen)].number,
+      absl::AbortedError("preempted: its KV blocks were needed by another request"));
+}
+
 void StepLoop::RunStep() {
   std::vector<std::pair<Job*, Member*>> running;
   std::vector<engine::SequenceRange> ranges;
@@ -301,21 +363,31 @@ void StepLoop::Emit(Job& job, const worker::OutputToken& token) {
   member.history.Add(token.token.id);
   job.sink->OnToken(token);
   if (token.finish == engine::FinishReason::kNone) return;
+  Learn(job, member);
   member.blocks = kv::Reservation();
   if (--job.members_left == 0) return End(job.number, absl::OkStatus());
   admission_.Leave();
+}
+
+void StepLoop::Learn(const Job& job, const Member& member) {
+  if (member.tokens == 0 || job.request.is_length_known()) return;
+  lengths_.Add(job.request.output_index + member.tokens);
 }
 
 void StepLoop::End(uint64_t number, absl::Status status, bool silent) {
   auto node = jobs_.extract(number);
   std::unique_ptr<Job> job = std::move(node.mapped());
   DecodeSink* sink = job->sink;
-  const bool expected = status.ok() || absl::IsCancelled(status);
+  const bool expected = status.ok() || absl::IsCancelled(status) || absl::IsAborted(status);
   const double decode_s = job->state == Job::State::kLanding
                               ? 0
                               : worker::SecondsBetween(job->joined, context_.clock->Now());
   int32_t tokens = 0;
-  for (const Member& member : job->members) tokens += member.tokens;
+  for (const Member& member : job->members) {
+    tokens += member.tokens;
+    // A stop string ends an answer by cancelling the call.
+    if (absl::IsCancelled(status) && !member.blocks.empty()) Learn(*job, member);
+  }
   if (!silent) context_.probe->OnEnd(status);
   telemetry::Log(expected ? telemetry::Level::kInfo : telemetry::Level::kWarning, "decode_end",
                  {{"request_id", job->request.key.request.value},
@@ -339,6 +411,8 @@ void StepLoop::End(uint64_t number, absl::Status status, bool silent) {
 
 void StepLoop::PublishLoad() {
   worker::Load load{.steps = steps_, .requests_max = context_.requests_max};
+  load.expected_output_tokens = context_.admits_expected ? lengths_.expected() : 0;
+  load.blocks_spare = Spare();
   for (const auto& [number, job] : jobs_) {
     if (job->state == Job::State::kRunning) {
       load.requests_running += job->members_left;

@@ -5,10 +5,12 @@
 // step boundaries; outputs leave through DecodeSink. Thread-safety: all public methods, any thread.
 // A request has one member for each of its choices: a sequence of its own in the batch. The
 // prompt's KV lands once; its full blocks are shared, the last partial one is copied for each
-// member. Invariants: a request holds all the blocks it may ever need, from Submit on, and each
-// member gives its own back when it ends; a step holds exactly one row for every running member;
-// every submitted request ends with exactly one OnEnd; its blocks stay leased while the transport
-// may write them.
+// member. A request holds the blocks of its prompt and of the answer that is expected, from Submit
+// on; one that goes on longer gets a block more before the step that needs it, or another gives its
+// blocks back and ends: see growth.h; several choices hold all that they may need. Invariants: each
+// member gives its own blocks back when it ends; a step holds exactly one row for every running
+// member; every submitted request ends with exactly one OnEnd; its blocks stay leased while the
+// transport may write them.
 #pragma once
 
 #include <atomic>
@@ -25,6 +27,7 @@
 #include "common/worker/loop_context.h"
 #include "common/worker/mailbox.h"
 #include "common/worker/types.h"
+#include "services/decode/growth.h"
 
 namespace trivium::decode {
 
@@ -55,7 +58,7 @@ class StepLoop {
   // OnEnd: UNAVAILABLE while draining, RESOURCE_EXHAUSTED with a retry hint when blocks or places
   // are taken, INVALID_ARGUMENT when this pool can never hold the request. OnEnd later gives: OK,
   // UNAVAILABLE "landing failed: …", DATA_LOSS for a tail that is no token of this request,
-  // CANCELLED.
+  // CANCELLED, ABORTED when it was preempted: its tokens so far are right and can be gone on from.
   absl::StatusOr<Submitted> Submit(worker::StageRequest request, DecodeSink* sink);
   // At the next step boundary: withdraws the landing and gives the blocks back. Ignored for a
   // request that has ended.
@@ -85,6 +88,9 @@ class StepLoop {
   using Command = std::variant<Reserved, Expected, Cancelled, Landed>;
 
   absl::StatusOr<Submitted> SubmitAdmitted(worker::StageRequest request, DecodeSink* sink);
+  absl::StatusOr<std::vector<kv::Reservation>> Reserve(const worker::StageRequest& request);
+  bool MayGrow(const Job& job) const;
+  int32_t Spare() const;
   transfer::LandingOptions LandingFor(const Job& job) const;
   void Run();
   std::optional<Duration> IdleTime() const;
@@ -93,10 +99,13 @@ class StepLoop {
   absl::Status Join(Job& job, const transfer::Arrival& arrival);
   void KeepLandingsAlive();
   void ShareKv(Job& job);
+  void MakeRoom();
+  void Preempt();
   void RunStep();
   worker::OutputToken NextToken(const Job& job, const Member& member,
                                 std::span<const float> logits) const;
   void Emit(Job& job, const worker::OutputToken& token);
+  void Learn(const Job& job, const Member& member);
   void End(uint64_t number, absl::Status status, bool silent = false);
   void PublishLoad();
 
@@ -105,6 +114,9 @@ class StepLoop {
   std::shared_ptr<worker::Mailbox<Command>>
       mailbox_;  // callbacks of the transport may outlive the loop
   std::atomic<uint64_t> next_number_{1};
+  AnswerLengths lengths_;
+  // Its further owners are the requests that hold less than they may need.
+  const std::shared_ptr<const bool> growing_ = std::make_shared<const bool>(true);
   // The engine's thread only.
   std::map<uint64_t, std::unique_ptr<Job>> jobs_;
   TimePoint kept_alive_{};

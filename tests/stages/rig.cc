@@ -18,6 +18,17 @@ void StepLog::OnStep(const worker::StepRecord& step) {
   steps_.push_back({{step.ranges.begin(), step.ranges.end()}, step.rows, step.keys});
 }
 
+void StepLog::OnEnd(const absl::Status& status) {
+  std::lock_guard lock(mutex_);
+  ++ends_[status.code()];
+}
+
+int StepLog::ends(absl::StatusCode code) const {
+  std::lock_guard lock(mutex_);
+  const auto found = ends_.find(code);
+  return found == ends_.end() ? 0 : found->second;
+}
+
 std::vector<StepLog::Step> StepLog::steps() const {
   std::lock_guard lock(mutex_);
   return steps_;
@@ -61,6 +72,7 @@ worker::LoopContext WorkerParts::Context() {
           .probe = &log,
           .step_tokens = options.step_tokens,
           .requests_max = options.requests_max,
+          .admits_expected = options.admits_expected,
           .keep_alive_interval = std::chrono::duration_cast<Duration>(
               std::chrono::milliseconds(250) * options.timeout_scale)};
 }

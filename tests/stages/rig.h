@@ -4,6 +4,7 @@
 #pragma once
 
 #include <condition_variable>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <random>
@@ -23,6 +24,7 @@ struct RigOptions {
   int32_t step_tokens = 64;
   int32_t requests_max = 64;
   double timeout_scale = 1;
+  bool admits_expected = true;
 };
 
 // Remembers every step.
@@ -34,13 +36,15 @@ class StepLog final : public worker::LoopProbe {
   };
   void OnStep(const worker::StepRecord& step) override;
   void OnFirstToken(double) override {}
-  void OnEnd(const absl::Status&) override {}
+  void OnEnd(const absl::Status& status) override;
   std::vector<Step> steps() const;
+  int ends(absl::StatusCode code) const;  // requests that ended so
   void WaitStepOf(uint64_t request) const;
 
  private:
   mutable std::mutex mutex_;
   std::vector<Step> steps_;
+  std::map<absl::StatusCode, int> ends_;
 };
 
 // What all workers share: engine, pool, transport.

@@ -117,6 +117,8 @@ std::vector<BadRequest> BadPrompts() {
        [](R* r) {
          for (int i = 0; i < 2048; ++i) r->mutable_token_ids()->add_ids(5);
        }},
+      {"priority", [](R* r) { r->set_priority(101); }},
+      {"priority", [](R* r) { r->set_priority(-101); }},
       {"\"gpt-17\" is not served", [](R* r) { r->set_model("gpt-17"); },
        grpc::StatusCode::NOT_FOUND},
   };

@@ -2,10 +2,12 @@
 
 #include <algorithm>
 #include <cctype>
+#include <cstdlib>
 #include <filesystem>
 #include <map>
 #include <utility>
 
+#include "common/kv/answer_room.h"
 #include "common/net/text.h"
 #include "services/router/dispatch/random.h"
 
@@ -221,6 +223,10 @@ v1::StageSampling RequestValidator::Complete(const v1::Sampling& sampling,
 
 absl::StatusOr<RunRequest> RequestValidator::Prepare(const v1::GenerateRequest& request) const {
   RETURN_IF_ERROR(CheckModel(request.model()));
+  if (std::abs(int64_t{request.priority()}) > kv::kPriorityMax) {
+    return InvalidArgument("priority: is {}, must be {} to {}", request.priority(),
+                           -kv::kPriorityMax, kv::kPriorityMax);
+  }
   RETURN_IF_ERROR(CheckSampling(request.sampling()));
   absl::StatusOr<std::vector<int32_t>> ids =
       InvalidArgument("prompt: one of text, chat and token_ids is needed");
@@ -237,6 +243,7 @@ absl::StatusOr<RunRequest> RequestValidator::Prepare(const v1::GenerateRequest& 
   }
   RunRequest run;
   run.id = DrawRequestId();
+  run.priority = request.priority();
   run.sampling = Complete(request.sampling(), static_cast<int32_t>(ids->size()));
   run.prompt_ids = *std::move(ids);
   run.stop = {request.sampling().stop().begin(), request.sampling().stop().end()};

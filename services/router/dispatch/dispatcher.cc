@@ -202,6 +202,7 @@ void Dispatcher::WorkerFailed(const PlacedWorker& worker, FailureAction action,
   std::lock_guard lock(mutex_);
   switch (action) {
     case FailureAction::kWaitForRoom:
+    case FailureAction::kMakeWay:
       return table_.MarkFull(worker.worker, worker.epoch);
     case FailureAction::kRetry:
       return table_.MarkSuspect(worker.worker, worker.epoch, why);

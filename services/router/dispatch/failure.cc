@@ -6,6 +6,8 @@ FailureAction ActionFor(const absl::Status& status) {
   switch (status.code()) {
     case absl::StatusCode::kResourceExhausted:
       return FailureAction::kWaitForRoom;
+    case absl::StatusCode::kAborted:
+      return FailureAction::kMakeWay;
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kOutOfRange:
       return FailureAction::kGiveUp;

@@ -4,6 +4,7 @@
 #include <limits>
 #include <utility>
 
+#include "common/kv/answer_room.h"
 #include "common/telemetry/log.h"
 #include "services/router/dispatch/random.h"
 #include "services/router/dispatch/router_metrics.h"
@@ -43,6 +44,8 @@ RequestRun::RequestRun(const RunContext& context, uint64_t ticket, RunRequest re
 RequestShape RequestRun::Shape() const {
   return {.prompt_tokens = static_cast<int32_t>(request_.prompt_ids.size()) + sequencer_.size(),
           .output_tokens = request_.sampling.max_tokens() - sequencer_.size(),
+          .in_full = request_.sampling.ignore_eos() && request_.sampling.stop_token_ids().empty(),
+          .preemptions = preemptions_,
           .turn = ticket_,
           .decode_before = decode_before_,
           .blame = blame_};
@@ -127,6 +130,8 @@ void RequestRun::OpenDecode() {
   request.set_output_index(sequencer_.size());
   *request.mutable_sampling() = request_.sampling;
   request.set_numerics_class(attempt_.at.prefill.numerics_class);
+  request.set_priority(request_.priority);
+  request.set_preemptions(preemptions_);
   attempt_.decode = context_.stages->Decode(attempt_.at.decode.worker, request, request_.deadline,
                                             HandlersFor(Role::kDecode, &RequestRun::OnDecodeEvent));
 }
@@ -341,20 +346,29 @@ void RequestRun::Blame(Role stage) {
   if (stage == Role::kPrefill) add(at.decode.worker, 1);
 }
 
+FailureAction RequestRun::ActionOn(Role stage, const absl::Status& status) const {
+  const FailureAction action = ActionFor(status);
+  const bool may_preempt = stage == Role::kDecode && preemptions_ < kv::kPreemptionsMax;
+  return action == FailureAction::kMakeWay && !may_preempt ? FailureAction::kRetry : action;
+}
+
 void RequestRun::FailStage(Role stage, const absl::Status& status, bool is_lost) {
   const PlacedWorker& worker = stage == Role::kPrefill ? attempt_.at.prefill : attempt_.at.decode;
-  const FailureAction action = ActionFor(status);
+  const FailureAction action = ActionOn(stage, status);
   const std::string why =
       fmt::format("{} worker {}: {}", RoleName(stage), worker.id, Message(status));
   if (IsPastDeadline(status)) return Fail(absl::DeadlineExceededError(why));
   if (action == FailureAction::kGiveUp) return Fail(absl::Status(status.code(), ToAbsl(why)));
   const RetryReason reason = is_lost                                 ? RetryReason::kLost
                              : action == FailureAction::kWaitForRoom ? RetryReason::kNoRoom
+                             : action == FailureAction::kMakeWay     ? RetryReason::kPreempted
                              : action == FailureAction::kRefuse      ? RetryReason::kRefused
                                                                      : RetryReason::kFailed;
   context_.metrics->Retried(stage, reason);
   if (!is_lost) context_.host->WorkerFailed(worker, action, Message(status));
-  if (action != FailureAction::kWaitForRoom) {
+  if (action != FailureAction::kWaitForRoom) account_.WaitAnew(Now());
+  if (action == FailureAction::kMakeWay) ++preemptions_;
+  if (action == FailureAction::kRetry || action == FailureAction::kRefuse) {
     Blame(stage);
     telemetry::Log(telemetry::Level::kWarning, "attempt_failed",
                    {{"request_id", request_.id},
@@ -364,9 +378,9 @@ void RequestRun::FailStage(Role stage, const absl::Status& status, bool is_lost)
     if (++failures_ >= context_.attempts_max) {
       return Fail(Unavailable("{} attempts failed; the last: {}", failures_, why));
     }
-    account_.WaitAnew(Now());
   }
-  WaitAgain();
+  // One that was preempted finds nothing of its own where it was.
+  WaitAgain(action == FailureAction::kMakeWay ? kNoWorker : attempt_.at.decode.worker);
 }
 
 void RequestRun::CancelStreams() {
@@ -374,9 +388,9 @@ void RequestRun::CancelStreams() {
   if (attempt_.prefill != nullptr && !attempt_.prefill_ended) attempt_.prefill->Cancel();
 }
 
-void RequestRun::WaitAgain() {
+void RequestRun::WaitAgain(WorkerIndex prefers) {
   CancelStreams();
-  decode_before_ = attempt_.at.decode.worker;
+  decode_before_ = prefers;
   attempt_ = {};
   phase_ = Phase::kWaiting;
   context_.host->Wait(ticket_, Shape(), account_.waiting_since());
@@ -403,6 +417,7 @@ void RequestRun::Complete() {
   done.mutable_served_by()->set_prefill_worker(attempt_.at.prefill.id);
   done.mutable_served_by()->set_decode_worker(attempt_.at.decode.id);
   done.mutable_served_by()->set_attempts(1 + failures_);
+  done.mutable_served_by()->set_preemptions(preemptions_);
   done.set_seed(request_.sampling.seed());
   sink_->OnDone(done);
   RecordEnd(absl::OkStatus());
@@ -446,6 +461,7 @@ void RequestRun::RecordEnd(const absl::Status& status) const {
                   {"prefill", attempt_.at.prefill.id},
                   {"decode", attempt_.at.decode.id},
                   {"failed_attempts", failures_},
+                  {"preemptions", preemptions_},
                   {"total_ms", account_.Total(Now()) / std::chrono::milliseconds(1)}});
 }
 

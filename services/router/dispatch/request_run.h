@@ -2,9 +2,9 @@
 //
 // An attempt: the scheduler places it -> Decode is opened at D -> D's landing ticket -> Prefill at
 // P with the ticket -> P's first token, D's repetition of it, D's further tokens. When a stage
-// fails, both streams of the attempt are dropped and the request waits for another placement, with
-// the prompt and all tokens emitted so far; a landing ticket belongs to one attempt, so also the
-// decode worker that stays is asked anew.
+// fails, or takes its blocks back for another request, both streams of the attempt are dropped and
+// the request waits for another placement, with the prompt and all tokens emitted so far; a landing
+// ticket belongs to one attempt, so also the decode worker that stays is asked anew.
 //
 // Invariants: the sink sees the prompt's tokens, where their logprobs were asked for, once each and
 // before any other; then the indices 0, 1, 2 … once each, then OnDone or OnError, once, last.
@@ -78,10 +78,11 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
 
   void Accept(const v1::StageToken& token, Role from);
   void Emit(const v1::StageToken& token);
+  FailureAction ActionOn(Role stage, const absl::Status& status) const;
   void FailStage(Role stage, const absl::Status& status, bool is_lost = false);
   void Blame(Role stage);
   void CancelStreams();
-  void WaitAgain();
+  void WaitAgain(WorkerIndex prefers);
   bool IsPastDeadline(const absl::Status& status) const;
 
   void Finish(const std::string& reason, bool stop_decoding);
@@ -109,6 +110,7 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
   Attempt attempt_;
   uint32_t attempts_begun_ = 0;
   int failures_ = 0;
+  int32_t preemptions_ = 0;
   WorkerIndex decode_before_ = kNoWorker;
   std::vector<WorkerBlame> blame_;
   std::string finish_reason_;

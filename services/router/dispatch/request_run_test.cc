@@ -5,6 +5,7 @@
 
 #include <random>
 
+#include "common/kv/answer_room.h"
 #include "services/router/dispatch/dispatch_fixture.h"
 
 namespace trivium::router {
@@ -119,8 +120,11 @@ TEST_P(FaultOrderTest, EveryIndexOnceAndTheRightText) {
   const uint64_t seed = std::random_device()();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   std::mt19937_64 random(seed);
-  DispatchFixture fixture(
-      {.sim = {.decode_blocks = 20, .prefill_blocks = 20, .end_id = 60}, .attempts_max = 100000});
+  DispatchFixture fixture({.sim = {.decode_blocks = 20,
+                                   .prefill_blocks = 20,
+                                   .expected_output_tokens = 6,
+                                   .end_id = 60},
+                           .attempts_max = 100000});
   for (int round = 0; round < 40; ++round) {
     std::vector<Client> clients;
     for (int i = 0; i < 8; ++i) clients.push_back(Start(fixture, RandomRequest(random)));
@@ -319,6 +323,72 @@ TEST_F(RequestRunTest, NoRoomIsNoFailedAttemptAndIsAskedAgainOnlyAfterAReport) {
   RunToEnd(fixture, client, random_);
   ExpectRight(fixture, client);
   EXPECT_EQ(client.sink->Get().done->served_by().attempts(), 1);
+}
+
+// Steps all calls until some decode call has been preempted.
+void PreemptOnce(DispatchFixture& fixture, std::mt19937_64& random) {
+  for (int i = 0; i < 100000; ++i) {
+    if (!fixture.cluster.StepRandomCall(random, 0)) fixture.Pass(kTick);
+    if (fixture.cluster.Preempt()) return;
+  }
+  FAIL() << "no decode call has ever sent a token";
+}
+
+TEST_F(RequestRunTest, PreemptionIsNoFailedAttemptAndIsBounded) {
+  DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 1}, .attempts_max = 1});
+  RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 40);
+  request.sampling.set_ignore_eos(true);
+  const Client client = Start(fixture, request);
+  for (int i = 0; i < kv::kPreemptionsMax; ++i) PreemptOnce(fixture, random_);
+  RunToEnd(fixture, client, random_);
+  ExpectRight(fixture, client);
+  EXPECT_EQ(client.sink->Get().done->served_by().attempts(), 1);
+  EXPECT_EQ(client.sink->Get().done->served_by().preemptions(), kv::kPreemptionsMax);
+  const std::string page = fixture.registry.Text();
+  EXPECT_THAT(page, HasSubstr("trivium_router_retries_total{reason=\"preempted\",stage="
+                              "\"decode\"} 3"));
+
+  // A worker that goes on with it has failed.
+  const Client again = Start(fixture, request);
+  for (int i = 0; i <= kv::kPreemptionsMax; ++i) PreemptOnce(fixture, random_);
+  ASSERT_TRUE(again.sink->has_ended());
+  EXPECT_THAT(Message(*again.sink->Get().error), HasSubstr("1 attempts failed; the last: decode"));
+  ExpectIdle(fixture, random_);
+}
+
+TEST_F(RequestRunTest, APreemptedRequestThatWaitsCanBeCancelledAndHasItsDeadline) {
+  for (const bool is_cancelled : {true, false}) {
+    DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 1}});
+    RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 40);
+    request.sampling.set_ignore_eos(true);
+    request.deadline = fixture.clock.Now() + std::chrono::seconds(10);
+    const Client client = Start(fixture, request);
+    PreemptOnce(fixture, random_);
+    EXPECT_EQ(fixture.dispatcher.counts().waiting, 1) << "placed before the worker has reported";
+    EXPECT_FALSE(client.sink->Get().ids.empty());
+    if (is_cancelled) client.run->Cancel();
+    fixture.cluster.SetRefusing(1, ResourceExhausted("no blocks"));
+    if (!is_cancelled) fixture.Pass(std::chrono::seconds(11));
+    ASSERT_TRUE(client.sink->has_ended());
+    EXPECT_EQ(client.sink->Get().error->code(),
+              is_cancelled ? absl::StatusCode::kCancelled : absl::StatusCode::kDeadlineExceeded);
+    fixture.cluster.SetRefusing(1, absl::OkStatus());
+    ExpectIdle(fixture, random_);
+  }
+}
+
+TEST_F(RequestRunTest, AWaitingRequestThatWasPreemptedIsNotOvertaken) {
+  DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 1, .decode_blocks = 4}});
+  RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 40);
+  request.sampling.set_ignore_eos(true);
+  const Client old = Start(fixture, request);
+  PreemptOnce(fixture, random_);
+  const Client young = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
+  RunToEnd(fixture, old, random_);
+  EXPECT_TRUE(young.sink->Get().ids.empty()) << "the pool held the older one alone";
+  RunToEnd(fixture, young, random_);
+  ExpectRight(fixture, old);
+  ExpectRight(fixture, young);
 }
 
 TEST_F(RequestRunTest, AnotherFingerprintRefusesTheWorkerNotTheRequest) {

@@ -8,7 +8,7 @@
 namespace trivium::router {
 namespace {
 
-constexpr const char* kRetryReasons[] = {"no_room", "failed", "refused", "lost"};
+constexpr const char* kRetryReasons[] = {"no_room", "preempted", "failed", "refused", "lost"};
 constexpr const char* kDropReasons[] = {"duplicate", "late_attempt", "mismatch"};
 constexpr const char* kRefuseReasons[] = {"invalid", "queue_full", "draining", "busy"};
 

@@ -12,7 +12,7 @@
 
 namespace trivium::router {
 
-enum class RetryReason : uint8_t { kNoRoom, kFailed, kRefused, kLost, kCount };
+enum class RetryReason : uint8_t { kNoRoom, kPreempted, kFailed, kRefused, kLost, kCount };
 enum class DropReason : uint8_t { kDuplicate, kLateAttempt, kMismatch, kCount };
 enum class RefuseReason : uint8_t { kInvalid, kQueueFull, kDraining, kBusy, kCount };
 

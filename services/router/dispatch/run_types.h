@@ -26,6 +26,7 @@ struct RunRequest {
   v1::StageSampling sampling;
   std::vector<std::string> stop;
   std::optional<TimePoint> deadline;
+  int32_t priority = 0;
 };
 
 // Takes the answer: any number of OnDelta, then exactly one OnDone or OnError. One call at a time,

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <atomic>
 
+#include "common/kv/answer_room.h"
+
 namespace trivium::router {
 namespace {
 
@@ -63,6 +65,7 @@ struct SimCluster::Call final : StageCall {
   std::vector<int32_t> ids;
   int32_t output_index = 0;
   v1::StageSampling sampling;
+  int32_t preemptions = 0;
   StageHandlers<v1::PrefillEvent> prefill;
   StageHandlers<v1::DecodeEvent> decode;
   std::shared_ptr<Landing> landing;
@@ -134,6 +137,8 @@ std::shared_ptr<StageCall> SimCluster::Decode(WorkerIndex worker, const v1::Deco
   auto call = Open(Role::kDecode, worker, request.key(), request.token_ids(),
                    request.output_index(), request.sampling());
   std::unique_lock lock(call->mutex);
+  TRIVIUM_CHECK(request.preemptions() <= kv::kPreemptionsMax, "preempted too often");
+  call->preemptions = request.preemptions();
   call->decode = std::move(handlers);
   lock.unlock();
   Refused(call);
@@ -175,9 +180,14 @@ void SimCluster::End(Call& call, const absl::Status& status) {
 }
 
 absl::Status SimCluster::Admit(Call& call) {
+  const bool in_full = call.sampling.ignore_eos() && call.sampling.stop_token_ids().empty();
+  const int64_t output =
+      kv::TokensToReserve({.remaining = call.sampling.max_tokens() - call.output_index,
+                           .in_full = in_full,
+                           .preemptions = call.preemptions},
+                          options_.expected_output_tokens);
   const int64_t tokens =
-      static_cast<int64_t>(call.ids.size()) +
-      (call.role == Role::kDecode ? call.sampling.max_tokens() - call.output_index : 0);
+      static_cast<int64_t>(call.ids.size()) + (call.role == Role::kDecode ? output : 0);
   std::lock_guard lock(mutex_);
   Worker& worker = workers_[call.worker];
   const int64_t blocks = BlocksFor(tokens, kBlockTokens);
@@ -203,6 +213,18 @@ v1::StageToken SimCluster::NextToken(Call& call) {
   return token;
 }
 
+// Whether the KV of the newest token has a block.
+bool SimCluster::HasRoom(Call& call) {
+  if (BlocksFor(static_cast<int64_t>(call.ids.size()), kBlockTokens) <= call.blocks) return true;
+  TRIVIUM_CHECK(call.preemptions < kv::kPreemptionsMax, "it was to be admitted in full");
+  std::lock_guard lock(mutex_);
+  Worker& worker = workers_[call.worker];
+  if (worker.blocks_used >= options_.decode_blocks) return false;
+  ++worker.blocks_used;
+  ++call.blocks;
+  return true;
+}
+
 void SimCluster::StepDecode(Call& call) {
   v1::DecodeEvent event;
   if (call.state == 0) {
@@ -216,6 +238,7 @@ void SimCluster::StepDecode(Call& call) {
     if (!call.landing->has_kv && call.state == 1) return;
   }
   if (call.state == 3) return End(call, absl::OkStatus());
+  if (call.state == 2 && !HasRoom(call)) return End(call, absl::AbortedError("preempted"));
   call.state = 2;
   *event.mutable_token() = NextToken(call);
   if (!event.token().finish_reason().empty()) call.state = 3;
@@ -314,6 +337,7 @@ void SimCluster::Report(WorkerIndex worker) {
     state.set_block_tokens(kBlockTokens);
     state.set_requests_running(one.requests);
     state.set_requests_max(kRequestsMax);
+    state.set_expected_output_tokens(options_.expected_output_tokens);
   }
   dispatcher_->OnWorkerState(worker, state);
 }
@@ -334,6 +358,21 @@ void SimCluster::Kill(WorkerIndex worker) {
     const bool is_open = call->prefill.on_end || call->decode.on_end;
     if (is_open) End(*call, Unavailable("connection reset"));
   }
+}
+
+bool SimCluster::Preempt() {
+  std::vector<std::shared_ptr<Call>> calls;
+  {
+    std::lock_guard lock(mutex_);
+    calls = calls_;
+  }
+  for (const auto& call : calls) {
+    std::lock_guard lock(call->mutex);
+    if (call->role != Role::kDecode || call->state != 2 || call->is_ended) continue;
+    End(*call, absl::AbortedError("preempted"));
+    return true;
+  }
+  return false;
 }
 
 void SimCluster::Restart(WorkerIndex worker) {

@@ -22,6 +22,8 @@ namespace trivium::router {
 struct SimOptions {
   int prefill_workers = 2, decode_workers = 2;
   int32_t decode_blocks = 64, prefill_blocks = 64;
+  // Decode admits on it, grows and preempts itself when no block is left; 0: admits in full.
+  int32_t expected_output_tokens = 0;
   int32_t vocab = 320, end_id = 2;
   std::string numerics_class = "batch_invariant/test";
 };
@@ -55,6 +57,9 @@ class SimCluster final : public StageClients {
   void SetStopped(WorkerIndex worker, bool stopped);  // neither events nor reports; calls stay open
   void SetOnOpen(std::function<void()> hook);         // called when the next call is opened, once
   void SetRefusing(WorkerIndex worker, absl::Status status);  // every new call ends so; OK: serves
+  // Ends the oldest decode call that has sent a token, as a worker does that needs its blocks.
+  // False: there is none.
+  bool Preempt();
 
   int worker_count() const { return static_cast<int>(workers_.size()); }
   int calls_opened() const;
@@ -85,6 +90,7 @@ class SimCluster final : public StageClients {
                              const google::protobuf::RepeatedField<int32_t>& ids,
                              int32_t output_index, const v1::StageSampling& sampling);
   v1::StageToken NextToken(Call& call);
+  bool HasRoom(Call& call);
   void StepDecode(Call& call);
   bool AddPromptTokens(Call& call, std::mt19937_64& random, v1::PromptLogprobs* message);
   void StepPrefill(Call& call, std::mt19937_64& random);

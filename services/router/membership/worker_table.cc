@@ -16,6 +16,7 @@ bool IsPlausible(const v1::WorkerState& state) {
          state.blocks_free() >= 0 && state.blocks_free() <= state.blocks_total() &&
          state.requests_running() >= 0 && state.requests_waiting() >= 0 &&
          state.requests_max() > 0 && state.prompt_tokens_waiting() >= 0 &&
+         state.expected_output_tokens() >= 0 && state.blocks_spare() >= 0 &&
          !state.worker_id().empty() && state.worker_id().size() <= kWorkerIdBytesMax;
 }
 
@@ -33,6 +34,8 @@ void Report(const v1::WorkerState& state, WorkerView* view) {
   view->requests = SumOrMax(state.requests_running(), state.requests_waiting());
   view->requests_max = state.requests_max();
   view->prompt_tokens_waiting = state.prompt_tokens_waiting();
+  view->expected_output_tokens = state.expected_output_tokens();
+  view->blocks_spare = state.blocks_spare();
   view->is_full = false;
 }
 

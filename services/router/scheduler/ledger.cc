@@ -10,9 +10,8 @@ void Ledger::Charge(uint64_t ticket, const Placement& placement, const RequestSh
   WorkerView& prefill = cluster_.workers[placement.prefill];
   WorkerView& decode = cluster_.workers[placement.decode];
   const Entry entry{.placement = placement,
-                    .prefill_blocks = BlocksFor(shape.prompt_tokens, prefill.block_tokens),
-                    .decode_blocks = BlocksFor(int64_t{shape.prompt_tokens} + shape.output_tokens,
-                                               decode.block_tokens),
+                    .prefill_blocks = BlocksAtFirst(prefill, shape),
+                    .decode_blocks = BlocksAtFirst(decode, shape),
                     .prompt_tokens = shape.prompt_tokens};
   const bool is_new = entries_.emplace(ticket, entry).second;
   TRIVIUM_CHECK(is_new, "request {} is charged twice", ticket);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <map>
 #include <random>
 
@@ -11,7 +12,7 @@ namespace {
 
 struct Out {
   Placement at;
-  int32_t prompt = 0, output = 0;
+  int32_t prompt = 0, output = 0;  // output: as far as it is reserved
   bool waits = true, prefills = true, reserved = false, unseen = true;
 };
 
@@ -49,6 +50,7 @@ TEST(LedgerTest, SumsHoldAfterAnyOrderOfEvents) {
     cluster.workers[i].role = i < 2 ? Role::kPrefill : Role::kDecode;
     cluster.workers[i].block_tokens = 16;
   }
+  cluster.workers[3].expected_output_tokens = 40;
   Ledger ledger(&cluster);
   std::map<uint64_t, Out> out;
   for (int step = 0; step < 20000; ++step) {
@@ -63,9 +65,12 @@ TEST(LedgerTest, SumsHoldAfterAnyOrderOfEvents) {
         ledger.Charge(ticket, out[ticket].at,
                       {.prompt_tokens = out[ticket].prompt,
                        .output_tokens = out[ticket].output,
+                       .in_full = false,
+                       .preemptions = 0,
                        .turn = 0,
                        .decode_before = kNoWorker,
                        .blame = {}});
+        if (out[ticket].at.decode == 3) out[ticket].output = std::min(out[ticket].output, 40);
         break;
       case 1:
         ledger.Reserved(ticket);

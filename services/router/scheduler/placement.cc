@@ -6,6 +6,8 @@
 #include <tuple>
 #include <utility>
 
+#include "common/kv/answer_room.h"
+
 namespace trivium::router {
 namespace {
 
@@ -23,14 +25,20 @@ int BlameOf(const RequestShape& shape, WorkerIndex worker) {
   return 0;
 }
 
-// Tokens whose KV the worker must hold for this request.
+// Tokens whose KV the worker must be able to hold for this attempt.
 int64_t TokensAt(Role role, const RequestShape& shape) {
   return role == Role::kPrefill ? int64_t{shape.prompt_tokens}
                                 : int64_t{shape.prompt_tokens} + shape.output_tokens;
 }
 
-bool CouldEverHold(const WorkerView& worker, const RequestShape& shape) {
-  return BlocksFor(TokensAt(worker.role, shape), worker.block_tokens) <= worker.blocks_total;
+// And for every later one.
+int64_t TokensEverAt(Role role, const RequestShape& shape) {
+  const int64_t all = int64_t{shape.prompt_tokens} + shape.output_tokens;
+  return role == Role::kPrefill ? all - 1 : all;
+}
+
+bool CouldEverHold(const WorkerView& worker, int64_t tokens) {
+  return BlocksFor(tokens, worker.block_tokens) <= worker.blocks_total;
 }
 
 int64_t Backlog(const WorkerView& worker) {
@@ -43,10 +51,9 @@ int32_t Requests(const WorkerView& worker) {
 
 bool FitsNow(const WorkerView& worker, const RequestShape& shape) {
   if (worker.is_full || Requests(worker) >= worker.requests_max) return false;
-  const int64_t needed = BlocksFor(TokensAt(worker.role, shape), worker.block_tokens);
-  const int64_t free = std::min(worker.blocks_free - worker.own_blocks_unseen,
+  const int64_t free = std::min(worker.blocks_free - worker.blocks_spare - worker.own_blocks_unseen,
                                 worker.blocks_total - worker.own_blocks);
-  if (needed > free) return false;
+  if (BlocksAtFirst(worker, shape) > free) return false;
   return worker.role == Role::kDecode || Backlog(worker) < kPrefillBacklogTokens;
 }
 
@@ -98,6 +105,15 @@ int64_t BlocksFor(int64_t tokens, int32_t block_tokens) {
   return (tokens + size - 1) / size;
 }
 
+int64_t BlocksAtFirst(const WorkerView& worker, const RequestShape& shape) {
+  if (worker.role == Role::kPrefill) return BlocksFor(shape.prompt_tokens, worker.block_tokens);
+  const int32_t output = kv::TokensToReserve({.remaining = shape.output_tokens,
+                                              .in_full = shape.in_full,
+                                              .preemptions = shape.preemptions},
+                                             worker.expected_output_tokens);
+  return BlocksFor(int64_t{shape.prompt_tokens} + output, worker.block_tokens);
+}
+
 bool IsFast(const std::string& numerics_class) { return numerics_class.rfind("fast", 0) == 0; }
 
 absl::Status CheckStages(const ClusterSnapshot& cluster) {
@@ -126,15 +142,16 @@ absl::Status CheckFits(const ClusterSnapshot& cluster, const RequestShape& shape
     bool may_fit = false;
     for (const WorkerView& worker : cluster.workers) {
       if (worker.role != role || worker.condition == WorkerCondition::kRefused) continue;
-      may_fit |= worker.blocks_total == 0 || CouldEverHold(worker, shape);
+      may_fit |= worker.blocks_total == 0 || CouldEverHold(worker, TokensEverAt(role, shape));
       most_tokens =
           std::max(most_tokens, int64_t{worker.blocks_total} * std::max(1, worker.block_tokens));
     }
     if (may_fit || most_tokens < 0) continue;
-    return InvalidArgument("{} tokens ({}) are more than the KV memory of any {} worker holds: {}",
-                           TokensAt(role, shape),
-                           role == Role::kPrefill ? "the prompt" : "prompt and max_tokens",
-                           RoleName(role), most_tokens);
+    return InvalidArgument(
+        "{} tokens ({}) are more than the KV memory of any {} worker holds: {}",
+        TokensEverAt(role, shape),
+        role == Role::kPrefill ? "prompt and max_tokens but the last" : "prompt and max_tokens",
+        RoleName(role), most_tokens);
   }
   return absl::OkStatus();
 }
@@ -145,7 +162,8 @@ absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestSh
   std::map<PairKey, Pairing> pairings;
   for (WorkerIndex i = 0; i < cluster.workers.size(); ++i) {
     const WorkerView& worker = cluster.workers[i];
-    if (worker.condition != WorkerCondition::kReady || !CouldEverHold(worker, shape)) continue;
+    if (worker.condition != WorkerCondition::kReady) continue;
+    if (!CouldEverHold(worker, TokensAt(worker.role, shape))) continue;
     Pairing& pairing = pairings[KeyOf(worker)];
     const bool is_prefill = worker.role == Role::kPrefill;
     (is_prefill ? pairing.could_hold_prefill : pairing.could_hold_decode) = true;

@@ -41,7 +41,9 @@ struct WorkerView {
   int32_t blocks_total = 0, blocks_free = 0, block_tokens = 0;  // total 0: never reported
   int32_t requests = 0, requests_max = 0;                       // running and waiting
   int64_t prompt_tokens_waiting = 0;
-  bool is_full = false;  // refused a request for want of room since its last report
+  int32_t expected_output_tokens = 0;  // see kv::TokensToReserve
+  int32_t blocks_spare = 0;            // of those free, for the growth of its running requests
+  bool is_full = false;                // refused a request for want of room since its last report
 
   int32_t own_requests = 0;       // this router's, now there
   int64_t own_blocks = 0;         // held or about to be held by them
@@ -60,8 +62,10 @@ struct WorkerBlame {
 };
 
 struct RequestShape {
-  int32_t prompt_tokens = 0;              // those of earlier attempts' output included
-  int32_t output_tokens = 0;              // still to come, at most
+  int32_t prompt_tokens = 0;  // those of earlier attempts' output included
+  int32_t output_tokens = 0;  // still to come, at most
+  bool in_full = false;       // decode sets all of them aside at once
+  int32_t preemptions = 0;
   uint64_t turn = 0;                      // decides ties; any counter
   WorkerIndex decode_before = kNoWorker;  // preferred among equals: the retry's former worker
   std::vector<WorkerBlame> blame;
@@ -74,6 +78,8 @@ struct Placement {
 };
 
 int64_t BlocksFor(int64_t tokens, int32_t block_tokens);
+// What the worker will reserve for this request at admission.
+int64_t BlocksAtFirst(const WorkerView& worker, const RequestShape& shape);
 bool IsFast(const std::string& numerics_class);
 
 absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape);
@@ -83,6 +89,9 @@ absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestSh
 absl::Status CheckStages(const ClusterSnapshot& cluster);
 
 // INVALID_ARGUMENT when every worker of a stage has reported, and none could ever hold the request.
+// A prefill worker counts only where it could also prefill all but the last token of the answer: a
+// later attempt takes the prompt and what was emitted, and must not fail for want of a large enough
+// worker when the client has half of the answer.
 absl::Status CheckFits(const ClusterSnapshot& cluster, const RequestShape& shape);
 
 }  // namespace trivium::router

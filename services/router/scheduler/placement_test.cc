@@ -25,6 +25,8 @@ WorkerView Worker(Role role) {
           .requests = 0,
           .requests_max = 8,
           .prompt_tokens_waiting = 0,
+          .expected_output_tokens = 0,
+          .blocks_spare = 0,
           .is_full = false,
           .own_requests = 0,
           .own_blocks = 0,
@@ -45,6 +47,8 @@ ClusterSnapshot RandomCluster(std::mt19937_64& random) {
         worker.blocks_total == 0 ? 0 : static_cast<int32_t>(random() % (worker.blocks_total + 1));
     worker.requests = static_cast<int32_t>(random() % 10);
     worker.prompt_tokens_waiting = static_cast<int64_t>(random() % 1500);
+    worker.expected_output_tokens = static_cast<int32_t>(random() % 3 * 40);
+    worker.blocks_spare = static_cast<int32_t>(random() % 8);
     worker.is_full = random() % 8 == 0;
     worker.own_requests = static_cast<int32_t>(random() % 4);
     worker.own_blocks = static_cast<int64_t>(random() % 30);
@@ -58,6 +62,8 @@ ClusterSnapshot RandomCluster(std::mt19937_64& random) {
 RequestShape RandomShape(std::mt19937_64& random, size_t workers) {
   RequestShape shape{.prompt_tokens = 1 + static_cast<int32_t>(random() % 1000),
                      .output_tokens = 1 + static_cast<int32_t>(random() % 600),
+                     .in_full = random() % 3 == 0,
+                     .preemptions = static_cast<int32_t>(random() % 4),
                      .turn = random(),
                      .decode_before = kNoWorker,
                      .blame = {}};
@@ -79,10 +85,21 @@ int64_t Needs(const WorkerView& w, const RequestShape& s) {
   return (tokens + 15) / 16;
 }
 
+int64_t EverNeeds(const WorkerView& w, const RequestShape& s) {
+  return (s.prompt_tokens + s.output_tokens - (w.role == Role::kPrefill) + 15) / 16;
+}
+
+int64_t NeedsAtFirst(const WorkerView& w, const RequestShape& s) {
+  RequestShape reserved = s;
+  const bool in_full = w.expected_output_tokens == 0 || s.in_full || s.preemptions >= 3;
+  if (!in_full) reserved.output_tokens = std::min(s.output_tokens, w.expected_output_tokens);
+  return Needs(w, reserved);
+}
+
 bool Fits(const WorkerView& w, const RequestShape& s) {
   if (w.is_full || std::max(w.requests, w.own_requests) >= w.requests_max) return false;
-  if (Needs(w, s) > w.blocks_free - w.own_blocks_unseen) return false;
-  if (Needs(w, s) > w.blocks_total - w.own_blocks) return false;
+  if (NeedsAtFirst(w, s) > w.blocks_free - w.blocks_spare - w.own_blocks_unseen) return false;
+  if (NeedsAtFirst(w, s) > w.blocks_total - w.own_blocks) return false;
   return w.role == Role::kDecode ||
          std::max(w.prompt_tokens_waiting, w.own_prompt_tokens) < kPrefillBacklogTokens;
 }
@@ -99,13 +116,14 @@ Facts Examine(const ClusterSnapshot& cluster, const RequestShape& shape) {
     facts.has_ready[role] |= Ready(w);
     if (w.condition == WorkerCondition::kRefused) continue;
     facts.has_known[role] = true;
-    facts.never[role] &= w.blocks_total > 0 && Needs(w, shape) > w.blocks_total;
+    facts.never[role] &= w.blocks_total > 0 && EverNeeds(w, shape) > w.blocks_total;
   }
   for (const WorkerView& p : cluster.workers) {
     for (const WorkerView& d : cluster.workers) {
       if (!Ready(p) || !Ready(d) || !MayPair(p, d)) continue;
       facts.may_pair = true;
-      facts.could_hold |= Needs(p, shape) <= p.blocks_total && Needs(d, shape) <= d.blocks_total;
+      if (Needs(p, shape) > p.blocks_total || Needs(d, shape) > d.blocks_total) continue;
+      facts.could_hold = true;
       facts.fits |= Fits(p, shape) && Fits(d, shape);
     }
   }
@@ -134,6 +152,7 @@ void ExpectSound(const ClusterSnapshot& cluster, const RequestShape& shape, cons
     const WorkerView& d = cluster.workers.at(placement->decode);
     EXPECT_TRUE(Ready(p) && Ready(d) && MayPair(p, d));
     EXPECT_TRUE(Fits(p, shape) && Fits(d, shape));
+    EXPECT_LE(Needs(d, shape), d.blocks_total) << "it could not grow to its end";
   }
 }
 
@@ -172,6 +191,8 @@ TEST(PlacementTest, LeastLoadedOfEachStage) {
     }
     const auto placement = Choose(cluster, {.prompt_tokens = 10,
                                             .output_tokens = 10,
+                                            .in_full = false,
+                                            .preemptions = 0,
                                             .turn = random(),
                                             .decode_before = kNoWorker,
                                             .blame = {}});
@@ -190,6 +211,26 @@ TEST(PlacementTest, LeastLoadedOfEachStage) {
   }
 }
 
+TEST(PlacementTest, ARequestIsTakenOnlyWhereALaterAttemptCouldBePrefilled) {
+  ClusterSnapshot cluster{{Worker(Role::kPrefill), Worker(Role::kDecode)}};
+  cluster.workers[0].blocks_total = cluster.workers[0].blocks_free = 10;
+  RequestShape shape{.prompt_tokens = 100,
+                     .output_tokens = 61,
+                     .in_full = false,
+                     .preemptions = 0,
+                     .turn = 0,
+                     .decode_before = kNoWorker,
+                     .blame = {}};
+  EXPECT_TRUE(Choose(cluster, shape).ok());
+  shape.output_tokens = 62;
+  EXPECT_THAT(Message(Choose(cluster, shape).status()), HasSubstr("any prefill worker holds: 160"));
+  // What was accepted stays so, however far the answer has come.
+  shape.output_tokens = 61;
+  for (; shape.output_tokens > 0; ++shape.prompt_tokens, --shape.output_tokens) {
+    EXPECT_TRUE(Choose(cluster, shape).ok()) << shape.output_tokens;
+  }
+}
+
 TEST(PlacementTest, TiesTakeTurns) {
   ClusterSnapshot cluster;
   for (int i = 0; i < 8; ++i)
@@ -198,6 +239,8 @@ TEST(PlacementTest, TiesTakeTurns) {
   for (uint64_t turn = 0; turn < 4; ++turn) {
     const auto placement = Choose(cluster, {.prompt_tokens = 1,
                                             .output_tokens = 1,
+                                            .in_full = false,
+                                            .preemptions = 0,
                                             .turn = turn,
                                             .decode_before = kNoWorker,
                                             .blame = {}});
@@ -215,6 +258,8 @@ TEST(PlacementTest, ARetryKeepsItsDecodeWorkerUntilThatIsToBlame) {
     cluster.workers.push_back(Worker(i < 2 ? Role::kPrefill : Role::kDecode));
   RequestShape shape{.prompt_tokens = 1,
                      .output_tokens = 1,
+                     .in_full = false,
+                     .preemptions = 0,
                      .turn = 0,
                      .decode_before = 3,
                      .blame = {{0, 2}, {3, 1}}};

@@ -1,0 +1,128 @@
+"""Throughput of decode admission on expected length beside full reservation, on pools that cannot hold all.
+
+A cluster of real processes under batch_invariant numerics, each worker with one thread. 32 chat questions
+at a time, sampled, every one with the same large max_tokens; their answers end by themselves, long before.
+Two pools: one holds 8 requests reserved in full, the other 8 requests of the length that they turn out to
+have. Every answer has to be that of its solo run.
+"""
+import argparse
+import concurrent.futures
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+
+ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
+BIN = os.path.join(ROOT, 'build', 'release', 'bin')
+BLOCK_TOKENS = 16
+BLOCK_BYTES = BLOCK_TOKENS * 23040  # of SmolLM2-135M, 30 layers
+THINGS = ('rain', 'a clock', 'the moon', 'bread', 'a bicycle', 'salt', 'a mirror', 'the sea')
+QUESTIONS = [form.format(thing) for thing in THINGS for form in (
+    'In one short sentence, what is {}?', 'Write two sentences about {}.', 'Name a colour that goes with {}.',
+    'Why do people like {}?')]
+
+
+class Cluster:
+    def __init__(self, args, blocks, admission):
+        self.router = args.router
+        self.log = tempfile.TemporaryFile('w')
+        self.processes = []
+        common = ['--model', args.model, '--threads', '1', '--numerics', 'batch_invariant']
+        for role, port, more in (('prefill', 1, ['--kv-memory', '256MiB']),
+                                 ('decode', 2, ['--kv-memory', str(blocks * BLOCK_BYTES), '--admission', admission,
+                                                '--metrics-listen', f'127.0.0.1:{self.router + 3}'])):
+            self.start(f'trivium-{role}', '--listen', f'127.0.0.1:{self.router + port}', *common, *more)
+        self.start('trivium-router', '--listen', f'127.0.0.1:{self.router}', '--model', args.model,
+                   '--worker', f'prefill=127.0.0.1:{self.router + 1}', '--worker', f'decode=127.0.0.1:{self.router + 2}')
+        subprocess.run([os.path.join(BIN, 'trivium'), 'wait-ready', '--router', f'127.0.0.1:{self.router}'],
+                       check=True, stdout=subprocess.DEVNULL)
+
+    def start(self, name, *arguments):
+        self.processes.append(subprocess.Popen([os.path.join(BIN, name), *arguments], stdout=self.log, stderr=self.log))
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for process in self.processes:
+            process.terminate()
+        for process in self.processes:
+            process.wait()
+
+    def ask(self, number, max_tokens):
+        out = subprocess.run([os.path.join(BIN, 'trivium'), 'generate', '--router', f'127.0.0.1:{self.router}', '--chat',
+                              '--prompt', QUESTIONS[number], '--temperature', '0.7', '--seed', str(number),
+                              '--max-tokens', str(max_tokens), '--json', '--quiet'],
+                             capture_output=True, text=True)
+        if out.returncode != 0:
+            sys.exit(f'request {number} failed: {out.stderr.strip()}')
+        return json.loads(out.stdout)
+
+    def ask_all(self, max_tokens):
+        """All questions at once: the answers, and the seconds from the first question to the last answer."""
+        with concurrent.futures.ThreadPoolExecutor(len(QUESTIONS)) as pool:
+            begin = time.monotonic()
+            answers = list(pool.map(lambda i: self.ask(i, max_tokens), range(len(QUESTIONS))))
+            return answers, time.monotonic() - begin
+
+    def preempted(self):
+        page = urllib.request.urlopen(f'http://127.0.0.1:{self.router + 3}/metrics').read().decode()
+        return sum(int(float(line.split()[-1])) for line in page.splitlines() if 'outcome="preempted"' in line)
+
+
+def tokens_of(answers):
+    return [answer['token_ids'] for answer in answers]
+
+
+def measure(args, blocks, admission, solo):
+    """Best tokens/s of the rounds, median wait for the first token in the best one, preemptions a round."""
+    with Cluster(args, blocks, admission) as cluster:
+        best, wait = 0, 0
+        for round_number in range(args.rounds + 1):
+            if round_number == 1:
+                before = cluster.preempted()
+            answers, seconds = cluster.ask_all(args.max_tokens)
+            if tokens_of(answers) != solo:
+                sys.exit(f'{admission}: an answer is not that of its solo run')
+            rate = sum(map(len, solo)) / seconds
+            if round_number > 0 and rate > best:  # the first round shows decode how long answers are
+                best = rate
+                wait = statistics.median(a['timings']['time_to_first_token_ms'] for a in answers)
+        return best, wait, (cluster.preempted() - before) / args.rounds
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument('--model', required=True)
+    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--max-tokens', type=int, default=1024)
+    parser.add_argument('--router', type=int, default=7470, help='first of four ports')
+    args = parser.parse_args()
+    blocks_for = lambda tokens: -(-tokens // BLOCK_TOKENS)
+    with Cluster(args, 2 * blocks_for(args.max_tokens + 128), 'full') as cluster:
+        answers = [cluster.ask(i, args.max_tokens) for i in range(len(QUESTIONS))]
+    solo = tokens_of(answers)
+    lengths = sorted(map(len, solo))
+    sizes = [answer['usage']['prompt_tokens'] + len(ids) for answer, ids in zip(answers, solo)]
+    prompt = max(answer['usage']['prompt_tokens'] for answer in answers)
+    print(f'{len(solo)} requests at once, max_tokens {args.max_tokens}; answers of {lengths[0]} to {lengths[-1]} tokens, '
+          f'median {statistics.median(lengths):.0f}, mean {statistics.mean(lengths):.0f}')
+    for name, blocks in (('reserved in full', 8 * blocks_for(prompt + args.max_tokens)),
+                         ('as long as they turn out', max(blocks_for(prompt + args.max_tokens),
+                                                          8 * blocks_for(int(statistics.mean(sizes)))))):
+        print(f'pool of {blocks} blocks, for 8 requests {name}:')
+        base = None
+        for admission in ('full', 'expected'):
+            rate, wait, preempted = measure(args, blocks, admission, solo)
+            base = base or rate
+            print(f'  {admission:8}  {rate:6.1f} tok/s ({rate / base:.2f})  first token after {wait:6.0f} ms (median)  '
+                  f'{preempted:.1f} preemptions a round', flush=True)
+    print('every answer equal to its solo run')
+
+
+if __name__ == '__main__':
+    main()
