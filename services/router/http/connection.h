@@ -2,7 +2,7 @@
 // goes on to the next. Only for the .cc files of this folder: it brings in Asio and Beast.
 //
 // Bytes that come while an answer is being made stay in the buffer until their turn, up to a bound;
-// then the client's kernel has to keep them.
+// then the client's kernel has to keep them, and a client that leaves is noticed by the next write.
 // Thread-safety: none; everything runs on the server's thread.
 #pragma once
 
