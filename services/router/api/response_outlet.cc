@@ -1,5 +1,6 @@
 #include "services/router/api/response_outlet.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace trivium::router {
@@ -8,15 +9,16 @@ void ResponseOutlet::OnDelta(const v1::Delta& delta) {
   std::unique_lock lock(mutex_);
   if (is_broken_) return;
   const size_t bytes = delta.ByteSizeLong();
-  if (!deltas_.empty() && last_bytes_ + bytes <= kDeltaBytesMax) {
-    v1::Delta& last = deltas_.back();
-    last.mutable_text()->append(delta.text());
-    last.mutable_tokens()->MergeFrom(delta.tokens());
-    last.mutable_prompt_tokens()->MergeFrom(delta.prompt_tokens());
-    last_bytes_ += bytes;
+  const auto last = std::find_if(waiting_.rbegin(), waiting_.rend(), [&](const Waiting& one) {
+    return one.delta.choice() == delta.choice();
+  });
+  if (last != waiting_.rend() && last->bytes + bytes <= kDeltaBytesMax) {
+    last->delta.mutable_text()->append(delta.text());
+    last->delta.mutable_tokens()->MergeFrom(delta.tokens());
+    last->delta.mutable_prompt_tokens()->MergeFrom(delta.prompt_tokens());
+    last->bytes += bytes;
   } else {
-    deltas_.push_back(delta);
-    last_bytes_ = bytes;
+    waiting_.push_back({delta, bytes});
   }
   Proceed(std::move(lock));
 }
@@ -39,7 +41,7 @@ void ResponseOutlet::Written(bool ok) {
   is_writing_ = false;
   if (!ok) {
     is_broken_ = true;
-    deltas_.clear();
+    waiting_.clear();
     done_.reset();
   }
   Proceed(std::move(lock));
@@ -48,11 +50,11 @@ void ResponseOutlet::Written(bool ok) {
 // Whoever sets is_writing_ or is_finished_ is the only one to call the writer.
 void ResponseOutlet::Proceed(std::unique_lock<std::mutex> lock) {
   if (is_writing_ || is_finished_) return;
-  if (!deltas_.empty() || done_.has_value()) {
+  if (!waiting_.empty() || done_.has_value()) {
     is_writing_ = true;
-    if (!deltas_.empty()) {
-      *writing_.mutable_delta() = std::move(deltas_.front());
-      deltas_.pop_front();
+    if (!waiting_.empty()) {
+      *writing_.mutable_delta() = std::move(waiting_.front().delta);
+      waiting_.pop_front();
     } else {
       *writing_.mutable_done() = *std::exchange(done_, std::nullopt);
     }

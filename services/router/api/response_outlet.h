@@ -1,6 +1,7 @@
 // Between a run, which produces as fast as tokens come, and a writer that takes one message at a
-// time: what comes behind a slow reader is merged into few deltas, so that what waits is never more
-// than the rest of one answer, and no message more than a client takes by default.
+// time: what comes behind a slow reader is merged into few deltas of each choice, so that what
+// waits is never more than the rest of one answer, and no message more than a client takes by
+// default. Choices that wait take turns.
 //
 // The writer sees Write calls, each after the former was Written, and then one Finish, last.
 // Thread-safety: all methods, any thread. Knows no gRPC.
@@ -40,13 +41,16 @@ class ResponseOutlet final : public ResponseSink {
   void Written(bool ok);
 
  private:
+  struct Waiting {
+    v1::Delta delta;
+    size_t bytes = 0;  // of the delta, at most
+  };
   void Proceed(std::unique_lock<std::mutex> lock);
 
   ResponseWriter* const writer_;
   std::mutex mutex_;
   v1::GenerateResponse writing_;  // the writer's while is_writing_
-  std::deque<v1::Delta> deltas_;  // wait to be written
-  size_t last_bytes_ = 0;         // of the last one of them
+  std::deque<Waiting> waiting_;   // to be written
   std::optional<v1::Done> done_;
   std::optional<absl::Status> end_;
   bool is_writing_ = false, is_broken_ = false, is_finished_ = false;

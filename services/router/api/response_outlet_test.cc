@@ -85,6 +85,30 @@ TEST(ResponseOutletTest, WhatIsMergedStaysBelowTheLimitOfAMessage) {
   EXPECT_TRUE(writer.is_finished);
 }
 
+TEST(ResponseOutletTest, ChoicesAreNeverMixedAndTakeTurns) {
+  class Writer final : public ResponseWriter {
+   public:
+    void Write(const v1::GenerateResponse& response) override {
+      written += fmt::format("{}:{};", response.delta().choice(), response.delta().text());
+    }
+    void Finish(const absl::Status&) override {}
+    std::string written;
+  } writer;
+  ResponseOutlet outlet(&writer);
+  const auto add = [&](int choice, int index) {
+    v1::Delta delta = Delta(index);
+    delta.set_choice(choice);
+    outlet.OnDelta(delta);
+  };
+  for (int i = 0; i < 3; ++i) {
+    for (const int choice : {0, 2, 1}) add(choice, i);
+  }
+  outlet.Written(true);
+  add(0, 3);
+  for (int i = 0; i < 3; ++i) outlet.Written(true);
+  EXPECT_EQ(writer.written, "0:0 ;1:0 1 2 ;2:0 1 2 ;0:1 2 3 ;");
+}
+
 TEST(ResponseOutletTest, AnErrorComesAfterTheTokensBeforeIt) {
   FakeWriter writer;
   ResponseOutlet outlet(&writer);
