@@ -180,7 +180,7 @@ asio::awaitable<bool> Connection::ServeOne() {
 // A client that has connected and says nothing gets no longer than one that is slow to say it.
 asio::awaitable<bool> Connection::AwaitBytes() {
   const bool is_first = std::exchange(is_first_, false);
-  if (shared_.is_draining && !is_first) co_return false;
+  if (shared_.is_draining) co_return false;
   if (buffer_.size() > 0) co_return true;
   Arm(is_first ? shared_.limits.header_timeout : shared_.limits.idle_timeout);
   is_idle_ = true;
