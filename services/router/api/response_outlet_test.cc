@@ -106,7 +106,7 @@ TEST(ResponseOutletTest, ChoicesAreNeverMixedAndTakeTurns) {
   outlet.Written(true);
   add(0, 3);
   for (int i = 0; i < 3; ++i) outlet.Written(true);
-  EXPECT_EQ(writer.written, "0:0 ;1:0 1 2 ;2:0 1 2 ;0:1 2 3 ;");
+  EXPECT_EQ(writer.written, "0:0 ;2:0 1 2 ;1:0 1 2 ;0:1 2 3 ;");
 }
 
 TEST(ResponseOutletTest, AnErrorComesAfterTheTokensBeforeIt) {

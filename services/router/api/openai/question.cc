@@ -1,26 +1,20 @@
 #include "services/router/api/openai/question.h"
 
-#include <simdjson.h>
-
 #include <algorithm>
 #include <charconv>
-#include <limits>
 #include <map>
 #include <optional>
 #include <string>
 #include <utility>
 
 #include "common/net/text.h"
+#include "services/router/api/openai/json_values.h"
+#include "services/router/api/openai/prompts.h"
 
 namespace trivium::router::openai {
 namespace {
 
-using Element = simdjson::dom::element;
-using Type = simdjson::dom::element_type;
-
-constexpr size_t kPromptsMax = 64;
 constexpr size_t kDepthMax = 64;
-constexpr size_t kShownMax = 40;
 
 // A question while its fields are read in whatever order they come.
 struct Draft {
@@ -33,81 +27,6 @@ struct Draft {
 
   v1::Sampling& sampling() { return *shared.mutable_sampling(); }
 };
-
-// Errors of a reader do not name the field; those of a part of it begin with [3] or .name.
-absl::Status At(std::string_view field, const absl::Status& status) {
-  if (status.ok()) return status;
-  const std::string what = Message(status);
-  const bool goes_on = !what.empty() && (what[0] == '[' || what[0] == '.');
-  return InvalidArgument("{}{}{}", field, goes_on ? "" : ": ", what);
-}
-
-std::string_view KindOf(Element value) {
-  switch (value.type()) {
-    case Type::ARRAY:
-      return "an array";
-    case Type::OBJECT:
-      return "an object";
-    case Type::STRING:
-      return "a string";
-    case Type::BOOL:
-      return "a truth value";
-    case Type::NULL_VALUE:
-      return "null";
-    default:
-      return "a number";
-  }
-}
-
-absl::Status WrongType(Element value, std::string_view wanted) {
-  return InvalidArgument("must be {}, is {}", wanted, KindOf(value));
-}
-
-// ---- Plain values ----
-
-absl::StatusOr<bool> Bool(Element value) {
-  bool out = false;
-  if (value.get(out) != simdjson::SUCCESS) return WrongType(value, "true or false");
-  return out;
-}
-
-absl::StatusOr<std::string> String(Element value) {
-  std::string_view out;
-  if (value.get(out) != simdjson::SUCCESS) return WrongType(value, "a string");
-  return std::string(out);
-}
-
-absl::StatusOr<float> Number(Element value) {
-  double out = 0;
-  if (value.get(out) != simdjson::SUCCESS) return WrongType(value, "a number");
-  constexpr double kMax = std::numeric_limits<float>::max();
-  return static_cast<float>(std::clamp(out, -kMax, kMax));
-}
-
-absl::StatusOr<int32_t> Integer(Element value) {
-  int64_t out = 0;
-  if (value.is<double>() && !value.is<int64_t>() && !value.is<uint64_t>()) {
-    return InvalidArgument("must be a whole number");
-  }
-  const auto error = value.get(out);
-  if (error == simdjson::INCORRECT_TYPE) return WrongType(value, "a whole number");
-  if (error != simdjson::SUCCESS || out != static_cast<int32_t>(out)) {
-    return InvalidArgument("does not fit in 32 bits");
-  }
-  return static_cast<int32_t>(out);
-}
-
-absl::StatusOr<simdjson::dom::array> Array(Element value, std::string_view wanted) {
-  simdjson::dom::array out;
-  if (value.get(out) != simdjson::SUCCESS) return WrongType(value, wanted);
-  return out;
-}
-
-absl::StatusOr<simdjson::dom::object> Object(Element value) {
-  simdjson::dom::object out;
-  if (value.get(out) != simdjson::SUCCESS) return WrongType(value, "an object");
-  return out;
-}
 
 template <auto kSet>
 absl::Status SetFloat(Element value, Draft* draft) {
@@ -226,75 +145,8 @@ absl::Status SetStreamOptions(Element value, Draft* draft) {
 
 // ---- Fields of chat ----
 
-absl::Status AppendPart(Element value, std::string* content) {
-  ASSIGN_OR_RETURN(const auto part, Object(value));
-  std::optional<std::string> text;
-  std::string type;
-  for (const auto& [key, field] : part) {
-    if (key != "type" && key != "text") continue;
-    const absl::StatusOr<std::string> string = String(field);
-    if (!string.ok()) return At(fmt::format(".{}", key), string.status());
-    (key == "type" ? type : text.emplace()) = *string;
-  }
-  if (type != "text") {
-    return InvalidArgument(".type: is \"{}\"; \"text\" alone is supported",
-                           net::Escape(type, kShownMax));
-  }
-  if (!text.has_value()) return InvalidArgument(".text: is required");
-  *content += *text;
-  return absl::OkStatus();
-}
-
-absl::StatusOr<std::string> Content(Element value) {
-  if (value.is_string()) return String(value);
-  ASSIGN_OR_RETURN(const auto parts, Array(value, "a string or an array of parts"));
-  std::string content;
-  size_t index = 0;
-  for (const Element part : parts) {
-    const absl::Status status = AppendPart(part, &content);
-    if (!status.ok()) return At(fmt::format("[{}]", index), status);
-    ++index;
-  }
-  return content;
-}
-
-absl::Status SetMessageField(std::string_view key, Element field, v1::Message* out) {
-  if (key == "role") {
-    ASSIGN_OR_RETURN(const std::string role, String(field));
-    // The newer name of the same thing, which templates do not know.
-    out->set_role(role == "developer" ? "system" : role);
-  } else if (key == "content") {
-    ASSIGN_OR_RETURN(*out->mutable_content(), Content(field));
-  } else if (key == "tool_calls" || key == "function_call") {
-    return InvalidArgument("calls of tools are not supported");
-  }
-  return absl::OkStatus();
-}
-
-absl::Status AddMessage(Element value, v1::Message* out) {
-  ASSIGN_OR_RETURN(const auto message, Object(value));
-  bool has_role = false, has_content = false;
-  for (const auto& [key, field] : message) {
-    if (field.is_null()) continue;
-    has_role |= key == "role";
-    has_content |= key == "content";
-    const absl::Status status = SetMessageField(key, field, out);
-    if (!status.ok()) return At(fmt::format(".{}", key), status);
-  }
-  if (!has_role) return InvalidArgument(".role: is required");
-  if (!has_content) return InvalidArgument(".content: is required");
-  return absl::OkStatus();
-}
-
 absl::Status SetMessages(Element value, Draft* draft) {
-  ASSIGN_OR_RETURN(const auto items, Array(value, "an array of messages"));
-  draft->prompts.assign(1, {});
-  v1::Messages* messages = draft->prompts[0].mutable_chat();
-  for (const Element item : items) {
-    const absl::Status status = AddMessage(item, messages->add_messages());
-    if (!status.ok()) return At(fmt::format("[{}]", messages->messages_size() - 1), status);
-  }
-  return absl::OkStatus();
+  return ReadMessages(value, &draft->prompts);
 }
 
 absl::Status SetChatLogprobs(Element value, Draft* draft) {
@@ -340,40 +192,7 @@ absl::Status CheckModalities(Element value, Draft*) {
 
 // ---- Fields of completions ----
 
-absl::Status SetIds(simdjson::dom::array items, v1::GenerateRequest* out) {
-  v1::TokenIds* ids = out->mutable_token_ids();
-  for (const Element item : items) {
-    const absl::StatusOr<int32_t> id = Integer(item);
-    if (!id.ok()) return At(fmt::format("[{}]", ids->ids_size()), id.status());
-    ids->add_ids(*id);
-  }
-  return absl::OkStatus();
-}
-
-absl::Status SetOnePrompt(Element value, v1::GenerateRequest* out) {
-  if (value.is_array()) return SetIds(simdjson::dom::array(value), out);
-  if (!value.is_string()) return WrongType(value, "a string or an array of token ids");
-  ASSIGN_OR_RETURN(*out->mutable_text(), String(value));
-  return absl::OkStatus();
-}
-
-// A text, several texts, the ids of a prompt, or of several.
-absl::Status SetPrompt(Element value, Draft* draft) {
-  draft->prompts.clear();
-  const bool is_list = value.is_array();
-  if (!is_list) return SetOnePrompt(value, &draft->prompts.emplace_back());
-  ASSIGN_OR_RETURN(const auto items, Array(value, ""));
-  if (items.begin() == items.end()) return InvalidArgument("is empty");
-  if ((*items.begin()).is_number()) return SetIds(items, &draft->prompts.emplace_back());
-  for (const Element item : items) {
-    if (draft->prompts.size() == kPromptsMax) {
-      return InvalidArgument("at most {} prompts are allowed in one request", kPromptsMax);
-    }
-    const absl::Status status = SetOnePrompt(item, &draft->prompts.emplace_back());
-    if (!status.ok()) return At(fmt::format("[{}]", draft->prompts.size() - 1), status);
-  }
-  return absl::OkStatus();
-}
+absl::Status SetPrompt(Element value, Draft* draft) { return ReadPrompts(value, &draft->prompts); }
 
 absl::Status SetBestOf(Element value, Draft* draft) {
   ASSIGN_OR_RETURN(draft->best_of, Integer(value));
