@@ -3,13 +3,10 @@
 #include <cstring>
 
 #include "kernels/check.h"
+#include "kernels/uneven_levels.h"
 
 namespace trivium::kernels {
 namespace {
-
-// The levels of IQ4_NL, part of the format.
-constexpr int8_t kUnevenLevels[16] = {-127, -104, -83, -65, -49, -35, -22, -10,
-                                      1,    13,   25,  38,  53,  69,  89,  113};
 
 uint16_t LoadU16(const uint8_t* bytes) {
   uint16_t value;

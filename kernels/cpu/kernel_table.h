@@ -10,13 +10,16 @@
 
 #include <cstdint>
 
+#include "kernels/uneven_levels.h"
+
 namespace trivium::kernels {
 
 // Weights lie in panels of eight outputs (packed_matrix.h); the last one is padded with zero
 // weights.
 inline constexpr int kPanelOutputs = 8;
-inline constexpr int kQuantBlock = 32;  // inputs whose activations share a scale
-inline constexpr int kSuperBlocks = 8;  // blocks of 32 in a super-block
+inline constexpr int kQuantBlock = 32;    // inputs whose activations share a scale
+inline constexpr int kSuperBlocks = 8;    // blocks of 32 in a super-block
+inline constexpr int kLevelOffset = 128;  // makes the levels of IQ4_NL positive
 
 // How the weights of a panel are kept (packed_matrix.h); several formats of the file may share one.
 enum class PanelKind : uint8_t {
@@ -29,6 +32,8 @@ enum class PanelKind : uint8_t {
   kQ2_K,
   kQ3_K,
   kQ8_0,
+  kIQ4_NL,
+  kQ5_0,
   kQ5_1,
   kQ5_K,
   kQ6_K
@@ -36,18 +41,19 @@ enum class PanelKind : uint8_t {
 
 // A quantised panel: weight = scale * (integer - offset) + minimum.
 struct QuantPanel {
-  bool nibbles = false;  // integers 0 … 15; otherwise -128 … 127
+  bool nibbles = false;  // integers 0 … 15 beside activations in bytes; otherwise in words
+  int bits = 8;          // of an integer beside words: 8 signed, 4 to 6 unsigned
   bool super = false;    // scale and minimum: float16 a super-block times an 8-bit integer a group
   bool minima = false;
   int groups = 1;  // in a block of 32
-  int offset = 0;  // in a nibble panel without minima
+  int offset = 0;  // in a panel without minima
 
   // Whether activations need their sums, for the minima or the offset.
   constexpr bool sums() const { return minima || offset != 0; }
   // Of eight outputs: the float16 numbers, the integers, the weights.
   constexpr int wide_scale_bytes() const { return minima ? 32 : 16; }
   constexpr int group_scale_bytes() const { return super ? (minima ? 16 : 8) * groups : 0; }
-  constexpr int weight_bytes() const { return nibbles ? 128 : 256; }
+  constexpr int weight_bytes() const { return nibbles ? 128 : 32 * bits; }
 };
 
 // In simd/ only where constants are computed: no copy compiled for one instruction set may reach
@@ -64,12 +70,16 @@ constexpr QuantPanel QuantPanelOf(PanelKind kind) {
       return {.nibbles = true, .super = true, .minima = true, .groups = 2};
     case PanelKind::kQ3_K:
       return {.nibbles = true, .super = true, .groups = 2, .offset = 4};
+    case PanelKind::kIQ4_NL:
+      return {.bits = 4, .offset = kLevelOffset};
+    case PanelKind::kQ5_0:
+      return {.bits = 5, .offset = 16};
     case PanelKind::kQ5_1:
-      return {.minima = true};
+      return {.bits = 5, .minima = true};
     case PanelKind::kQ5_K:
-      return {.super = true, .minima = true};
+      return {.bits = 5, .super = true, .minima = true};
     case PanelKind::kQ6_K:
-      return {.super = true, .groups = 2};
+      return {.bits = 6, .super = true, .groups = 2, .offset = 32};
     default:
       return {};
   }

@@ -1,10 +1,13 @@
 #include "kernels/cpu/packed_matrix.h"
 
+#include <algorithm>
 #include <cstring>
+#include <iterator>
 #include <new>
 
 #include "kernels/check.h"
 #include "kernels/quant_block.h"
+#include "kernels/uneven_levels.h"
 
 namespace trivium::kernels {
 namespace {
@@ -24,9 +27,11 @@ PanelKind KindOf(WeightType type) {
     case WeightType::kQ5_1:
       return PanelKind::kQ5_1;
     case WeightType::kQ5_0:
+      return PanelKind::kQ5_0;
     case WeightType::kQ8_0:
-    case WeightType::kIQ4_NL:
       return PanelKind::kQ8_0;
+    case WeightType::kIQ4_NL:
+      return PanelKind::kIQ4_NL;
     case WeightType::kQ2_K:
       return PanelKind::kQ2_K;
     case WeightType::kQ3_K:
@@ -60,6 +65,37 @@ void PackNibbles(const int8_t* quants, int offset, int output, uint8_t* out) {
 
 void PackBytes(const int8_t* quants, int output, uint8_t* out) {
   for (int i = 0; i < 16; ++i) std::memcpy(out + 16 * i + 2 * output, quants + 2 * i, 2);
+}
+
+int LevelIndex(int8_t level) {
+  const auto* found = std::find(std::begin(kUnevenLevels), std::end(kUnevenLevels), level);
+  return static_cast<int>(found - std::begin(kUnevenLevels));
+}
+
+// Word i of 4-, 5- or 6-bit integers; `at(n)` is integer n of every second input.
+template <typename At>
+int JoinIntegers(int bits, int i, const At& at) {
+  if (bits == 4) return at(4 * i) | at(4 * i + 1) << 4 | at(4 * i + 2) << 8 | at(4 * i + 3) << 12;
+  if (bits == 5) {
+    const int spare = at(15) >> (4 - i) & 1;
+    return at(3 * i) | at(3 * i + 1) << 5 | at(3 * i + 2) << 10 | spare << 15;
+  }
+  const int first = i / 3 * 8, word = i % 3;
+  const int spare = (at(first + 6) | at(first + 7) << 6) >> (8 - 4 * word) & 15;
+  return at(first + 2 * word) | at(first + 2 * word + 1) << 6 | spare << 12;
+}
+
+void PackWords(const int8_t* quants, const QuantPanel& panel, int output, uint8_t* out) {
+  for (int i = 0; i < panel.bits; ++i) {
+    for (int j = 0; j < 2; ++j) {
+      const auto at = [&](int n) {
+        const int8_t quant = quants[2 * n + j];
+        return panel.bits == 4 ? LevelIndex(quant) : quant + panel.offset;
+      };
+      const auto word = static_cast<uint16_t>(JoinIntegers(panel.bits, i, at));
+      std::memcpy(out + 32 * i + 4 * output + 2 * j, &word, sizeof(word));
+    }
+  }
 }
 
 // The float16 numbers of one output; returns what follows them.
@@ -126,6 +162,8 @@ void PackedMatrix::PackIntegers(const uint8_t* row, int output, uint8_t* panel) 
       panel = PackGroupScales(block.scales + group, block.minima + group, layout, output, panel);
       if (layout.nibbles) {
         PackNibbles(block.quants + i, layout.offset, output, panel);
+      } else if (layout.bits < 8) {
+        PackWords(block.quants + i, layout, output, panel);
       } else {
         PackBytes(block.quants + i, output, panel);
       }

@@ -13,8 +13,8 @@ TEST(PackedMatrixTest, TakesTheStatedBitsPerWeight) {
       {WeightType::kF32, 32},      {WeightType::kF16, 16},     {WeightType::kBF16, 16},
       {WeightType::kQ4_0, 4.5},    {WeightType::kQ4_1, 5},     {WeightType::kQ4_K, 4.625},
       {WeightType::kQ3_K, 4.5625}, {WeightType::kQ2_K, 5.125}, {WeightType::kQ8_0, 8.5},
-      {WeightType::kQ6_K, 8.5625}, {WeightType::kQ5_K, 8.625}, {WeightType::kQ5_0, 8.5},
-      {WeightType::kQ5_1, 9},      {WeightType::kIQ4_NL, 8.5},
+      {WeightType::kQ6_K, 6.5625}, {WeightType::kQ5_K, 5.625}, {WeightType::kQ5_0, 5.5},
+      {WeightType::kQ5_1, 6},      {WeightType::kIQ4_NL, 4.5},
   };
   EXPECT_EQ(std::size(kBits), AllWeightTypes().size());
   ThreadPool pool(1);

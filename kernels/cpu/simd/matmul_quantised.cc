@@ -141,8 +141,64 @@ void NibbleTile(const MatmulTask& task, const Tile& tile, __m256* acc) {
   }
 }
 
+inline __m256i LoadWords(const uint8_t* p, int i) {
+  return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p) + i);
+}
+
+// Nibbles, one a word, to the levels of IQ4_NL plus kLevelOffset.
+inline __m256i Levels(__m256i nibbles, __m256i levels) {
+  // A byte with its top bit set gives zero: the upper half of each word.
+  return _mm256_shuffle_epi8(levels, _mm256_or_si256(nibbles, _mm256_set1_epi16(-0x8000)));
+}
+
+inline __m256i LevelTable() {
+  const __m128i levels = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kUnevenLevels));
+  return _mm256_broadcastsi128_si256(_mm_add_epi8(levels, _mm_set1_epi8(-kLevelOffset)));
+}
+
+// Calls fn(i, words) for each pair of inputs 2 i and 2 i + 1 of one group (packed_matrix.h).
+template <PanelKind kKind, typename Fn>
+inline void EachPair(const uint8_t* p, int group, const Fn& fn) {
+  constexpr QuantPanel kPanel = QuantPanelOf(kKind);
+  const __m256i mask = _mm256_set1_epi16((1 << kPanel.bits) - 1);
+  __m256i spare = _mm256_setzero_si256();
+  if constexpr (kPanel.bits == 8) {
+    constexpr int kPairs = 16 / kPanel.groups;
+    TRIVIUM_ROLLED for (int i = group * kPairs; i < (group + 1) * kPairs; ++i) {
+      fn(i, _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p) + i)));
+    }
+  } else if constexpr (kPanel.bits == 4) {
+    const __m256i levels = LevelTable();
+    TRIVIUM_ROLLED for (int i = 0; i < 4; ++i) {
+      const __m256i v = LoadWords(p, i);
+      fn(4 * i, Levels(_mm256_and_si256(v, mask), levels));
+      fn(4 * i + 1, Levels(_mm256_and_si256(_mm256_srli_epi16(v, 4), mask), levels));
+      fn(4 * i + 2, Levels(_mm256_and_si256(_mm256_srli_epi16(v, 8), mask), levels));
+      fn(4 * i + 3, Levels(_mm256_srli_epi16(v, 12), levels));
+    }
+  } else if constexpr (kPanel.bits == 5) {
+    TRIVIUM_ROLLED for (int i = 0; i < 5; ++i) {
+      const __m256i v = LoadWords(p, i);
+      fn(3 * i, _mm256_and_si256(v, mask));
+      fn(3 * i + 1, _mm256_and_si256(_mm256_srli_epi16(v, 5), mask));
+      fn(3 * i + 2, _mm256_and_si256(_mm256_srli_epi16(v, 10), mask));
+      spare = _mm256_or_si256(_mm256_slli_epi16(spare, 1), _mm256_srli_epi16(v, 15));
+    }
+    fn(15, spare);
+  } else {
+    TRIVIUM_ROLLED for (int i = 0; i < 3; ++i) {
+      const __m256i v = LoadWords(p, 3 * group + i);
+      fn(8 * group + 2 * i, _mm256_and_si256(v, mask));
+      fn(8 * group + 2 * i + 1, _mm256_and_si256(_mm256_srli_epi16(v, 6), mask));
+      spare = _mm256_or_si256(_mm256_slli_epi16(spare, 4), _mm256_srli_epi16(v, 12));
+    }
+    fn(8 * group + 6, _mm256_and_si256(spare, mask));
+    fn(8 * group + 7, _mm256_srli_epi16(spare, 6));
+  }
+}
+
 template <PanelKind kKind, int kRows>
-void ByteTile(const MatmulTask& task, const Tile& tile, __m256* acc) {
+void WordTile(const MatmulTask& task, const Tile& tile, __m256* acc) {
   constexpr QuantPanel kPanel = QuantPanelOf(kKind);
   constexpr int kWeightBytes = kPanel.weight_bytes();
   const int16_t* q = task.quantised.q16 + tile.row * task.k;
@@ -153,13 +209,12 @@ void ByteTile(const MatmulTask& task, const Tile& tile, __m256* acc) {
     TRIVIUM_UNROLL for (int g = 0; g < kPanel.groups; ++g) {
       __m256i dot[kRows];
       TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) dot[r] = _mm256_setzero_si256();
-      TRIVIUM_ROLLED for (int i = g * 16 / kPanel.groups; i < (g + 1) * 16 / kPanel.groups; ++i) {
-        const __m256i w =
-            _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(block) + i));
+      const auto add = [&](int i, __m256i w) __attribute__((always_inline)) {
         TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
           dot[r] = DotWords(dot[r], w, Spread(q + r * task.k + b * kQuantBlock + 2 * i));
         }
-      }
+      };
+      EachPair<kKind>(block, g, add);
       const __m256 scale = scales.Scale(g), minimum = scales.Minimum(g, scale);
       TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
         acc[r] = AddGroup<kKind>(task.quantised, (tile.row + r) * tile.blocks + b, g, dot[r], scale,
@@ -178,7 +233,7 @@ void RunTile(const MatmulTask& task, int64_t panel, int64_t row) {
   if constexpr (QuantPanelOf(kKind).nibbles) {
     NibbleTile<kKind, kRows>(task, tile, acc);
   } else {
-    ByteTile<kKind, kRows>(task, tile, acc);
+    WordTile<kKind, kRows>(task, tile, acc);
   }
   const int64_t output = panel * kPanelOutputs;
   TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
@@ -223,6 +278,10 @@ void QuantisedMatmul(const MatmulTask& task) {
       return Run<PanelKind::kQ3_K>(task);
     case PanelKind::kQ8_0:
       return Run<PanelKind::kQ8_0>(task);
+    case PanelKind::kIQ4_NL:
+      return Run<PanelKind::kIQ4_NL>(task);
+    case PanelKind::kQ5_0:
+      return Run<PanelKind::kQ5_0>(task);
     case PanelKind::kQ5_1:
       return Run<PanelKind::kQ5_1>(task);
     case PanelKind::kQ5_K:
