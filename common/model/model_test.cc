@@ -138,6 +138,35 @@ TEST(Model, TakesTheTensorsOfItsRopeScalingAlone) {
               absl::StatusCode::kUnimplemented, "rope_factors_long.weight");
 }
 
+TEST(Model, LoadsASplitModelAsItsWhole) {
+  const auto whole = LoadBytes(TinyBytes({})).value();
+  const std::string prefix = TempPath("split");
+  ASSERT_TRUE(WriteTinyModel(prefix, {.parts = 3}).ok());
+  const auto part = [&](int number) {
+    return fmt::format("{}-{:05}-of-00003.gguf", prefix, number);
+  };
+  const auto first = Model::Load(part(1)).value();
+  const auto last = Model::Load(part(3)).value();
+  EXPECT_EQ(first->fingerprint, last->fingerprint);
+  for (size_t i = 0; i < whole->layers.size(); ++i) {
+    const kernels::WeightView& wanted = whole->layers[i].down;
+    const auto bytes = static_cast<size_t>(
+        wanted.rows * kernels::RowBytes(wanted.type, static_cast<int>(wanted.cols)));
+    EXPECT_EQ(std::memcmp(last->layers[i].down.data, wanted.data, bytes), 0);
+  }
+  for (int number : {1, 2, 3}) {
+    const std::string before = ReadBytes(part(number));
+    std::string changed = before;
+    changed[changed.size() - 2] ^= 1;
+    std::filesystem::remove(part(number));  // the loaded models still map the old file
+    std::ofstream(part(number), std::ios::binary) << changed;
+    EXPECT_NE(Model::Load(part(2)).value()->fingerprint, first->fingerprint) << number;
+    std::filesystem::remove(part(number));
+    std::ofstream(part(number), std::ios::binary) << before;
+  }
+  for (int number : {1, 2, 3}) std::filesystem::remove(part(number));
+}
+
 TEST(Model, NamesWhatItDoesNotRun) {
   const std::string bytes = TinyBytes({});
   const auto unimplemented = absl::StatusCode::kUnimplemented;

@@ -117,4 +117,19 @@ absl::Status GgufWriter::WriteFile(const std::string& path) const {
   return absl::OkStatus();
 }
 
+std::vector<GgufWriter> GgufWriter::Split(int parts) const {
+  std::vector<GgufWriter> writers(static_cast<size_t>(parts));
+  writers[0].metadata_ = metadata_;
+  writers[0].metadata_count_ = metadata_count_;
+  for (size_t i = 0; i < writers.size(); ++i) {
+    writers[i].AddUint32("split.no", static_cast<uint32_t>(i));
+    writers[i].AddUint32("split.count", static_cast<uint32_t>(parts));
+    writers[i].AddUint32("split.tensors.count", static_cast<uint32_t>(tensors_.size()));
+  }
+  for (size_t i = 0; i < tensors_.size(); ++i) {
+    writers[i % writers.size()].tensors_.push_back(tensors_[i]);
+  }
+  return writers;
+}
+
 }  // namespace trivium::model

@@ -32,6 +32,9 @@ class GgufWriter {
   std::string Serialize(size_t alignment = 32) const;
   absl::Status WriteFile(const std::string& path) const;
 
+  // The files of a split model: tensors dealt out in turn, the metadata in the first one.
+  std::vector<GgufWriter> Split(int parts) const;
+
  private:
   struct Tensor {
     std::string name;

@@ -201,7 +201,13 @@ absl::Status WriteTinyModel(const std::string& path, const TinyModelOptions& opt
   AddTokenizer(options, writer);
   AddWeights(options, writer);
   if (!options.rope_scaling.empty()) AddRopeScaling(options, writer);
-  return writer.WriteFile(path);
+  if (options.parts == 1) return writer.WriteFile(path);
+  int number = 0;
+  for (const GgufWriter& part : writer.Split(options.parts)) {
+    RETURN_IF_ERROR(
+        part.WriteFile(fmt::format("{}-{:05}-of-{:05}.gguf", path, ++number, options.parts)));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace trivium::model

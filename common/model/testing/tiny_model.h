@@ -24,7 +24,8 @@ struct TinyModelOptions {
   bool tied_embedding = false;    // true: no output.weight; greedy text then tends to repeat itself
   bool as_float = false;          // true: every matrix as F32, with the values of its type
   std::string rope_scaling = {};  // "linear", "yarn", "llama3" (a tensor of factors) or "longrope"
-  uint64_t seed = 1;              // the same options give the same bytes
+  int parts = 1;      // files; of several, PATH is what stands before -00001-of-0000N.gguf
+  uint64_t seed = 1;  // the same options give the same bytes
 };
 
 // INVALID_ARGUMENT for sizes that no model can have (a vocabulary out of range, columns that are
