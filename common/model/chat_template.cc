@@ -1,66 +1,26 @@
 #include "common/model/chat_template.h"
 
 #include <algorithm>
+#include <cctype>
 
 namespace trivium::model {
 namespace {
 
-constexpr std::string_view kOpen = "<|im_start|>";
-constexpr std::string_view kClose = "<|im_end|>";
+using jinja::NamedValue;
+using jinja::Text;
+using jinja::Value;
+using jinja::Workspace;
+
 constexpr std::string_view kTemplateKey = "tokenizer.chat_template";
-// Real ones have a few kilobytes; reading takes time in proportion to the square.
-constexpr size_t kMaxTemplateBytes = 64 * 1024;
+constexpr size_t kRoleBytesMax = 64;
 
-void ReplaceAll(std::string& text, std::string_view from, std::string_view to) {
-  for (size_t at = text.find(from); at != std::string::npos; at = text.find(from, at + to.size())) {
-    text.replace(at, from.size(), to);
-  }
-}
-
-// The template in one spelling: single quotes, message.role, no spaces, real newlines.
-std::string Normalised(std::string_view source) {
-  std::string text(source);
-  std::erase_if(text, [](char c) { return c == ' ' || c == '\t'; });
-  ReplaceAll(text, "\\n", "\n");
-  ReplaceAll(text, "\"", "'");
-  ReplaceAll(text, "message['role']", "message.role");
-  ReplaceAll(text, "message['content']", "message.content");
-  return text;
-}
-
-bool IsChatml(std::string_view source) {
-  const std::string text = Normalised(source);
-  return text.find("'<|im_start|>'+message.role+'\n'+message.content+'<|im_end|>'") !=
-             std::string::npos &&
-         text.find("'<|im_start|>assistant\n'") != std::string::npos;
-}
-
-// The text of a system message that stands in the template as a literal; empty when there is none.
-std::string DefaultSystem(std::string_view source) {
-  std::string text(source);
-  ReplaceAll(text, "\\n", "\n");
-  const std::string opening = std::string(kOpen) + "system\n";
-  for (size_t at = text.find(opening); at != std::string::npos; at = text.find(opening, at + 1)) {
-    const size_t begin = at + opening.size();
-    const size_t end = text.find(kClose, begin);
-    if (end == std::string::npos || at == 0) break;
-    const char quote = text[at - 1];
-    std::string literal;
-    size_t i = begin;
-    for (; i < end && text[i] != quote; ++i) {
-      if (text[i] == '\\' && i + 1 < end) ++i;
-      literal += text[i];
-    }
-    // A quote before the end means that a variable's text follows: no literal.
-    if (i == end) return literal;
-  }
-  return "";
-}
+// Real templates take some hundred steps a message, and some ten thousand at most for what else
+// they write; a step takes some 30 ns. They copy a text a few times; a character has four bytes.
+constexpr uint64_t kStepsBase = 100'000, kStepsPerMessage = 2'000, kStepsPerCharacter = 4;
+constexpr size_t kBytesBase = size_t{8} << 20, kBytesPerCharacter = 256;
 
 std::shared_ptr<const SpecialTokens> ControlTokens(const GgufFile& file) {
   auto control = std::make_shared<SpecialTokens>();
-  control->Add(kOpen, 0);
-  control->Add(kClose, 0);
   auto texts = file.Strings("tokenizer.ggml.tokens");
   auto types = file.Ints("tokenizer.ggml.token_type");
   if (!texts.ok() || !types.ok()) return control;
@@ -71,54 +31,135 @@ std::shared_ptr<const SpecialTokens> ControlTokens(const GgufFile& file) {
   return control;
 }
 
-std::string RenderMessage(std::string_view role, std::string_view content) {
-  return fmt::format("{}{}\n{}{}\n", kOpen, role, content, kClose);
+// The names that Hugging Face gives to a template, where the file says which tokens they are.
+std::vector<std::pair<std::u32string, std::u32string>> SpecialTexts(const GgufFile& file) {
+  std::vector<std::pair<std::u32string, std::u32string>> found;
+  const auto texts = file.Strings("tokenizer.ggml.tokens");
+  if (!texts.ok()) return found;
+  for (const auto& [name, key] :
+       {std::pair{U"bos_token", "bos"}, std::pair{U"eos_token", "eos"},
+        std::pair{U"unk_token", "unknown"}, std::pair{U"pad_token", "padding"}}) {
+    const auto id = file.Int(fmt::format("tokenizer.ggml.{}_token_id", key));
+    if (!id.ok() || *id < 0 || static_cast<uint64_t>(*id) >= texts->size()) continue;
+    std::u32string text;
+    if (!jinja::AppendUtf8Text((*texts)[static_cast<size_t>(*id)], 0, text).ok()) continue;
+    found.emplace_back(name, std::move(text));
+  }
+  return found;
+}
+
+// Roles that templates know by name, and write into control tokens such as "<|user|>".
+bool IsKnownRole(std::string_view role) {
+  return role == "system" || role == "user" || role == "assistant" || role == "tool" ||
+         role == "developer";
+}
+
+absl::Status CheckRole(std::string_view role, size_t index) {
+  const bool is_name = !role.empty() && role.size() <= kRoleBytesMax &&
+                       std::all_of(role.begin(), role.end(), [](unsigned char c) {
+                         return c < 0x80 && (std::isalnum(c) || c == '_' || c == '-' || c == '.');
+                       });
+  if (is_name) return absl::OkStatus();
+  return InvalidArgument("messages[{}].role is no name such as system, user, assistant or tool",
+                         index);
+}
+
+uint32_t MarkOfMessage(size_t index) {
+  return static_cast<uint32_t>(std::min<size_t>(index + 1, jinja::kMarkMax));
 }
 
 }  // namespace
 
-ChatTemplate ChatTemplate::FromFile(const GgufFile& file) {
+ChatTemplate ChatTemplate::FromFile(const GgufFile& file, std::time_t (*clock)()) {
   ChatTemplate chat;
-  absl::StatusOr<std::string_view> source = file.String(kTemplateKey);
-  if (!source.ok() || source->size() > kMaxTemplateBytes || !IsChatml(*source)) return chat;
-  chat.is_chatml_ = true;
-  chat.default_system_ = DefaultSystem(*source);
+  chat.clock_ = clock;
+  const absl::StatusOr<std::string_view> source = file.String(kTemplateKey);
+  if (!source.ok() || source->empty()) {
+    chat.unusable_ = "the model has no chat template";
+    return chat;
+  }
+  absl::StatusOr<jinja::Template> parsed = jinja::Template::Parse(*source);
+  if (!parsed.ok()) {
+    chat.unusable_ =
+        fmt::format("the model's chat template cannot be used: {}", Message(parsed.status()));
+    return chat;
+  }
+  chat.template_ = *std::move(parsed);
+  chat.special_texts_ = SpecialTexts(file);
   chat.control_tokens_ = ControlTokens(file);
   return chat;
 }
 
-absl::Status ChatTemplate::CheckMessage(const ChatMessage& message, size_t index) const {
-  if (message.role != "system" && message.role != "user" && message.role != "assistant") {
-    return InvalidArgument("messages[{}].role \"{}\" is not system, user or assistant", index,
-                           message.role);
+absl::StatusOr<Value> ChatTemplate::MakeMessages(Workspace& workspace,
+                                                 std::span<const ChatMessage> messages) const {
+  ASSIGN_OR_RETURN(const Value list, workspace.NewSequence(jinja::Kind::kList, {}));
+  ASSIGN_OR_RETURN(list.sequence->items, workspace.NewItems(messages.size()));
+  for (size_t i = 0; i < messages.size(); ++i) {
+    const auto& [role, content] = messages[i];
+    RETURN_IF_ERROR(CheckRole(role, i));
+    const uint32_t mark = MarkOfMessage(i);
+    ASSIGN_OR_RETURN(const Value role_text, workspace.NewText(role, IsKnownRole(role) ? 0 : mark));
+    const absl::StatusOr<Value> text = workspace.NewText(content, mark);
+    if (!text.ok()) {
+      return MakeStatus(text.status().code(), "messages[{}].content {}", i, Message(text.status()));
+    }
+    ASSIGN_OR_RETURN(list.sequence->items[i], workspace.NewDict(2));
+    jinja::Dict& message = *list.sequence->items[i].dict;
+    RETURN_IF_ERROR(workspace.SetEntry(message, jinja::Borrow(U"role"), role_text));
+    RETURN_IF_ERROR(workspace.SetEntry(message, jinja::Borrow(U"content"), *text));
   }
-  // The whole turn is searched, so that content and template cannot form a token between them.
-  const std::string turn = RenderMessage(message.role, message.content);
-  const size_t close = turn.size() - kClose.size() - 1;
-  for (size_t i = kOpen.size(); i < close; ++i) {
-    const SpecialTokens::Match match = control_tokens_->MatchAt(std::string_view(turn).substr(i));
-    if (match.size == 0) continue;
-    return InvalidArgument("messages[{}].content holds the control token {}", index,
-                           turn.substr(i, match.size));
+  return list;
+}
+
+absl::StatusOr<std::string> ChatTemplate::Checked(Text prompt,
+                                                  std::span<const ChatMessage> messages) const {
+  std::string utf8 = jinja::ToUtf8(prompt);
+  std::vector<uint32_t> marks;  // of each byte
+  marks.reserve(utf8.size());
+  for (size_t i = 0, at = 0; i < prompt.size(); ++i) {
+    // The first byte of a character and those that continue it.
+    do marks.push_back(jinja::MarkOf(prompt[i]));
+    while (++at < utf8.size() && (utf8[at] & 0xC0) == 0x80);
   }
-  return absl::OkStatus();
+  for (size_t i = 0; i < utf8.size(); ++i) {
+    const SpecialTokens::Match match = control_tokens_->MatchAt(std::string_view(utf8).substr(i));
+    const auto end = marks.begin() + static_cast<std::ptrdiff_t>(i + match.size);
+    const auto forged = std::find_if(end - static_cast<std::ptrdiff_t>(match.size), end,
+                                     [](uint32_t mark) { return mark != 0; });
+    if (forged == end) continue;
+    const bool by_content = *forged < jinja::kMarkMax && IsKnownRole(messages[*forged - 1].role);
+    return InvalidArgument("messages[{}]{} would forge the control token {}", *forged - 1,
+                           by_content                   ? ".content"
+                           : *forged == jinja::kMarkMax ? " or later"
+                                                        : "",
+                           utf8.substr(i, match.size));
+  }
+  if (utf8.empty()) return InvalidArgument("messages: the chat template writes nothing for them");
+  return utf8;
 }
 
 absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> messages) const {
-  if (!is_chatml_) {
-    return MakeStatus(absl::StatusCode::kUnimplemented,
-                      "the model's chat template is missing or not ChatML; send text or token ids");
+  if (!template_) {
+    return MakeStatus(absl::StatusCode::kUnimplemented, "{}; send text or token ids", unusable_);
   }
   if (messages.empty()) return InvalidArgument("messages is empty");
-  std::string prompt;
-  if (messages[0].role != "system" && !default_system_.empty()) {
-    prompt = RenderMessage("system", default_system_);
+  size_t characters = 0;
+  for (const ChatMessage& message : messages) characters += message.content.size();
+  Workspace workspace(
+      kStepsBase + messages.size() * kStepsPerMessage + characters * kStepsPerCharacter,
+      kBytesBase + characters * kBytesPerCharacter, clock_());
+  ASSIGN_OR_RETURN(const Value list, MakeMessages(workspace, messages));
+  std::vector<NamedValue> variables = {{U"messages", list},
+                                       {U"tools", jinja::None()},
+                                       {U"documents", jinja::None()},
+                                       {U"add_generation_prompt", jinja::Bool(true)}};
+  for (const auto& [name, text] : special_texts_) variables.push_back({name, jinja::Borrow(text)});
+  const absl::StatusOr<std::u32string> prompt = template_->Render(workspace, variables);
+  if (!prompt.ok()) {
+    return MakeStatus(prompt.status().code(), "messages: the chat template stops at {}",
+                      Message(prompt.status()));
   }
-  for (size_t i = 0; i < messages.size(); ++i) {
-    RETURN_IF_ERROR(CheckMessage(messages[i], i));
-    prompt += RenderMessage(messages[i].role, messages[i].content);
-  }
-  return prompt += fmt::format("{}assistant\n", kOpen);
+  return Checked(*prompt, messages);
 }
 
 }  // namespace trivium::model

@@ -105,7 +105,7 @@ std::vector<BadRequest> BadPrompts() {
        [](R* r) {
          for (int i = 0; i < 2049; ++i) r->mutable_chat()->add_messages()->set_role("user");
        }},
-      {"messages[0].role", [](R* r) { r->mutable_chat()->add_messages()->set_role("wizard"); }},
+      {"messages[0].role", [](R* r) { r->mutable_chat()->add_messages()->set_role("a wizard"); }},
       {"token_ids", [](R* r) { r->mutable_token_ids(); }},
       {"token_ids.ids[1]: is 320",
        [](R* r) {

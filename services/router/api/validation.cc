@@ -157,7 +157,11 @@ absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const v1::Messag
   }
   RETURN_IF_ERROR(CheckBytes(bytes, "chat.messages"));
   ASSIGN_OR_RETURN(const std::string prompt, model_->chat_template.Render(messages));
-  return model_->tokenizer->Encode(prompt, {.parse_special = true});
+  const model::Tokenizer& tokenizer = *model_->tokenizer;
+  // Many templates write the BOS themselves; it must not come twice.
+  const bool add_bos =
+      tokenizer.adds_bos() && !prompt.starts_with(tokenizer.Piece(tokenizer.bos_id(), true));
+  return tokenizer.Encode(prompt, {.add_bos = add_bos, .parse_special = true});
 }
 
 absl::Status RequestValidator::CheckId(int32_t id, std::string_view field, int index) const {
