@@ -30,7 +30,7 @@ std::vector<BadRequest> BadRequests() {
       {"no prompt", [](R* r) { r->clear_prompt(); }, kInvalid, "prompt"},
       {"empty text", [](R* r) { r->set_text(""); }, kInvalid, "empty"},
       {"empty chat", [](R* r) { r->mutable_chat(); }, kInvalid, "messages"},
-      {"role", [](R* r) { r->mutable_chat()->add_messages()->set_role("wizard"); }, kInvalid,
+      {"role", [](R* r) { r->mutable_chat()->add_messages()->set_role("a wizard"); }, kInvalid,
        "role"},
       {"unknown model", [](R* r) { r->set_model("gpt-17"); }, absl::StatusCode::kNotFound,
        "gpt-17"},

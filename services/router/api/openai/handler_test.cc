@@ -162,7 +162,7 @@ TEST_F(HandlerTest, ErrorsNameTheClientsField) {
        "top_logprobs"},
       {kChatPath, std::string(kChat) + R"(,"model":"gpt-17"})", 404, "model"},
       {kChatPath, R"({"messages":[]})", 400, "messages"},
-      {kChatPath, R"({"messages":[{"role":"wizard","content":"x"}]})", 400, "messages[0].role"},
+      {kChatPath, R"({"messages":[{"role":"a wizard","content":"x"}]})", 400, "messages[0].role"},
       {kTextPath, R"({"prompt":""})", 400, "prompt"},
       {kTextPath, R"({"prompt":["x",[5,320]]})", 400, "prompt[1][1]"},
       {kTextPath, "nonsense", 400, nullptr},
