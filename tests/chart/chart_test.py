@@ -149,9 +149,28 @@ class Rendered(unittest.TestCase):
     def test_values_are_checked(self):
         for setting, where in (("decode.replicas=0", "decode/replicas"), ("model.fil=x", "model"),
                                ("clusterToken.value=short", "clusterToken/value"),
-                               ("prefill.kvMemory=1GB", "prefill/kvMemory")):
+                               ("prefill.kvMemory=1GB", "prefill/kvMemory"),
+                               ("decode.admission=half", "decode/admission"),
+                               ("prefill.admission=full", "prefill")):
             with self.assertRaisesRegex(ValueError, where):
                 Release(HELM, [MINIMAL], [setting])
+
+    def test_notes_name_the_doors(self):
+        for name, release in LOADED.items():
+            done = subprocess.run([HELM, "install", release.name, CHART, "--dry-run=client", "--namespace",
+                                   NAMESPACE, "--values", CHART / "ci" / f"{name}-values.yaml"],
+                                  capture_output=True, text=True, check=True)
+            notes = done.stdout.split("\nNOTES:\n")[1]
+            service = release.of_role("Service", "router")
+            doors = {str(port["port"]) for port in service["spec"]["ports"]}
+            forwarded = re.search(r"port-forward service/(\S+) (\d+):(\d+) (\d+):(\d+)\n", notes)
+            self.assertEqual(forwarded[1], service["metadata"]["name"])
+            self.assertEqual((forwarded[2], forwarded[4]), (forwarded[3], forwarded[5]))
+            self.assertEqual(set(forwarded.groups()[1:]), doors)
+            self.assertEqual(set(re.findall(r"127\.0\.0\.1:(\d+)", notes)), doors)
+            host = f"{service['metadata']['name']}.{NAMESPACE}.svc.{'k8s.example' if name == 'url' else 'cluster.local'}"
+            self.assertIn(f"http://{host}:{forwarded[4]}/v1 ", notes)
+            self.assertEqual("Both doors are open" in notes, name != "claim")
 
     def test_tokens(self):
         drawn = [Release(HELM, [MINIMAL]) for _ in range(2)]
@@ -280,6 +299,11 @@ class Binaries(unittest.TestCase):
                           prefill["kv_memory_bytes"]), (8, 1024, "batch_invariant", 16 << 30))
         router = self.settings(LOADED["claim"], "router")
         self.assertEqual((router["queue_timeout_s"], router["server"]["log_level"]), (10, "info"))
+        self.assertEqual((router["http"]["listen"], router["http"]["connections_max"],
+                          router["http"]["idle_timeout_s"]), ("0.0.0.0:7480", 5000, 620))
+        admissions = [self.settings(LOADED[name], "decode")["engine"]["admission"] for name in LOADED]
+        self.assertEqual(dict(zip(LOADED, admissions)),
+                         {"claim": "full", "hostpath": "expected", "url": "expected"})
 
 
 class FetchModel(unittest.TestCase):

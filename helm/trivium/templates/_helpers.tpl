@@ -63,6 +63,9 @@ model:
 engine:
   threads: {{ $stage.threads }}
   kv_memory_bytes: {{ $stage.kvMemory }}
+  {{- if eq .role "decode" }}
+  admission: {{ $stage.admission }}
+  {{- end }}
 transfer:
   interface: {{ .root.Values.transfer.interface }}
   transports: tcp,self
@@ -138,7 +141,8 @@ spec:
         - name: {{ $name }}
           containerPort: {{ $port }}
         {{- end }}
-      # The port opens when the model is loaded: up to ten minutes.
+      # All by gRPC, whose port opens last, when the model is loaded: up to ten minutes. None by the HTTP door's
+      # /health: at http.connections_max it answers 503, and a busy router is no reason to restart it.
       startupProbe:
         grpc:
           port: {{ $ports.grpc }}
