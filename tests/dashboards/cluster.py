@@ -33,8 +33,11 @@ def free_port():
 free_port.given = set()
 
 
-def get(url):
-    with urllib.request.urlopen(url, timeout=10) as answer:
+def get(url, body=None):
+    """The text at the URL; with a body, what a POST of it as JSON gives."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return answer.read().decode()
 
 

@@ -167,6 +167,19 @@ class Live(unittest.TestCase):
                       if not re.search(name + r"(_bucket|_count|_sum)?\b", used)]
             self.assertEqual(unused, [], role)
 
+    def test_the_http_door_answers_and_is_counted(self):
+        door = f"http://127.0.0.1:{self.cluster.http}"
+        self.assertEqual(json.loads(get(door + "/health")), {"status": "ok"})
+        answer = json.loads(get(door + "/v1/completions", {"prompt": "The three primary colours are",
+                                                           "max_tokens": 4, "ignore_eos": True}))
+        self.assertEqual(answer["usage"]["completion_tokens"], 4)
+        self.await_data({"counted": 'sum(trivium_router_http_requests_total{status="200"}) >= 2'})
+
+    def test_the_http_door_shows_the_metrics_of_the_router(self):
+        def names(port):
+            return re.findall(r"^# TYPE (trivium_\w+) ", get(f"http://127.0.0.1:{port}/metrics"), re.M)
+        self.assertEqual(names(self.cluster.http), names(self.cluster.metrics["router"]))
+
     def test_kv_goes_by_the_ports_that_the_chart_admits(self):
         self.await_data({"kv": "sum(trivium_kv_received_bytes_total) > 100000"})
         first = TRANSFER_PORT
