@@ -19,7 +19,7 @@ if(TRIVIUM_CCACHE)
   set(CMAKE_CXX_COMPILER_LAUNCHER ${TRIVIUM_CCACHE})
 endif()
 
-set(TRIVIUM_SANITIZE "" CACHE STRING "Sanitizers: empty, 'address,undefined' or 'thread'")
+set(TRIVIUM_SANITIZE "" CACHE STRING "Sanitizers: empty, 'address,undefined', 'thread' or, with clang, 'fuzzer-no-link,address,undefined'")
 get_filename_component(TRIVIUM_ROOT ${CMAKE_CURRENT_LIST_DIR}/../.. ABSOLUTE)
 find_package(Threads REQUIRED)
 find_package(GTest CONFIG REQUIRED)
