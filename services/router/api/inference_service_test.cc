@@ -10,6 +10,7 @@
 #include <atomic>
 #include <cmath>
 #include <functional>
+#include <map>
 #include <random>
 #include <thread>
 
@@ -140,6 +141,7 @@ std::vector<BadRequest> BadSampling() {
   bad.push_back(on("sampling.top_k", [](S* s) { s->set_top_k(-1); }));
   bad.push_back(on("sampling.max_tokens", [](S* s) { s->set_max_tokens(0); }));
   bad.push_back(on("sampling.min_tokens", [](S* s) { s->set_min_tokens(-1); }));
+  for (const int32_t n : {-1, 0, 17}) bad.push_back(on("sampling.n", [=](S* s) { s->set_n(n); }));
   bad.push_back(on("sampling.min_tokens", [](S* s) { s->set_min_tokens(9); }));
   bad.push_back(on("sampling.logprobs", [](S* s) { s->set_logprobs(21); }));
   bad.push_back(on("sampling.logprobs", [](S* s) { s->set_logprobs(-1); }));
@@ -257,6 +259,36 @@ TEST_F(ServiceTest, MaxTokensIsCutToWhatTheContextLeaves) {
   request.mutable_sampling()->clear_max_tokens();
   request.set_text("short");
   EXPECT_EQ(validator_.Prepare(request)->sampling.max_tokens(), 16);
+}
+
+TEST_F(ServiceTest, ChoicesComeEachWithItsOwnEnd) {
+  v1::GenerateRequest request = Good();
+  EXPECT_EQ(validator_.Prepare(request)->choices, 1);
+  request.mutable_sampling()->set_n(3);
+  request.mutable_sampling()->set_temperature(1);
+  request.mutable_sampling()->set_seed(~uint64_t{0});
+  grpc::ClientContext context;
+  auto reader = stub_->Generate(&context, request);
+  v1::GenerateResponse response;
+  std::map<int32_t, std::vector<int32_t>> ids;
+  v1::Done done;
+  while (reader->Read(&response)) {
+    for (const v1::OutputToken& token : response.delta().tokens()) {
+      ids[response.delta().choice()].push_back(token.id());
+    }
+    if (response.has_done()) done = response.done();
+  }
+  ASSERT_TRUE(reader->Finish().ok());
+  ASSERT_EQ(done.choices_size(), 3);
+  EXPECT_EQ(done.usage().completion_tokens(), 24);
+  for (int i = 0; i < 3; ++i) {
+    RunRequest solo = *validator_.Prepare(request);
+    solo.sampling.set_seed(solo.sampling.seed() + static_cast<uint64_t>(i));
+    EXPECT_EQ(ids[i], fixture_.Want(solo).ids) << "choice " << i;
+    EXPECT_EQ(done.choices(i).seed(), solo.sampling.seed());
+    EXPECT_EQ(done.choices(i).completion_tokens(), 8);
+    EXPECT_EQ(done.choices(i).finish_reason(), "length");
+  }
 }
 
 TEST_F(ServiceTest, NoRoomCarriesARetryHint) {

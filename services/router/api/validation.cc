@@ -192,6 +192,9 @@ absl::Status RequestValidator::CheckSampling(const v1::Sampling& sampling) const
     return InvalidArgument("sampling.min_tokens: is {}, must be 0 to {} (max_tokens)",
                            sampling.min_tokens(), max_tokens);
   }
+  if (sampling.has_n() && (sampling.n() < 1 || sampling.n() > kChoicesMax)) {
+    return InvalidArgument("sampling.n: is {}, must be 1 to {}", sampling.n(), kChoicesMax);
+  }
   RETURN_IF_ERROR(CheckLogprobs("logprobs", sampling.logprobs()));
   RETURN_IF_ERROR(CheckLogprobs("prompt_logprobs", sampling.prompt_logprobs()));
   RETURN_IF_ERROR(CheckBias(sampling, model_->config.vocab));
@@ -249,6 +252,7 @@ absl::StatusOr<RunRequest> RequestValidator::Prepare(const v1::GenerateRequest& 
   run.id = DrawRequestId();
   run.priority = request.priority();
   run.sampling = Complete(request.sampling(), static_cast<int32_t>(ids->size()));
+  run.choices = request.sampling().has_n() ? request.sampling().n() : 1;
   run.prompt_ids = *std::move(ids);
   run.stop = {request.sampling().stop().begin(), request.sampling().stop().end()};
   return run;

@@ -100,8 +100,10 @@ struct DispatchFixture {
     std::vector<int32_t> ids;
     std::string text, finish_reason;
   };
-  Wanted Want(const RunRequest& request) const {
-    const SimAnswer answer = ExpectedAnswer(options, request.prompt_ids, request.sampling);
+  Wanted Want(const RunRequest& request, int32_t choice = 0) const {
+    v1::StageSampling sampling = request.sampling;
+    sampling.set_seed(sampling.seed() + static_cast<uint64_t>(choice));
+    const SimAnswer answer = ExpectedAnswer(options, request.prompt_ids, sampling);
     TextAssembler assembler(*TinyModel()->tokenizer, request.prompt_ids.back(), request.stop);
     Wanted wanted{.ids = {}, .text = "", .finish_reason = answer.finish_reason};
     for (const int32_t id : answer.ids) {

@@ -48,22 +48,27 @@ struct Stress {
     for (int i = 0; i < kRequestsPerThread; ++i) {
       std::vector<int32_t> ids(1 + random() % 60);
       for (int32_t& id : ids) id = 3 + static_cast<int32_t>(random() % 300);
-      const RunRequest request =
+      RunRequest request =
           DispatchFixture::Request(std::move(ids), 1 + static_cast<int>(random() % 20));
+      request.sampling.set_temperature(1);
+      if (random() % 4 == 0) request.choices = 2 + static_cast<int>(random() % 3);
       const bool cancels = random() % 8 == 0;
       const auto sink = std::make_shared<RecordingSink>();
       const auto run = fixture.dispatcher.Submit(request, sink);
       ASSERT_NE(run, nullptr);
       if (cancels) run->Cancel();
       while (!sink->has_ended()) std::this_thread::yield();
-      const RecordingSink::Record record = sink->Get();
+      RecordingSink::Record record = sink->Get();
       if (!record.done.has_value()) {
         EXPECT_TRUE(cancels && absl::IsCancelled(*record.error)) << *record.error;
         continue;
       }
-      const DispatchFixture::Wanted wanted = fixture.Want(request);
-      EXPECT_EQ(record.ids, wanted.ids);
-      EXPECT_EQ(record.text, wanted.text);
+      for (int32_t choice = 0; choice < request.choices; ++choice) {
+        const DispatchFixture::Wanted wanted = fixture.Want(request, choice);
+        const RecordingSink::Choice& got = choice == 0 ? record : record.others[choice];
+        EXPECT_EQ(got.ids, wanted.ids);
+        EXPECT_EQ(got.text, wanted.text);
+      }
     }
   }
 

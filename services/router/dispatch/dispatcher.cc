@@ -30,7 +30,7 @@ std::shared_ptr<RequestRun> Dispatcher::Submit(RunRequest request,
   RefuseReason reason = RefuseReason::kDraining;
   {
     std::lock_guard lock(mutex_);
-    const uint64_t ticket = ++last_ticket_;
+    const uint64_t ticket = last_ticket_ += kTicketStride;
     run = std::make_shared<RequestRun>(context_, ticket, std::move(request), sink);
     const RequestShape shape = run->Shape();
     if (is_draining_) {
@@ -72,11 +72,12 @@ void Dispatcher::Place(const AdmissionQueue::Entry& entry, const Placement& plac
                        Calls* calls) {
   ledger_.Charge(entry.ticket, placement, entry.shape);
   const PlacedPair pair{Describe(placement.prefill), Describe(placement.decode)};
-  calls->push_back([run = runs_.at(entry.ticket), pair] { run->OnPlaced(pair); });
+  calls->push_back(
+      [run = runs_.at(entry.ticket), ticket = entry.ticket, pair] { run->OnPlaced(ticket, pair); });
 }
 
 void Dispatcher::Refuse(uint64_t ticket, const absl::Status& status, Calls* calls) {
-  calls->push_back([run = runs_.at(ticket), status] { run->OnRefused(status); });
+  calls->push_back([run = runs_.at(ticket), ticket, status] { run->OnRefused(ticket, status); });
 }
 
 // In order of arrival: nobody overtakes one that waits for room, so that a large request is not
@@ -102,7 +103,8 @@ void Dispatcher::Pump(Calls* calls) {
 void Dispatcher::TellLost(const std::vector<LostWorker>& lost, Calls* calls) {
   for (const LostWorker& one : lost) {
     for (const auto& [ticket, run] : runs_) {
-      calls->push_back([run, one] { run->OnWorkerLost(one.worker, one.epoch, one.reason); });
+      calls->push_back(
+          [run, ticket, one] { run->OnWorkerLost(ticket, one.worker, one.epoch, one.reason); });
     }
   }
 }
@@ -161,6 +163,18 @@ void Dispatcher::Wait(uint64_t ticket, const RequestShape& shape, TimePoint wait
   {
     std::lock_guard lock(mutex_);
     ledger_.Release(ticket);
+    queue_.Add({ticket, shape, waiting_since});
+    Pump(&calls);
+  }
+  Make(calls);
+}
+
+void Dispatcher::WaitApart(uint64_t ticket, std::shared_ptr<RequestRun> run,
+                           const RequestShape& shape, TimePoint waiting_since) {
+  Calls calls;
+  {
+    std::lock_guard lock(mutex_);
+    runs_.emplace(ticket, std::move(run));
     queue_.Add({ticket, shape, waiting_since});
     Pump(&calls);
   }

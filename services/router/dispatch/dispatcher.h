@@ -56,6 +56,8 @@ class Dispatcher final : public RunHost {
 
   // RunHost.
   void Wait(uint64_t ticket, const RequestShape& shape, TimePoint waiting_since) override;
+  void WaitApart(uint64_t ticket, std::shared_ptr<RequestRun> run, const RequestShape& shape,
+                 TimePoint waiting_since) override;
   void Reserved(uint64_t ticket) override;
   void FirstToken(uint64_t ticket) override;
   void PrefillEnded(uint64_t ticket) override;
@@ -81,6 +83,7 @@ class Dispatcher final : public RunHost {
   WorkerTable table_;
   Ledger ledger_;
   AdmissionQueue queue_;
+  // By ticket: a request whose choices go on alone has several.
   std::map<uint64_t, std::shared_ptr<RequestRun>> runs_;
   std::condition_variable none_;  // of runs_
   uint64_t last_ticket_ = 0;

@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <map>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -15,10 +16,13 @@ namespace trivium::router {
 
 class RecordingSink final : public ResponseSink {
  public:
-  struct Record {
+  struct Choice {
     std::vector<int32_t> ids;
-    std::vector<v1::OutputToken> prompt;
     std::string text;
+  };
+  struct Record : Choice {  // of the first choice
+    std::map<int32_t, Choice> others;
+    std::vector<v1::OutputToken> prompt;
     std::optional<v1::Done> done;
     std::optional<absl::Status> error;
     bool has_ended() const { return done.has_value() || error.has_value(); }
@@ -35,15 +39,17 @@ class RecordingSink final : public ResponseSink {
   void OnDelta(const v1::Delta& delta) override {
     std::lock_guard lock(mutex_);
     EXPECT_FALSE(record_.has_ended());
-    record_.text += delta.text();
+    Choice& choice = delta.choice() == 0 ? record_ : record_.others[delta.choice()];
+    choice.text += delta.text();
     for (const v1::OutputToken& token : delta.prompt_tokens()) {
-      EXPECT_TRUE(record_.ids.empty()) << "a token of the answer overtook the prompt";
+      EXPECT_TRUE(record_.ids.empty() && record_.others.empty())
+          << "a token of the answer overtook the prompt";
       EXPECT_EQ(token.index(), static_cast<int32_t>(record_.prompt.size()));
       record_.prompt.push_back(token);
     }
     for (const v1::OutputToken& token : delta.tokens()) {
-      EXPECT_EQ(token.index(), static_cast<int32_t>(record_.ids.size()));
-      record_.ids.push_back(token.id());
+      EXPECT_EQ(token.index(), static_cast<int32_t>(choice.ids.size()));
+      choice.ids.push_back(token.id());
     }
   }
   void OnDone(const v1::Done& done) override {

@@ -15,57 +15,69 @@ namespace {
 // A worker's clock may end a call a little before ours would.
 constexpr Duration kDeadlineTolerance = std::chrono::milliseconds(50);
 
-void FillOutput(const v1::StageToken& token, v1::OutputToken* out) {
-  out->set_index(token.index());
-  out->set_id(token.id());
-  if (token.has_logprob()) out->set_logprob(token.logprob());
-  for (const v1::StageTokenLogprob& top : token.top()) {
-    v1::TokenLogprob* one = out->add_top();
-    one->set_id(top.id());
-    one->set_logprob(top.logprob());
-  }
-}
-
 }  // namespace
 
 RequestRun::RequestRun(const RunContext& context, uint64_t ticket, RunRequest request,
                        std::shared_ptr<ResponseSink> sink)
     : context_(context),
-      ticket_(ticket),
       request_(std::move(request)),
       sink_(std::move(sink)),
       prompt_(request_.prompt_ids, request_.sampling.prompt_logprobs()),
-      sequencer_(request_.sampling.max_tokens(), context.vocab),
-      assembler_(*context.tokenizer, request_.prompt_ids.back(), request_.stop),
       account_(context.clock->Now()) {
+  for (int32_t i = 0; i < request_.choices; ++i) {
+    choices_.emplace_back(
+        TokenSequencer(request_.sampling.max_tokens(), context.vocab),
+        TextAssembler(*context.tokenizer, request_.prompt_ids.back(), request_.stop));
+  }
+  legs_.emplace_back(ticket, request_.id, request_.choices, Now());
   SetDue();
 }
 
-RequestShape RequestRun::Shape() const {
-  return {.prompt_tokens = static_cast<int32_t>(request_.prompt_ids.size()) + sequencer_.size(),
-          .output_tokens = request_.sampling.max_tokens() - sequencer_.size(),
-          .in_full = request_.sampling.ignore_eos() && request_.sampling.stop_token_ids().empty(),
-          .preemptions = preemptions_,
-          .turn = ticket_,
-          .decode_before = decode_before_,
-          .blame = blame_};
+std::span<const OutputChoice> RequestRun::ChoicesOf(const Leg& leg) const {
+  return std::span(choices_).subspan(static_cast<size_t>(leg.choice_begin),
+                                     static_cast<size_t>(leg.choices));
+}
+
+RequestShape RequestRun::Shape() const { return ShapeOf(legs_.front()); }
+
+RequestShape RequestRun::ShapeOf(const Leg& leg) const {
+  const int32_t emitted = ChoicesOf(leg).front().tokens().size();
+  return {.prompt_tokens = static_cast<int32_t>(request_.prompt_ids.size()) + emitted,
+          .output_tokens = request_.sampling.max_tokens() - emitted,
+          .choices = leg.choices,
+          .in_full = leg.choices > 1 ||
+                     (request_.sampling.ignore_eos() && request_.sampling.stop_token_ids().empty()),
+          .preemptions = leg.preemptions,
+          .turn = leg.ticket / kTicketStride + leg.ticket % kTicketStride,
+          .decode_before = leg.decode_before,
+          .blame = leg.blame};
 }
 
 // ---- Entrances: any thread ----
 
-void RequestRun::OnPlaced(const PlacedPair& placed) {
-  strand_.Post([self = shared_from_this(), placed] { self->Begin(placed); });
-}
-
-void RequestRun::OnRefused(const absl::Status& status) {
-  strand_.Post([self = shared_from_this(), status] {
-    if (self->phase_ == Phase::kWaiting) self->Fail(status);
+void RequestRun::PostTo(uint64_t ticket, std::function<void(RequestRun&, Leg&)> task) {
+  strand_.Post([self = shared_from_this(), ticket, task = std::move(task)] {
+    for (Leg& leg : self->legs_) {
+      if (leg.ticket == ticket) return task(*self, leg);
+    }
   });
 }
 
-void RequestRun::OnWorkerLost(WorkerIndex worker, uint64_t epoch, const std::string& why) {
-  strand_.Post(
-      [self = shared_from_this(), worker, epoch, why] { self->HandleLoss(worker, epoch, why); });
+void RequestRun::OnPlaced(uint64_t ticket, const PlacedPair& placed) {
+  PostTo(ticket, [placed](RequestRun& run, Leg& leg) { run.Begin(leg, placed); });
+}
+
+void RequestRun::OnRefused(uint64_t ticket, const absl::Status& status) {
+  PostTo(ticket, [status](RequestRun& run, Leg& leg) {
+    if (leg.phase == Phase::kWaiting) run.Fail(status);
+  });
+}
+
+void RequestRun::OnWorkerLost(uint64_t ticket, WorkerIndex worker, uint64_t epoch,
+                              const std::string& why) {
+  PostTo(ticket, [worker, epoch, why](RequestRun& run, Leg& leg) {
+    run.HandleLoss(leg, worker, epoch, why);
+  });
 }
 
 void RequestRun::OnTimer() {
@@ -74,181 +86,189 @@ void RequestRun::OnTimer() {
 
 void RequestRun::Cancel() {
   strand_.Post([self = shared_from_this()] {
-    if (self->phase_ < Phase::kAnswered)
-      self->Fail(absl::CancelledError("cancelled by the client"));
+    if (!self->has_ended_) self->Fail(absl::CancelledError("cancelled by the client"));
   });
 }
 
 // ---- An attempt ----
 
-void RequestRun::Begin(const PlacedPair& placed) {
-  if (phase_ != Phase::kWaiting) return;  // it ended while the scheduler placed it
-  phase_ = Phase::kRunning;
-  attempt_.number = ++attempts_begun_;
-  attempt_.secret = DrawSecret();
-  attempt_.at = placed;
+void RequestRun::Begin(Leg& leg, const PlacedPair& placed) {
+  if (leg.phase != Phase::kWaiting) return;  // it ended while the scheduler placed it
+  leg.phase = Phase::kRunning;
+  leg.attempt.number = ++leg.attempts_begun;
+  leg.attempt.secret = DrawSecret();
+  leg.attempt.at = at_ = placed;
   prompt_.BeginAttempt();
-  account_.DecodeOpened(Now());
-  // News of a loss that overtook the placement has found the run waiting, and will not come again.
+  leg.times.DecodeOpened(Now());
+  // News of a loss that overtook the placement has found the leg waiting, and will not come again.
   for (const Role stage : {Role::kDecode, Role::kPrefill}) {
-    if (!context_.host->IsGone(stage == Role::kDecode ? placed.decode : placed.prefill)) continue;
-    return FailStage(stage, Unavailable("it was lost before the request reached it"), true);
+    if (!context_.host->IsGone(leg.At(stage))) continue;
+    return FailStage(leg, stage, Unavailable("it was lost before the request reached it"), true);
   }
-  OpenDecode();
+  OpenDecode(leg);
 }
 
 template <typename Event>
-StageHandlers<Event> RequestRun::HandlersFor(Role stage,
-                                             void (RequestRun::*on_event)(const Event&)) {
-  const auto post = [self = shared_from_this(), number = attempt_.number](auto&& handle) {
-    self->strand_.Post([self, number, handle = std::move(handle)] {
-      if (self->phase_ == Phase::kClosed) return;  // the host and its context may be gone
-      if (number != self->attempt_.number) {
+StageHandlers<Event> RequestRun::HandlersFor(Leg& leg, Role stage,
+                                             void (RequestRun::*on_event)(Leg&, const Event&)) {
+  const auto post = [self = shared_from_this(), &leg, number = leg.attempt.number](auto&& handle) {
+    self->strand_.Post([self, &leg, number, handle = std::move(handle)] {
+      if (leg.phase == Phase::kClosed) return;  // the host and its context may be gone
+      if (number != leg.attempt.number) {
         return self->context_.metrics->Dropped(DropReason::kLateAttempt);
       }
-      handle(*self);
+      handle(*self, leg);
     });
   };
-  return {.on_event =
-              [post, on_event](const Event& event) {
-                post([on_event, event](RequestRun& run) { (run.*on_event)(event); });
-              },
-          .on_end =
-              [post, stage](const absl::Status& status) {
-                post([stage, status](RequestRun& run) { run.OnStageEnd(stage, status); });
-              }};
+  return {
+      .on_event =
+          [post, on_event](const Event& event) {
+            post([on_event, event](RequestRun& run, Leg& of) { (run.*on_event)(of, event); });
+          },
+      .on_end =
+          [post, stage](const absl::Status& status) {
+            post([stage, status](RequestRun& run, Leg& of) { run.OnStageEnd(of, stage, status); });
+          }};
 }
 
-void RequestRun::OpenDecode() {
-  v1::DecodeRequest request;
-  request.mutable_key()->set_request_id(request_.id);
-  request.mutable_key()->set_attempt(attempt_.number);
-  request.mutable_key()->set_secret(attempt_.secret);
+// What both stages are told about the leg.
+template <typename Message>
+Message RequestRun::RequestOf(const Leg& leg) const {
+  const TokenSequencer& emitted = ChoicesOf(leg).front().tokens();
+  Message request;
+  request.mutable_key()->set_request_id(leg.id);
+  request.mutable_key()->set_attempt(leg.attempt.number);
+  request.mutable_key()->set_secret(leg.attempt.secret);
   request.set_fingerprint(context_.fingerprint);
   request.mutable_token_ids()->Assign(request_.prompt_ids.begin(), request_.prompt_ids.end());
-  request.mutable_token_ids()->Add(sequencer_.ids().begin(), sequencer_.ids().end());
-  request.set_output_index(sequencer_.size());
+  request.mutable_token_ids()->Add(emitted.ids().begin(), emitted.ids().end());
+  request.set_output_index(emitted.size());
+  request.set_choices(leg.choices);
   *request.mutable_sampling() = request_.sampling;
-  request.set_numerics_class(attempt_.at.prefill.numerics_class);
+  request.mutable_sampling()->set_seed(request_.sampling.seed() +
+                                       static_cast<uint64_t>(leg.choice_begin));
+  return request;
+}
+
+void RequestRun::OpenDecode(Leg& leg) {
+  auto request = RequestOf<v1::DecodeRequest>(leg);
+  request.set_numerics_class(leg.attempt.at.prefill.numerics_class);
   request.set_priority(request_.priority);
-  request.set_preemptions(preemptions_);
-  attempt_.decode = context_.stages->Decode(attempt_.at.decode.worker, request, request_.deadline,
-                                            HandlersFor(Role::kDecode, &RequestRun::OnDecodeEvent));
+  request.set_preemptions(leg.preemptions);
+  leg.attempt.decode =
+      context_.stages->Decode(leg.attempt.at.decode.worker, request, request_.deadline,
+                              HandlersFor(leg, Role::kDecode, &RequestRun::OnDecodeEvent));
 }
 
-void RequestRun::OpenPrefill(const v1::LandingTicket& ticket) {
-  v1::PrefillRequest request;
-  request.mutable_key()->set_request_id(request_.id);
-  request.mutable_key()->set_attempt(attempt_.number);
-  request.mutable_key()->set_secret(attempt_.secret);
-  request.set_fingerprint(context_.fingerprint);
-  request.mutable_token_ids()->Assign(request_.prompt_ids.begin(), request_.prompt_ids.end());
-  request.mutable_token_ids()->Add(sequencer_.ids().begin(), sequencer_.ids().end());
-  request.set_output_index(sequencer_.size());
-  *request.mutable_sampling() = request_.sampling;
+void RequestRun::OpenPrefill(Leg& leg, const v1::LandingTicket& ticket) {
+  auto request = RequestOf<v1::PrefillRequest>(leg);
   if (prompt_.is_complete()) request.mutable_sampling()->set_prompt_logprobs(-1);
   *request.mutable_ticket() = ticket;
-  attempt_.prefill_ended = false;
-  attempt_.prefill =
-      context_.stages->Prefill(attempt_.at.prefill.worker, request, request_.deadline,
-                               HandlersFor(Role::kPrefill, &RequestRun::OnPrefillEvent));
+  leg.attempt.prefill_ended = false;
+  leg.attempt.prefill =
+      context_.stages->Prefill(leg.attempt.at.prefill.worker, request, request_.deadline,
+                               HandlersFor(leg, Role::kPrefill, &RequestRun::OnPrefillEvent));
 }
 
-// ---- Events of the present attempt ----
+// ---- Events of a leg's present attempt ----
 
-void RequestRun::OnDecodeEvent(const v1::DecodeEvent& event) {
-  if (phase_ != Phase::kRunning) return;
-  if (event.has_token() && attempt_.has_ticket && !prompt_.is_complete()) {
-    HoldToken(event.token());
-  } else if (event.has_token() && attempt_.has_ticket) {
-    attempt_.decode_has_kv = true;
-    Accept(event.token(), Role::kDecode);
-  } else if (event.has_ticket() && !attempt_.has_ticket) {
-    attempt_.has_ticket = true;
-    account_.Reserved(Now());
-    context_.host->Reserved(ticket_);
-    OpenPrefill(event.ticket());
+void RequestRun::OnDecodeEvent(Leg& leg, const v1::DecodeEvent& event) {
+  if (leg.phase != Phase::kRunning) return;
+  if (event.has_token() && leg.attempt.has_ticket && !prompt_.is_complete()) {
+    HoldToken(leg, event.token());
+  } else if (event.has_token() && leg.attempt.has_ticket) {
+    leg.attempt.decode_has_kv = true;
+    Accept(leg, event.token(), Role::kDecode);
+  } else if (event.has_ticket() && !leg.attempt.has_ticket) {
+    leg.attempt.has_ticket = true;
+    leg.times.Reserved(Now());
+    context_.host->Reserved(leg.ticket);
+    OpenPrefill(leg, event.ticket());
   } else {
-    FailStage(Role::kDecode, absl::InternalError("it broke the order of events"));
+    FailStage(leg, Role::kDecode, absl::InternalError("it broke the order of events"));
   }
 }
 
-void RequestRun::OnPrefillEvent(const v1::PrefillEvent& event) {
+void RequestRun::OnPrefillEvent(Leg& leg, const v1::PrefillEvent& event) {
   if (event.has_sent()) {
-    if (!std::exchange(attempt_.has_sent, true)) {
+    if (!std::exchange(leg.attempt.has_sent, true)) {
       account_.Sent(event.sent());
       context_.metrics->Transferred(account_.transfer_time());
     }
-    if (phase_ == Phase::kFinishing) Complete();
-  } else if (event.has_prompt_logprobs() && phase_ == Phase::kRunning) {
-    OnPromptLogprobs(event.prompt_logprobs());
-  } else if (event.has_first_token() && phase_ == Phase::kRunning) {
+    if (leg.phase == Phase::kFinishing) Complete(leg);
+  } else if (event.has_prompt_logprobs() && leg.phase == Phase::kRunning) {
+    OnPromptLogprobs(leg, event.prompt_logprobs());
+  } else if (event.has_first_token() && leg.phase == Phase::kRunning) {
     if (!prompt_.is_complete()) {
-      return FailStage(Role::kPrefill, absl::DataLossError("it left out tokens of the prompt"));
+      return FailStage(leg, Role::kPrefill,
+                       absl::DataLossError("it left out tokens of the prompt"));
     }
-    context_.host->FirstToken(ticket_);
-    Accept(event.first_token(), Role::kPrefill);
+    context_.host->FirstToken(leg.ticket);
+    Accept(leg, event.first_token(), Role::kPrefill);
   }
 }
 
-void RequestRun::OnPromptLogprobs(const v1::PromptLogprobs& message) {
+void RequestRun::OnPromptLogprobs(Leg& leg, const v1::PromptLogprobs& message) {
   if (prompt_.is_complete()) return;  // a worker that was not asked for them
   const std::optional<int> first_new = prompt_.Offer(message);
   if (!first_new.has_value()) {
-    return FailStage(Role::kPrefill, absl::InternalError("it sent other tokens of the prompt"));
+    return FailStage(leg, Role::kPrefill,
+                     absl::InternalError("it sent other tokens of the prompt"));
   }
   v1::Delta delta;
   for (int i = *first_new; i < message.tokens_size(); ++i) {
     FillOutput(message.tokens(i), delta.add_prompt_tokens());
   }
   if (delta.prompt_tokens_size() > 0) sink_->OnDelta(delta);
-  if (prompt_.is_complete()) AcceptHeld();
+  if (prompt_.is_complete()) AcceptHeld(leg);
 }
 
-void RequestRun::HoldToken(const v1::StageToken& token) {
-  if (attempt_.held.size() >= static_cast<size_t>(request_.sampling.max_tokens())) {
-    return FailStage(Role::kDecode, absl::InternalError("it sent more than max_tokens"));
+void RequestRun::HoldToken(Leg& leg, const v1::StageToken& token) {
+  const auto tokens_max =
+      static_cast<size_t>(leg.choices) * static_cast<size_t>(request_.sampling.max_tokens());
+  if (leg.attempt.held.size() >= tokens_max) {
+    return FailStage(leg, Role::kDecode, absl::InternalError("it sent more than max_tokens"));
   }
-  attempt_.held.push_back(token);
+  leg.attempt.held.push_back(token);
 }
 
 // Any of them may end the attempt.
-void RequestRun::AcceptHeld() {
-  const auto goes_on = [this, number = attempt_.number] {
-    return phase_ == Phase::kRunning && attempt_.number == number;
+void RequestRun::AcceptHeld(Leg& leg) {
+  const auto goes_on = [&leg, number = leg.attempt.number] {
+    return leg.phase == Phase::kRunning && leg.attempt.number == number;
   };
-  const std::vector<v1::StageToken> held = std::exchange(attempt_.held, {});
-  attempt_.decode_has_kv = !held.empty();
-  for (size_t i = 0; i < held.size() && goes_on(); ++i) Accept(held[i], Role::kDecode);
-  if (!held.empty() && goes_on() && attempt_.decode_ended) {
-    FailStage(Role::kDecode, absl::InternalError("it ended before the last token"));
+  const std::vector<v1::StageToken> held = std::exchange(leg.attempt.held, {});
+  leg.attempt.decode_has_kv = !held.empty();
+  for (size_t i = 0; i < held.size() && goes_on(); ++i) Accept(leg, held[i], Role::kDecode);
+  if (!held.empty() && goes_on() && leg.attempt.decode_ended) {
+    FailStage(leg, Role::kDecode, absl::InternalError("it ended before the last token"));
   }
 }
 
 // Its part is over once it has given its account, or its KV is in use.
-bool RequestRun::NeedsPrefill() const {
-  return !prompt_.is_complete() || (!attempt_.decode_has_kv && !attempt_.has_sent);
+bool RequestRun::NeedsPrefill(const Leg& leg) const {
+  return !prompt_.is_complete() || (!leg.attempt.decode_has_kv && !leg.attempt.has_sent);
 }
 
-void RequestRun::OnStageEnd(Role stage, const absl::Status& status) {
-  (stage == Role::kPrefill ? attempt_.prefill_ended : attempt_.decode_ended) = true;
-  if (stage == Role::kPrefill) context_.host->PrefillEnded(ticket_);
-  switch (phase_) {
+void RequestRun::OnStageEnd(Leg& leg, Role stage, const absl::Status& status) {
+  (stage == Role::kPrefill ? leg.attempt.prefill_ended : leg.attempt.decode_ended) = true;
+  if (stage == Role::kPrefill) context_.host->PrefillEnded(leg.ticket);
+  switch (leg.phase) {
     case Phase::kRunning:
       if (stage == Role::kDecode) {
-        if (status.ok() && !attempt_.held.empty()) break;  // the last token may be among them
-        FailStage(stage,
+        if (status.ok() && !leg.attempt.held.empty()) break;  // the last token may be among them
+        FailStage(leg, stage,
                   status.ok() ? absl::InternalError("it ended before the last token") : status);
-      } else if (NeedsPrefill()) {
-        FailStage(stage,
+      } else if (NeedsPrefill(leg)) {
+        FailStage(leg, stage,
                   status.ok() ? absl::InternalError("it ended without its account") : status);
       }
       break;
     case Phase::kFinishing:
-      if (stage == Role::kPrefill) Complete();
+      if (stage == Role::kPrefill) Complete(leg);
       break;
     case Phase::kAnswered:
-      CloseIfIdle();
+      if (leg.is_idle()) Close(leg);
       break;
     case Phase::kWaiting:
     case Phase::kClosed:
@@ -256,69 +276,74 @@ void RequestRun::OnStageEnd(Role stage, const absl::Status& status) {
   }
 }
 
-void RequestRun::HandleLoss(WorkerIndex worker, uint64_t epoch, const std::string& why) {
-  const auto is_at = [&](const PlacedWorker& placed) {
-    return placed.worker == worker && placed.epoch == epoch;
+void RequestRun::HandleLoss(Leg& leg, WorkerIndex worker, uint64_t epoch, const std::string& why) {
+  const auto is_at = [&](Role stage) {
+    return leg.At(stage).worker == worker && leg.At(stage).epoch == epoch;
   };
-  if (phase_ == Phase::kFinishing && is_at(attempt_.at.prefill)) Complete();
-  if (phase_ != Phase::kRunning) return;
-  if (is_at(attempt_.at.decode)) {
-    FailStage(Role::kDecode, Unavailable("{}", why), true);
-  } else if (is_at(attempt_.at.prefill) && NeedsPrefill()) {
-    FailStage(Role::kPrefill, Unavailable("{}", why), true);
+  if (leg.phase == Phase::kFinishing && is_at(Role::kPrefill)) Complete(leg);
+  if (leg.phase != Phase::kRunning) return;
+  if (is_at(Role::kDecode)) {
+    FailStage(leg, Role::kDecode, Unavailable("{}", why), true);
+  } else if (is_at(Role::kPrefill) && NeedsPrefill(leg)) {
+    FailStage(leg, Role::kPrefill, Unavailable("{}", why), true);
   }
 }
 
 void RequestRun::HandleTimer() {
   const TimePoint now = Now();
-  if (phase_ < Phase::kAnswered && request_.deadline.has_value() && now >= *request_.deadline) {
+  if (!has_ended_ && request_.deadline.has_value() && now >= *request_.deadline) {
+    const bool waits = std::any_of(legs_.begin(), legs_.end(),
+                                   [](const Leg& leg) { return leg.phase == Phase::kWaiting; });
     return Fail(absl::DeadlineExceededError(
         fmt::format("deadline passed {} with {} tokens sent",
-                    phase_ == Phase::kWaiting ? "while waiting for room" : "on the workers",
-                    sequencer_.size())));
+                    waits ? "while waiting for room" : "on the workers", account_.tokens())));
   }
-  if (now < linger_until_) return;
-  if (phase_ == Phase::kFinishing) Complete();
-  if (phase_ == Phase::kAnswered && now >= linger_until_) Close();
+  for (Leg& leg : legs_) {
+    if (leg.phase == Phase::kFinishing && now >= leg.linger_until) Complete(leg);
+    if (leg.phase == Phase::kAnswered && now >= leg.linger_until) Close(leg);
+  }
 }
 
 // ---- Tokens ----
 
-void RequestRun::Accept(const v1::StageToken& token, Role from) {
-  switch (sequencer_.Offer(token)) {
+void RequestRun::Accept(Leg& leg, const v1::StageToken& token, Role from) {
+  if (token.choice() < 0 || token.choice() >= leg.choices) {
+    return FailStage(leg, from, absl::InternalError("it sent a token of no choice"));
+  }
+  const int32_t number = leg.choice_begin + token.choice();
+  OutputChoice& choice = choices_[static_cast<size_t>(number)];
+  if (choice.is_over()) return;  // the worker does not know of a stop string
+  switch (choice.Offer(token)) {
     case TokenSequencer::Verdict::kNew:
-      return Emit(token);
+      return Emit(leg, number, token);
     case TokenSequencer::Verdict::kDuplicate:
       return context_.metrics->Dropped(DropReason::kDuplicate);
     case TokenSequencer::Verdict::kMismatch:
       context_.metrics->Dropped(DropReason::kMismatch);
-      if (!IsFast(attempt_.at.decode.numerics_class)) {
+      if (!IsFast(leg.attempt.at.decode.numerics_class)) {
         return Fail(absl::InternalError(
             fmt::format("prefill worker {} and decode worker {} disagree on token {}",
-                        attempt_.at.prefill.id, attempt_.at.decode.id, token.index())));
+                        leg.attempt.at.prefill.id, leg.attempt.at.decode.id, token.index())));
       }
       // The client has the first one; whoever goes on from another must start over.
-      return FailStage(from, absl::DataLossError("it repeated a token as another one"));
+      return FailStage(leg, from, absl::DataLossError("it repeated a token as another one"));
     case TokenSequencer::Verdict::kGap:
-      return FailStage(from, absl::DataLossError("it skipped a token"));
+      return FailStage(leg, from, absl::DataLossError("it skipped a token"));
     case TokenSequencer::Verdict::kMalformed:
-      return FailStage(from, absl::InternalError("it sent a token that cannot be"));
+      return FailStage(leg, from, absl::InternalError("it sent a token that cannot be"));
   }
 }
 
-void RequestRun::Emit(const v1::StageToken& token) {
-  context_.metrics->Token(token.index(), account_.Token(token.index(), Now()));
+void RequestRun::Emit(Leg& leg, int32_t number, const v1::StageToken& token) {
+  const Duration since = account_.Token(number, token.index(), Now(), leg.times);
+  context_.metrics->Token(token.index(), since);
   v1::Delta delta;
-  FillOutput(token, delta.add_tokens());
-  // A stop token says that the text has ended and is no part of it.
-  std::string text = token.finish_reason() == "stop" ? "" : assembler_.Add(token.id());
-  if (sequencer_.is_finished()) text += assembler_.Flush();
-  delta.set_text(text);
+  delta.set_choice(number);
+  choices_[static_cast<size_t>(number)].Fill(token, &delta);
   sink_->OnDelta(delta);
-  if (assembler_.is_stopped()) {
-    Finish("stop", !sequencer_.is_finished());
-  } else if (sequencer_.is_finished()) {
-    Finish(token.finish_reason(), false);
+  const auto all = ChoicesOf(leg);
+  if (std::all_of(all.begin(), all.end(), [](const auto& one) { return one.is_over(); })) {
+    Finish(leg);
   }
 }
 
@@ -329,32 +354,15 @@ bool RequestRun::IsPastDeadline(const absl::Status& status) const {
          Now() + kDeadlineTolerance >= *request_.deadline;
 }
 
-void RequestRun::Blame(Role stage) {
-  const auto add = [&](WorkerIndex worker, int points) {
-    for (WorkerBlame& blame : blame_) {
-      if (blame.worker == worker) {
-        blame.points += points;
-        return;
-      }
-    }
-    blame_.push_back({worker, points});
-  };
-  const PlacedPair& at = attempt_.at;
-  add(stage == Role::kPrefill ? at.prefill.worker : at.decode.worker, 2);
-  // A transfer fails at either end: the second prefill worker that fails with the same decode
-  // worker is not to blame for it.
-  if (stage == Role::kPrefill) add(at.decode.worker, 1);
-}
-
-FailureAction RequestRun::ActionOn(Role stage, const absl::Status& status) const {
+FailureAction RequestRun::ActionOn(const Leg& leg, Role stage, const absl::Status& status) const {
   const FailureAction action = ActionFor(status);
-  const bool may_preempt = stage == Role::kDecode && preemptions_ < kv::kPreemptionsMax;
+  const bool may_preempt = stage == Role::kDecode && leg.preemptions < kv::kPreemptionsMax;
   return action == FailureAction::kMakeWay && !may_preempt ? FailureAction::kRetry : action;
 }
 
-void RequestRun::FailStage(Role stage, const absl::Status& status, bool is_lost) {
-  const PlacedWorker& worker = stage == Role::kPrefill ? attempt_.at.prefill : attempt_.at.decode;
-  const FailureAction action = ActionOn(stage, status);
+void RequestRun::FailStage(Leg& leg, Role stage, const absl::Status& status, bool is_lost) {
+  const PlacedWorker& worker = leg.At(stage);
+  const FailureAction action = ActionOn(leg, stage, status);
   const std::string why =
       fmt::format("{} worker {}: {}", RoleName(stage), worker.id, Message(status));
   if (IsPastDeadline(status)) return Fail(absl::DeadlineExceededError(why));
@@ -366,83 +374,115 @@ void RequestRun::FailStage(Role stage, const absl::Status& status, bool is_lost)
                                                                      : RetryReason::kFailed;
   context_.metrics->Retried(stage, reason);
   if (!is_lost) context_.host->WorkerFailed(worker, action, Message(status));
-  if (action != FailureAction::kWaitForRoom) account_.WaitAnew(Now());
-  if (action == FailureAction::kMakeWay) ++preemptions_;
+  if (action != FailureAction::kWaitForRoom) leg.times.WaitAnew(Now());
+  if (action == FailureAction::kMakeWay) {
+    ++preemptions_;
+    ++leg.preemptions;
+  }
   if (action == FailureAction::kRetry || action == FailureAction::kRefuse) {
-    Blame(stage);
+    leg.Blame(stage);
     telemetry::Log(telemetry::Level::kWarning, "attempt_failed",
-                   {{"request_id", request_.id},
-                    {"attempt", attempt_.number},
+                   {{"request_id", leg.id},
+                    {"attempt", leg.attempt.number},
                     {"why", why},
-                    {"tokens_sent", sequencer_.size()}});
-    if (++failures_ >= context_.attempts_max) {
-      return Fail(Unavailable("{} attempts failed; the last: {}", failures_, why));
+                    {"tokens_sent", account_.tokens()}});
+    ++failures_;
+    if (++leg.failures >= context_.attempts_max) {
+      return Fail(Unavailable("{} attempts failed; the last: {}", leg.failures, why));
     }
   }
   // One that was preempted finds nothing of its own where it was.
-  WaitAgain(action == FailureAction::kMakeWay ? kNoWorker : attempt_.at.decode.worker);
+  TryAgain(leg, action == FailureAction::kMakeWay ? kNoWorker : leg.attempt.at.decode.worker);
 }
 
-void RequestRun::CancelStreams() {
-  if (attempt_.decode != nullptr && !attempt_.decode_ended) attempt_.decode->Cancel();
-  if (attempt_.prefill != nullptr && !attempt_.prefill_ended) attempt_.prefill->Cancel();
+void RequestRun::TryAgain(Leg& leg, WorkerIndex prefers) {
+  leg.CancelStreams();
+  leg.decode_before = prefers;
+  const auto all = ChoicesOf(leg);
+  const bool has_tokens =
+      std::any_of(all.begin(), all.end(), [](const auto& one) { return one.tokens().size() > 0; });
+  if (leg.choices > 1 && has_tokens) return GoOnAlone(leg);
+  leg.attempt = {};
+  leg.phase = Phase::kWaiting;
+  context_.host->Wait(leg.ticket, ShapeOf(leg), leg.times.waiting_since());
 }
 
-void RequestRun::WaitAgain(WorkerIndex prefers) {
-  CancelStreams();
-  decode_before_ = prefers;
-  attempt_ = {};
-  phase_ = Phase::kWaiting;
-  context_.host->Wait(ticket_, Shape(), account_.waiting_since());
+void RequestRun::GoOnAlone(Leg& leg) {
+  const size_t first = legs_.size();
+  for (int32_t i = 0; i < leg.choices; ++i) {
+    if (!ChoicesOf(leg)[static_cast<size_t>(i)].is_over()) legs_.emplace_back(leg, i);
+  }
+  for (size_t i = first; i < legs_.size(); ++i) {
+    context_.host->WaitApart(legs_[i].ticket, shared_from_this(), ShapeOf(legs_[i]),
+                             legs_[i].times.waiting_since());
+  }
+  context_.host->Answered(leg.ticket);
+  Close(leg);
 }
 
 // ---- Ends ----
 
-void RequestRun::Finish(const std::string& reason, bool stop_decoding) {
-  phase_ = Phase::kFinishing;
-  finish_reason_ = reason;
-  if (stop_decoding && !attempt_.decode_ended) attempt_.decode->Cancel();
-  if (attempt_.has_sent || attempt_.prefill_ended) return Complete();
-  linger_until_ = Now() + context_.linger;
+void RequestRun::Finish(Leg& leg) {
+  leg.phase = Phase::kFinishing;
+  const auto all = ChoicesOf(leg);
+  const bool decodes_on =
+      std::any_of(all.begin(), all.end(), [](const auto& one) { return one.is_cut(); });
+  if (decodes_on && !leg.attempt.decode_ended) leg.attempt.decode->Cancel();
+  if (leg.attempt.has_sent || leg.attempt.prefill_ended) return Complete(leg);
+  leg.linger_until = Now() + context_.linger;
   SetDue();
 }
 
-void RequestRun::Complete() {
-  phase_ = Phase::kAnswered;
+void RequestRun::Complete(Leg& leg) {
+  leg.phase = Phase::kAnswered;
+  account_.LegEnded(leg.times);
+  if (std::all_of(legs_.begin(), legs_.end(),
+                  [](const Leg& one) { return one.phase >= Phase::kAnswered; })) {
+    Answer();
+  }
+  context_.host->Answered(leg.ticket);
+  leg.linger_until = Now() + context_.linger;
+  SetDue();
+  if (leg.is_idle()) Close(leg);
+}
+
+void RequestRun::Answer() {
+  has_ended_ = true;
   v1::Done done;
   done.set_request_id(request_.id);
-  done.set_finish_reason(finish_reason_);
   done.mutable_usage()->set_prompt_tokens(static_cast<int32_t>(request_.prompt_ids.size()));
   account_.Fill(&done);
-  done.mutable_served_by()->set_prefill_worker(attempt_.at.prefill.id);
-  done.mutable_served_by()->set_decode_worker(attempt_.at.decode.id);
+  done.mutable_served_by()->set_prefill_worker(at_.prefill.id);
+  done.mutable_served_by()->set_decode_worker(at_.decode.id);
   done.mutable_served_by()->set_attempts(1 + failures_);
   done.mutable_served_by()->set_preemptions(preemptions_);
+  for (const OutputChoice& choice : choices_) {
+    v1::ChoiceEnd* end = done.add_choices();
+    end->set_seed(request_.sampling.seed() + static_cast<uint64_t>(done.choices_size() - 1));
+    end->set_finish_reason(choice.finish_reason());
+    end->set_completion_tokens(choice.tokens().size());
+  }
+  done.set_finish_reason(choices_.front().finish_reason());
   done.set_seed(request_.sampling.seed());
   sink_->OnDone(done);
   RecordEnd(absl::OkStatus());
-  context_.host->Answered(ticket_);
-  linger_until_ = Now() + context_.linger;
-  SetDue();
-  CloseIfIdle();
 }
 
 void RequestRun::Fail(const absl::Status& status) {
+  has_ended_ = true;
   sink_->OnError(status);
   RecordEnd(status);
-  context_.host->Answered(ticket_);
-  Close();
+  for (Leg& leg : legs_) {
+    if (leg.phase < Phase::kAnswered) context_.host->Answered(leg.ticket);
+    if (leg.phase != Phase::kClosed) Close(leg);
+  }
 }
 
-void RequestRun::CloseIfIdle() {
-  if (attempt_.decode_ended && attempt_.prefill_ended) Close();
-}
-
-void RequestRun::Close() {
-  CancelStreams();
-  phase_ = Phase::kClosed;
-  attempt_.decode = attempt_.prefill = nullptr;
-  context_.host->Closed(ticket_);
+void RequestRun::Close(Leg& leg) {
+  leg.CancelStreams();
+  leg.phase = Phase::kClosed;
+  leg.attempt.decode = leg.attempt.prefill = nullptr;
+  context_.host->Closed(leg.ticket);
 }
 
 void RequestRun::RecordEnd(const absl::Status& status) const {
@@ -455,11 +495,12 @@ void RequestRun::RecordEnd(const absl::Status& status) const {
                  {{"request_id", request_.id},
                   {"code", absl::StatusCodeToString(status.code())},
                   {"why", Message(status)},
-                  {"finish_reason", finish_reason_},
+                  {"finish_reason", choices_.front().finish_reason()},
+                  {"choices", request_.choices},
                   {"prompt_tokens", request_.prompt_ids.size()},
-                  {"output_tokens", sequencer_.size()},
-                  {"prefill", attempt_.at.prefill.id},
-                  {"decode", attempt_.at.decode.id},
+                  {"output_tokens", account_.tokens()},
+                  {"prefill", at_.prefill.id},
+                  {"decode", at_.decode.id},
                   {"failed_attempts", failures_},
                   {"preemptions", preemptions_},
                   {"total_ms", account_.Total(Now()) / std::chrono::milliseconds(1)}});
@@ -467,8 +508,10 @@ void RequestRun::RecordEnd(const absl::Status& status) const {
 
 void RequestRun::SetDue() {
   TimePoint due = TimePoint(Duration(std::numeric_limits<int64_t>::max()));
-  if (phase_ < Phase::kAnswered && request_.deadline.has_value()) due = *request_.deadline;
-  if (phase_ == Phase::kFinishing || phase_ == Phase::kAnswered) due = std::min(due, linger_until_);
+  if (!has_ended_ && request_.deadline.has_value()) due = *request_.deadline;
+  for (const Leg& leg : legs_) {
+    if (leg.is_lingering()) due = std::min(due, leg.linger_until);
+  }
   due_ns_.store(due.time_since_epoch().count(), std::memory_order_relaxed);
 }
 

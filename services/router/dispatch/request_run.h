@@ -6,36 +6,44 @@
 // the request waits for another placement, with the prompt and all tokens emitted so far; a landing
 // ticket belongs to one attempt, so also the decode worker that stays is asked anew.
 //
+// All choices of a request take one attempt together, as long as none of them has a token. Later
+// they differ, and after a failure each unfinished one goes on by itself: see RunLeg.
+//
 // Invariants: the sink sees the prompt's tokens, where their logprobs were asked for, once each and
-// before any other; then the indices 0, 1, 2 … once each, then OnDone or OnError, once, last.
-// Events of a former attempt change nothing: each carries its attempt's number.
+// before any other; then the indices 0, 1, 2 … of each choice once each, then OnDone or OnError,
+// once, last. Events of a former attempt change nothing: each carries its attempt's number.
 // Thread-safety: public methods, any thread; they post to the request's strand, which owns all
 // state. Knows neither gRPC nor any lock but the strand's.
 #pragma once
 
 #include <atomic>
+#include <deque>
+#include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
+#include "services/router/dispatch/output_choice.h"
 #include "services/router/dispatch/prompt_relay.h"
 #include "services/router/dispatch/run_account.h"
+#include "services/router/dispatch/run_leg.h"
 #include "services/router/dispatch/run_types.h"
 #include "services/router/dispatch/strand.h"
-#include "services/router/dispatch/text_assembler.h"
-#include "services/router/dispatch/token_sequencer.h"
 
 namespace trivium::router {
 
 class RequestRun : public std::enable_shared_from_this<RequestRun> {
  public:
-  // `ticket` names the run at the host. The caller has enqueued it: the run waits for OnPlaced.
+  // `ticket` names the run at the host, a multiple of kTicketStride. The caller has enqueued it:
+  // the run waits for OnPlaced.
   RequestRun(const RunContext& context, uint64_t ticket, RunRequest request,
              std::shared_ptr<ResponseSink> sink);
 
-  void OnPlaced(const PlacedPair& placed);
-  void OnRefused(const absl::Status& status);  // the host no longer waits for a placement
-  void OnWorkerLost(WorkerIndex worker, uint64_t epoch, const std::string& why);
+  void OnPlaced(uint64_t ticket, const PlacedPair& placed);
+  // The host no longer waits for a placement.
+  void OnRefused(uint64_t ticket, const absl::Status& status);
+  void OnWorkerLost(uint64_t ticket, WorkerIndex worker, uint64_t epoch, const std::string& why);
   void OnTimer();
   void Cancel();  // by the client
 
@@ -44,77 +52,63 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
   RequestShape Shape() const;  // before it was first placed
 
  private:
-  struct Attempt {
-    uint32_t number = 0;
-    std::string secret;
-    PlacedPair at;
-    std::shared_ptr<StageCall> decode, prefill;
-    bool has_ticket = false;
-    bool decode_has_kv = false;  // it has sent a token: the prefill worker is no longer needed
-    bool has_sent = false;       // the prefill worker's account has come
-    bool decode_ended = false, prefill_ended = true;
-    // Decode's tokens that have overtaken the prompt's; at most max_tokens.
-    std::vector<v1::StageToken> held;
-  };
-  // kFinishing: all tokens are out, the account of the transfer is due. kAnswered: Done is out, the
-  // streams are about to end.
-  enum class Phase : uint8_t { kWaiting, kRunning, kFinishing, kAnswered, kClosed };
+  using Leg = RunLeg;
+  using Phase = RunLeg::Phase;
 
   template <typename Event>
-  StageHandlers<Event> HandlersFor(Role stage, void (RequestRun::*on_event)(const Event&));
+  StageHandlers<Event> HandlersFor(Leg& leg, Role stage,
+                                   void (RequestRun::*on_event)(Leg&, const Event&));
+  void PostTo(uint64_t ticket, std::function<void(RequestRun&, Leg&)> task);
 
-  void Begin(const PlacedPair& placed);
-  void OpenDecode();
-  void OpenPrefill(const v1::LandingTicket& ticket);
-  void OnDecodeEvent(const v1::DecodeEvent& event);
-  void OnPrefillEvent(const v1::PrefillEvent& event);
-  void OnPromptLogprobs(const v1::PromptLogprobs& message);
-  void HoldToken(const v1::StageToken& token);
-  void AcceptHeld();
-  bool NeedsPrefill() const;
-  void OnStageEnd(Role stage, const absl::Status& status);
-  void HandleLoss(WorkerIndex worker, uint64_t epoch, const std::string& why);
+  void Begin(Leg& leg, const PlacedPair& placed);
+  template <typename Message>
+  Message RequestOf(const Leg& leg) const;
+  void OpenDecode(Leg& leg);
+  void OpenPrefill(Leg& leg, const v1::LandingTicket& ticket);
+  void OnDecodeEvent(Leg& leg, const v1::DecodeEvent& event);
+  void OnPrefillEvent(Leg& leg, const v1::PrefillEvent& event);
+  void OnPromptLogprobs(Leg& leg, const v1::PromptLogprobs& message);
+  void HoldToken(Leg& leg, const v1::StageToken& token);
+  void AcceptHeld(Leg& leg);
+  bool NeedsPrefill(const Leg& leg) const;
+  void OnStageEnd(Leg& leg, Role stage, const absl::Status& status);
+  void HandleLoss(Leg& leg, WorkerIndex worker, uint64_t epoch, const std::string& why);
   void HandleTimer();
 
-  void Accept(const v1::StageToken& token, Role from);
-  void Emit(const v1::StageToken& token);
-  FailureAction ActionOn(Role stage, const absl::Status& status) const;
-  void FailStage(Role stage, const absl::Status& status, bool is_lost = false);
-  void Blame(Role stage);
-  void CancelStreams();
-  void WaitAgain(WorkerIndex prefers);
+  void Accept(Leg& leg, const v1::StageToken& token, Role from);
+  void Emit(Leg& leg, int32_t choice, const v1::StageToken& token);
+  FailureAction ActionOn(const Leg& leg, Role stage, const absl::Status& status) const;
+  void FailStage(Leg& leg, Role stage, const absl::Status& status, bool is_lost = false);
+  void TryAgain(Leg& leg, WorkerIndex prefers);
+  void GoOnAlone(Leg& leg);
   bool IsPastDeadline(const absl::Status& status) const;
 
-  void Finish(const std::string& reason, bool stop_decoding);
-  void Complete();
+  void Finish(Leg& leg);
+  void Complete(Leg& leg);
+  void Answer();
   void Fail(const absl::Status& status);
-  void CloseIfIdle();
-  void Close();
+  void Close(Leg& leg);
   void RecordEnd(const absl::Status& status) const;
   void SetDue();
+  std::span<const OutputChoice> ChoicesOf(const Leg& leg) const;
+  RequestShape ShapeOf(const Leg& leg) const;
   TimePoint Now() const { return context_.clock->Now(); }
 
   const RunContext& context_;
-  const uint64_t ticket_;
   const RunRequest request_;
   const std::shared_ptr<ResponseSink> sink_;
   Strand strand_;
   std::atomic<int64_t> due_ns_;
 
   // Of the strand.
-  Phase phase_ = Phase::kWaiting;
   PromptRelay prompt_;
-  TokenSequencer sequencer_;
-  TextAssembler assembler_;
+  std::vector<OutputChoice> choices_;
+  std::deque<Leg> legs_;  // grows, once, by at most one a choice; their places do not change
   RunAccount account_;
-  Attempt attempt_;
-  uint32_t attempts_begun_ = 0;
-  int failures_ = 0;
+  PlacedPair at_;     // of the newest attempt
+  int failures_ = 0;  // of all legs, as the next
   int32_t preemptions_ = 0;
-  WorkerIndex decode_before_ = kNoWorker;
-  std::vector<WorkerBlame> blame_;
-  std::string finish_reason_;
-  TimePoint linger_until_;
+  bool has_ended_ = false;  // the sink has had its OnDone or OnError
 };
 
 }  // namespace trivium::router

@@ -59,13 +59,24 @@ void ExpectPromptRight(DispatchFixture& fixture, const Client& client,
 }
 
 void ExpectRight(DispatchFixture& fixture, const Client& client) {
-  const RecordingSink::Record record = client.sink->Get();
+  RecordingSink::Record record = client.sink->Get();
   ASSERT_TRUE(record.done.has_value()) << *record.error;
-  const DispatchFixture::Wanted wanted = fixture.Want(client.request);
-  EXPECT_EQ(record.ids, wanted.ids);
-  EXPECT_EQ(record.text, wanted.text);
-  EXPECT_EQ(record.done->finish_reason(), wanted.finish_reason);
-  EXPECT_EQ(record.done->usage().completion_tokens(), static_cast<int>(wanted.ids.size()));
+  ASSERT_EQ(record.done->choices_size(), client.request.choices);
+  int tokens = 0;
+  for (int32_t i = 0; i < client.request.choices; ++i) {
+    SCOPED_TRACE(testing::Message() << "choice " << i);
+    const RecordingSink::Choice& got = i == 0 ? record : record.others[i];
+    const DispatchFixture::Wanted wanted = fixture.Want(client.request, i);
+    EXPECT_EQ(got.ids, wanted.ids);
+    EXPECT_EQ(got.text, wanted.text);
+    const v1::ChoiceEnd& end = record.done->choices(i);
+    EXPECT_EQ(end.finish_reason(), wanted.finish_reason);
+    EXPECT_EQ(end.completion_tokens(), static_cast<int>(wanted.ids.size()));
+    EXPECT_EQ(end.seed(), client.request.sampling.seed() + static_cast<uint64_t>(i));
+    tokens += end.completion_tokens();
+  }
+  EXPECT_EQ(record.done->finish_reason(), record.done->choices(0).finish_reason());
+  EXPECT_EQ(record.done->usage().completion_tokens(), tokens);
   EXPECT_EQ(record.done->seed(), client.request.sampling.seed());
   ExpectPromptRight(fixture, client, record);
 }
@@ -97,6 +108,8 @@ RunRequest RandomRequest(std::mt19937_64& random) {
   RunRequest request = DispatchFixture::Request(Prompt(random, 1 + static_cast<int>(random() % 90)),
                                                 1 + static_cast<int>(random() % 40));
   request.sampling.set_ignore_eos(random() % 2 == 0);
+  request.sampling.set_temperature(random() % 2 == 0 ? 1 : 0);
+  if (random() % 2 == 0) request.choices = 1 + static_cast<int>(random() % 3);
   if (random() % 2 == 0) request.sampling.set_prompt_logprobs(static_cast<int>(random() % 3));
   if (random() % 3 == 0) request.stop = {std::string(1, static_cast<char>('a' + random() % 26))};
   return request;
@@ -145,9 +158,14 @@ TEST_P(FaultOrderTest, EveryIndexOnceAndTheRightText) {
       if (record.error.has_value()) {
         EXPECT_TRUE(absl::IsCancelled(*record.error) || absl::IsUnavailable(*record.error))
             << *record.error;
-        const std::vector<int32_t> wanted = fixture.Want(client.request).ids;
-        ASSERT_LE(record.ids.size(), wanted.size());
-        EXPECT_TRUE(std::equal(record.ids.begin(), record.ids.end(), wanted.begin()));
+        for (int32_t choice = 0; choice < client.request.choices; ++choice) {
+          const auto other = record.others.find(choice);
+          if (choice > 0 && other == record.others.end()) continue;
+          const std::vector<int32_t>& ids = choice == 0 ? record.ids : other->second.ids;
+          const std::vector<int32_t> wanted = fixture.Want(client.request, choice).ids;
+          ASSERT_LE(ids.size(), wanted.size());
+          EXPECT_TRUE(std::equal(ids.begin(), ids.end(), wanted.begin()));
+        }
         ExpectPromptRight(fixture, client, record);
       } else {
         ExpectRight(fixture, client);
@@ -206,6 +224,88 @@ TEST_F(RequestRunTest, ThePromptsLogprobsComeOnceOverTwoAttempts) {
     ExpectIdle(fixture, random_);
   }
   EXPECT_GT(begun_twice, 10);
+}
+
+RunRequest Choices(std::mt19937_64& random, int choices, int32_t max_tokens) {
+  RunRequest request = DispatchFixture::Request(Prompt(random, 40), max_tokens);
+  request.choices = choices;
+  request.sampling.set_temperature(1);
+  request.sampling.set_ignore_eos(true);
+  return request;
+}
+
+TEST_F(RequestRunTest, ChoicesTakeOneAttemptAndOneTransfer) {
+  DispatchFixture fixture;
+  const Client client = Start(fixture, Choices(random_, 4, 12));
+  RunToEnd(fixture, client, random_);
+  ExpectRight(fixture, client);
+  const v1::Done done = *client.sink->Get().done;
+  EXPECT_EQ(done.served_by().attempts(), 1);
+  EXPECT_EQ(done.served_by().kv_bytes_moved(), 400);
+  EXPECT_EQ(fixture.cluster.calls_opened(), 2);
+  EXPECT_EQ(done.usage().completion_tokens(), 48);
+  ExpectIdle(fixture, random_);
+}
+
+TEST_F(RequestRunTest, ADeathBeforeAnyTokenIsTriedAgainTogether) {
+  DispatchFixture fixture;
+  const Client client = Start(fixture, Choices(random_, 4, 12));
+  for (int i = 0; i < 1000 && fixture.cluster.calls_opened() < 2; ++i) {
+    fixture.cluster.StepRandomCall(random_, 0);
+  }
+  fixture.cluster.Kill(1);
+  EXPECT_TRUE(client.sink->Get().ids.empty());
+  RunToEnd(fixture, client, random_);
+  ExpectRight(fixture, client);
+  EXPECT_EQ(client.sink->Get().done->served_by().attempts(), 2);
+  EXPECT_EQ(fixture.cluster.calls_opened(), 4);
+  ExpectIdle(fixture, random_);
+}
+
+// Wherever the answer stands, one choice goes on by one attempt.
+TEST_F(RequestRunTest, AfterADeathEveryUnfinishedChoiceGoesOnAlone) {
+  for (int round = 0; round < 60; ++round) {
+    SCOPED_TRACE(round);
+    const bool is_decode = round % 2 == 0;
+    DispatchFixture fixture;
+    RunRequest request = Choices(random_, 4, 12);
+    if (round % 3 == 0) request.stop = {"e", "a"};
+    const Client client = Start(fixture, std::move(request));
+    const auto tokens = [&] {
+      const RecordingSink::Record record = client.sink->Get();
+      size_t count = record.ids.size();
+      for (const auto& [choice, other] : record.others) count += other.ids.size();
+      return count;
+    };
+    const size_t until = is_decode ? 5 + random_() % 30 : 1 + random_() % 3;
+    for (int i = 0; i < 1000 && tokens() < until && !client.sink->has_ended(); ++i) {
+      fixture.cluster.StepRandomCall(random_, 0);
+    }
+    fixture.cluster.Kill(is_decode ? 3 : 1);
+    RunToEnd(fixture, client, random_);
+    ExpectRight(fixture, client);
+    const v1::Done done = *client.sink->Get().done;
+    if (done.served_by().attempts() == 2) {
+      const int calls = fixture.cluster.calls_opened() - 2;
+      EXPECT_GE(calls, 2);
+      EXPECT_LE(calls, 8);
+      EXPECT_EQ(calls % 2, 0);
+    }
+    ExpectIdle(fixture, random_);
+  }
+}
+
+TEST_F(RequestRunTest, ChoicesThatCannotFitAreRefused) {
+  DispatchFixture fixture({.sim = {.decode_blocks = 10}});
+  // 2 shared blocks and 2 for each choice; then 3.
+  const Client fits = Start(fixture, Choices(random_, 4, 24));
+  const Client large = Start(fixture, Choices(random_, 4, 25));
+  ASSERT_TRUE(large.sink->has_ended());
+  EXPECT_EQ(large.sink->Get().error->code(), absl::StatusCode::kInvalidArgument);
+  const Client many = Start(fixture, Choices(random_, 9, 1));
+  EXPECT_THAT(Message(*many.sink->Get().error), HasSubstr("9 choices are more"));
+  RunToEnd(fixture, fits, random_);
+  ExpectRight(fixture, fits);
 }
 
 TEST_F(RequestRunTest, SilenceOfEitherStageMovesTheRequest) {

@@ -1,5 +1,7 @@
 #include "services/router/dispatch/run_account.h"
 
+#include <algorithm>
+
 namespace trivium::router {
 namespace {
 
@@ -9,21 +11,29 @@ double Milliseconds(Duration duration) {
 
 }  // namespace
 
-void RunAccount::Reserved(TimePoint now) {
+void LegTimes::Reserved(TimePoint now) {
   queue_ = queue_before_ + (opened_ - waiting_since_);
   reserve_ = now - opened_;
   reserved_ = now;
 }
 
-Duration RunAccount::Token(int32_t index, TimePoint now) {
-  const Duration since = now - (index == 0 ? submitted_ : last_token_);
-  if (index == 0) {
+Duration RunAccount::Token(int32_t choice, int32_t index, TimePoint now, const LegTimes& leg) {
+  TimePoint& last = last_of_choice_[static_cast<size_t>(choice)];
+  const Duration since = now - (index == 0 ? submitted_ : last);
+  last = now;
+  if (tokens_ == 0) {
     first_token_ = now;
-    prefill_ = now - reserved_;
+    prefill_ = now - leg.reserved_at();
   }
   last_token_ = now;
-  tokens_ = index + 1;
+  tokens_ += 1;
+  longest_ = std::max(longest_, index + 1);
   return since;
+}
+
+void RunAccount::LegEnded(const LegTimes& leg) {
+  queue_ = std::max(queue_, leg.queue_time());
+  reserve_ = std::max(reserve_, leg.reserve_time());
 }
 
 void RunAccount::Sent(const v1::PrefillSent& sent) {
@@ -33,7 +43,7 @@ void RunAccount::Sent(const v1::PrefillSent& sent) {
 }
 
 Duration RunAccount::time_per_token() const {
-  return tokens_ < 2 ? Duration(0) : (last_token_ - first_token_) / (tokens_ - 1);
+  return longest_ < 2 ? Duration(0) : (last_token_ - first_token_) / (longest_ - 1);
 }
 
 Duration RunAccount::transfer_time() const {
@@ -50,8 +60,8 @@ void RunAccount::Fill(v1::Done* done) const {
   timings.set_transfer_ms(transfer_ms_);
   timings.set_time_to_first_token_ms(Milliseconds(first_token_ - submitted_));
   timings.set_decode_ms(Milliseconds(last_token_ - first_token_));
-  if (time_per_token() > Duration(0)) {
-    timings.set_tokens_per_second(1000.0 / Milliseconds(time_per_token()));
+  if (last_token_ > first_token_) {
+    timings.set_tokens_per_second(1000.0 * (tokens_ - 1) / timings.decode_ms());
   }
   done->mutable_served_by()->set_kv_bytes_moved(kv_bytes_);
   done->mutable_served_by()->set_kv_header_bytes(header_bytes_);

@@ -2,15 +2,19 @@
 // Thread-safety: none; belongs to one request's strand.
 #pragma once
 
+#include <array>
+
 #include "common/base/clock.h"
+#include "services/router/scheduler/placement.h"
 #include "trivium/v1/inference.pb.h"
 #include "trivium/v1/stage.pb.h"
 
 namespace trivium::router {
 
-class RunAccount {
+// What one leg of the request waited for.
+class LegTimes {
  public:
-  explicit RunAccount(TimePoint now) : submitted_(now), waiting_since_(now) {}
+  explicit LegTimes(TimePoint now) : waiting_since_(now) {}
 
   // A failed attempt has ended. One that merely found no room does not count: it still waits.
   void WaitAnew(TimePoint now) {
@@ -19,12 +23,30 @@ class RunAccount {
   }
   void DecodeOpened(TimePoint now) { opened_ = now; }
   void Reserved(TimePoint now);
-  // The time since the token before it; for the first one since the submission.
-  Duration Token(int32_t index, TimePoint now);
-  void Sent(const v1::PrefillSent& sent);
 
   TimePoint waiting_since() const { return waiting_since_; }
-  // Of the tokens after the first; zero when there is none.
+  TimePoint reserved_at() const { return reserved_; }
+  Duration queue_time() const { return queue_; }
+  Duration reserve_time() const { return reserve_; }
+
+ private:
+  TimePoint waiting_since_, opened_, reserved_;
+  Duration queue_{}, queue_before_{}, reserve_{};
+};
+
+class RunAccount {
+ public:
+  explicit RunAccount(TimePoint now) : submitted_(now) {}
+
+  // A token, which came by a leg with these times. Gives the time since the one before it in its
+  // choice; for the first one since the submission.
+  Duration Token(int32_t choice, int32_t index, TimePoint now, const LegTimes& leg);
+  void Sent(const v1::PrefillSent& sent);
+  // The longest leg counts.
+  void LegEnded(const LegTimes& leg);
+
+  int32_t tokens() const { return tokens_; }  // of all choices
+  // Of the tokens after the first, in the longest choice; zero when there is none.
   Duration time_per_token() const;
   Duration queue_time() const { return queue_; }
   Duration transfer_time() const;
@@ -35,9 +57,11 @@ class RunAccount {
 
  private:
   const TimePoint submitted_;
-  TimePoint waiting_since_, opened_, reserved_, first_token_, last_token_;
-  Duration queue_{}, queue_before_{}, reserve_{}, prefill_{};
+  TimePoint first_token_, last_token_;
+  std::array<TimePoint, kChoicesMax> last_of_choice_;
+  Duration queue_{}, reserve_{}, prefill_{};
   int32_t tokens_ = 0;
+  int32_t longest_ = 0;  // tokens of the longest choice
   double transfer_ms_ = 0;
   int64_t kv_bytes_ = 0, header_bytes_ = 0;
 };

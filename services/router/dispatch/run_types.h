@@ -1,6 +1,7 @@
 // What goes into a request's run, what comes out, and what it asks of the dispatcher.
 #pragma once
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>
@@ -16,7 +17,12 @@
 
 namespace trivium::router {
 
+class RequestRun;
 class RouterMetrics;
+
+// From the ticket of one request to that of the next: behind each there is room for the tickets of
+// its choices, so that those that go on alone wait at its old place.
+inline constexpr uint64_t kTicketStride = kChoicesMax + 1;
 
 // A checked request: the prompt is not empty, prompt plus max_tokens fit into the context, the seed
 // is drawn.
@@ -24,6 +30,7 @@ struct RunRequest {
   std::string id;
   std::vector<int32_t> prompt_ids;
   v1::StageSampling sampling;
+  int32_t choices = 1;  // 1 … kChoicesMax; choice i draws with the seed + i
   std::vector<std::string> stop;
   std::optional<TimePoint> deadline;
   int32_t priority = 0;
@@ -54,6 +61,10 @@ class RunHost {
   virtual ~RunHost() = default;
   // The request waits (again) for a placement; what it held is given back.
   virtual void Wait(uint64_t ticket, const RequestShape& shape, TimePoint waiting_since) = 0;
+  // The same for a part of a request that has not waited before, under a ticket beside the
+  // request's.
+  virtual void WaitApart(uint64_t ticket, std::shared_ptr<RequestRun> run,
+                         const RequestShape& shape, TimePoint waiting_since) = 0;
   virtual void Reserved(uint64_t ticket) = 0;
   virtual void FirstToken(uint64_t ticket) = 0;
   virtual void PrefillEnded(uint64_t ticket) = 0;

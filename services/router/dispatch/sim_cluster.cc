@@ -10,8 +10,10 @@ namespace {
 
 constexpr int32_t kBlockTokens = 16, kRequestsMax = 8;
 
-int32_t HashToken(const SimOptions& options, const std::vector<int32_t>& ids) {
+int32_t HashToken(const SimOptions& options, const std::vector<int32_t>& ids,
+                  const v1::StageSampling& sampling, int32_t choice = 0) {
   uint64_t hash = 1469598103934665603ull;
+  if (sampling.temperature() > 0) hash ^= (sampling.seed() + choice) * 0x9e3779b97f4a7c15ull;
   for (const int32_t id : ids) hash = (hash ^ static_cast<uint64_t>(id)) * 1099511628211ull;
   hash ^= hash >> 29;
   // Control tokens come first in the vocabulary; the end of the text is rare.
@@ -31,7 +33,7 @@ SimAnswer ExpectedAnswer(const SimOptions& options, std::vector<int32_t> ids,
                          const v1::StageSampling& sampling) {
   SimAnswer answer;
   while (answer.finish_reason.empty()) {
-    const int32_t id = HashToken(options, ids);
+    const int32_t id = HashToken(options, ids, sampling);
     answer.finish_reason = FinishOf(options, id, static_cast<int32_t>(answer.ids.size()), sampling);
     answer.ids.push_back(id);
     ids.push_back(id);
@@ -45,7 +47,7 @@ v1::StageToken SimPromptToken(const SimOptions& options, const std::vector<int32
   token.set_index(index);
   token.set_id(prompt[static_cast<size_t>(index)]);
   if (index == 0) return token;
-  const int32_t hash = HashToken(options, {prompt.begin(), prompt.begin() + index + 1});
+  const int32_t hash = HashToken(options, {prompt.begin(), prompt.begin() + index + 1}, {});
   token.set_logprob(-static_cast<float>(hash));
   for (int32_t i = 0; i < alternatives; ++i) token.add_top()->set_id((hash + i) % options.vocab);
   return token;
@@ -62,8 +64,13 @@ struct SimCluster::Call final : StageCall {
 
   Role role = Role::kPrefill;
   WorkerIndex worker = kNoWorker;
-  std::vector<int32_t> ids;
-  int32_t output_index = 0;
+  int32_t prompt_tokens = 0, output_index = 0;  // when it was opened
+  struct Member {
+    std::vector<int32_t> ids;
+    int32_t output_index = 0;
+    bool is_finished = false;
+  };
+  std::vector<Member> members;  // by choice
   v1::StageSampling sampling;
   int32_t preemptions = 0;
   StageHandlers<v1::PrefillEvent> prefill;
@@ -71,9 +78,16 @@ struct SimCluster::Call final : StageCall {
   std::shared_ptr<Landing> landing;
   std::atomic<bool> is_cancelled{false};
 
+  int places() const { return role == Role::kPrefill ? 1 : static_cast<int>(members.size()); }
+  bool is_over() const {
+    return std::all_of(members.begin(), members.end(),
+                       [](const Member& member) { return member.is_finished; });
+  }
+
   std::mutex mutex;  // one event at a time
   int state = 0;
-  int64_t blocks = -1;  // held; -1: not admitted
+  int32_t first_tokens = 0;  // sent by a prefill worker
+  int64_t blocks = -1;       // held; -1: not admitted
   bool has_kv_sent = false;
   int32_t prompt_done = 0;  // positions whose logprobs have been sent
   std::atomic<bool> is_ended{false};
@@ -98,14 +112,17 @@ std::vector<WorkerAddress> SimCluster::addresses() const {
 
 std::shared_ptr<SimCluster::Call> SimCluster::Open(
     Role role, WorkerIndex worker, const v1::RequestKey& key,
-    const google::protobuf::RepeatedField<int32_t>& ids, int32_t output_index,
+    const google::protobuf::RepeatedField<int32_t>& ids, int32_t output_index, int32_t choices,
     const v1::StageSampling& sampling) {
+  TRIVIUM_CHECK(choices >= 1 && (choices == 1 || output_index == 0), "{} choices at {}", choices,
+                output_index);
   TRIVIUM_CHECK(key.secret().size() == 16, "secret of {} bytes", key.secret().size());
   auto call = std::make_shared<Call>();
   call->role = role;
   call->worker = worker;
-  call->ids.assign(ids.begin(), ids.end());
+  call->prompt_tokens = ids.size();
   call->output_index = output_index;
+  call->members.assign(static_cast<size_t>(choices), {{ids.begin(), ids.end()}, output_index});
   call->sampling = sampling;
   std::lock_guard lock(mutex_);
   ++opened_;
@@ -123,7 +140,7 @@ std::shared_ptr<StageCall> SimCluster::Prefill(WorkerIndex worker,
                                                StageHandlers<v1::PrefillEvent> handlers) {
   TRIVIUM_CHECK(request.ticket().landing_id() == worker_count() + 1u, "another ticket");
   auto call = Open(Role::kPrefill, worker, request.key(), request.token_ids(),
-                   request.output_index(), request.sampling());
+                   request.output_index(), request.choices(), request.sampling());
   std::unique_lock lock(call->mutex);
   call->prefill = std::move(handlers);
   lock.unlock();
@@ -135,7 +152,7 @@ std::shared_ptr<StageCall> SimCluster::Decode(WorkerIndex worker, const v1::Deco
                                               std::optional<TimePoint>,
                                               StageHandlers<v1::DecodeEvent> handlers) {
   auto call = Open(Role::kDecode, worker, request.key(), request.token_ids(),
-                   request.output_index(), request.sampling());
+                   request.output_index(), request.choices(), request.sampling());
   std::unique_lock lock(call->mutex);
   TRIVIUM_CHECK(request.preemptions() <= kv::kPreemptionsMax, "preempted too often");
   call->preemptions = request.preemptions();
@@ -168,7 +185,7 @@ void SimCluster::End(Call& call, const absl::Status& status) {
     std::lock_guard lock(mutex_);
     if (call.blocks >= 0) {
       workers_[call.worker].blocks_used -= call.blocks;
-      workers_[call.worker].requests -= 1;
+      workers_[call.worker].requests -= call.places();
     }
     std::erase_if(calls_, [&](const auto& one) { return one.get() == &call; });
   }
@@ -180,42 +197,50 @@ void SimCluster::End(Call& call, const absl::Status& status) {
 }
 
 absl::Status SimCluster::Admit(Call& call) {
-  const bool in_full = call.sampling.ignore_eos() && call.sampling.stop_token_ids().empty();
-  const int64_t output =
-      kv::TokensToReserve({.remaining = call.sampling.max_tokens() - call.output_index,
-                           .in_full = in_full,
-                           .preemptions = call.preemptions},
-                          options_.expected_output_tokens);
-  const int64_t tokens =
-      static_cast<int64_t>(call.ids.size()) + (call.role == Role::kDecode ? output : 0);
+  const WorkerView view{.role = call.role,
+                        .block_tokens = kBlockTokens,
+                        .expected_output_tokens = options_.expected_output_tokens};
+  const RequestShape shape{
+      .prompt_tokens = call.prompt_tokens,
+      .output_tokens = call.sampling.max_tokens() - call.output_index,
+      .choices = static_cast<int32_t>(call.members.size()),
+      .in_full = call.members.size() > 1 ||
+                 (call.sampling.ignore_eos() && call.sampling.stop_token_ids().empty()),
+      .preemptions = call.preemptions,
+      .blame = {}};
   std::lock_guard lock(mutex_);
   Worker& worker = workers_[call.worker];
-  const int64_t blocks = BlocksFor(tokens, kBlockTokens);
+  const int64_t blocks = BlocksAtFirst(view, shape);
   const int64_t total =
       call.role == Role::kPrefill ? options_.prefill_blocks : options_.decode_blocks;
-  if (worker.blocks_used + blocks > total || worker.requests >= kRequestsMax) {
+  if (worker.blocks_used + blocks > total || worker.requests + call.places() > kRequestsMax) {
     return ResourceExhausted("no room");
   }
   worker.blocks_used += blocks;
-  worker.requests += 1;
+  worker.requests += call.places();
   call.blocks = blocks;
   return absl::OkStatus();
 }
 
-v1::StageToken SimCluster::NextToken(Call& call) {
-  const int32_t id = HashToken(options_, call.ids);
+v1::StageToken SimCluster::NextToken(Call& call, int32_t choice) {
+  Call::Member& member = call.members[static_cast<size_t>(choice)];
+  const int32_t id = HashToken(options_, member.ids, call.sampling, choice);
   v1::StageToken token;
-  token.set_index(call.output_index);
+  token.set_choice(choice);
+  token.set_index(member.output_index);
   token.set_id(call.is_cancelled ? 3 + (id + 1) % (options_.vocab - 3) : id);
-  token.set_finish_reason(FinishOf(options_, id, call.output_index, call.sampling));
-  call.ids.push_back(id);
-  call.output_index += 1;
+  token.set_finish_reason(FinishOf(options_, id, member.output_index, call.sampling));
+  member.ids.push_back(id);
+  member.output_index += 1;
+  member.is_finished = !token.finish_reason().empty();
   return token;
 }
 
 // Whether the KV of the newest token has a block.
 bool SimCluster::HasRoom(Call& call) {
-  if (BlocksFor(static_cast<int64_t>(call.ids.size()), kBlockTokens) <= call.blocks) return true;
+  if (call.members.size() > 1) return true;
+  const auto tokens = static_cast<int64_t>(call.members.front().ids.size());
+  if (BlocksFor(tokens, kBlockTokens) <= call.blocks) return true;
   TRIVIUM_CHECK(call.preemptions < kv::kPreemptionsMax, "it was to be admitted in full");
   std::lock_guard lock(mutex_);
   Worker& worker = workers_[call.worker];
@@ -225,7 +250,7 @@ bool SimCluster::HasRoom(Call& call) {
   return true;
 }
 
-void SimCluster::StepDecode(Call& call) {
+void SimCluster::StepDecode(Call& call, std::mt19937_64& random) {
   v1::DecodeEvent event;
   if (call.state == 0) {
     call.state = 1;
@@ -240,19 +265,25 @@ void SimCluster::StepDecode(Call& call) {
   if (call.state == 3) return End(call, absl::OkStatus());
   if (call.state == 2 && !HasRoom(call)) return End(call, absl::AbortedError("preempted"));
   call.state = 2;
-  *event.mutable_token() = NextToken(call);
-  if (!event.token().finish_reason().empty()) call.state = 3;
+  // The members end independently, and their tokens mix in any order.
+  auto choice = static_cast<int32_t>(random() % call.members.size());
+  while (call.members[static_cast<size_t>(choice)].is_finished) {
+    choice = (choice + 1) % static_cast<int32_t>(call.members.size());
+  }
+  *event.mutable_token() = NextToken(call, choice);
+  if (call.is_over()) call.state = 3;
   call.decode.on_event(event);
 }
 
 // The next few; false when none is left.
 bool SimCluster::AddPromptTokens(Call& call, std::mt19937_64& random, v1::PromptLogprobs* message) {
   const int32_t wanted = call.sampling.prompt_logprobs();
-  const auto left = static_cast<int32_t>(call.ids.size()) - call.output_index - call.prompt_done;
+  const int32_t left = call.prompt_tokens - call.output_index - call.prompt_done;
   if (wanted < 0 || left == 0) return false;
   const auto count = std::min(left, 1 + static_cast<int32_t>(random() % 40));
+  const std::vector<int32_t>& ids = call.members.front().ids;
   for (int32_t i = 0; i < count; ++i) {
-    *message->add_tokens() = SimPromptToken(options_, call.ids, call.prompt_done++, wanted);
+    *message->add_tokens() = SimPromptToken(options_, ids, call.prompt_done++, wanted);
     if (call.is_cancelled) message->mutable_tokens(i)->set_logprob(-0.5f);
   }
   return true;
@@ -270,9 +301,9 @@ void SimCluster::StepPrefill(Call& call, std::mt19937_64& random) {
     if (AddPromptTokens(call, random, event.mutable_prompt_logprobs())) {
       return call.prefill.on_event(event);
     }
-    call.state = 1;
-    *event.mutable_first_token() = NextToken(call);
-    if (!event.first_token().finish_reason().empty()) {
+    *event.mutable_first_token() = NextToken(call, call.first_tokens++);
+    if (call.first_tokens == static_cast<int32_t>(call.members.size())) call.state = 1;
+    if (call.is_over()) {
       std::lock_guard lock(call.landing->mutex);
       call.landing->is_finished = true;
     }
@@ -281,7 +312,7 @@ void SimCluster::StepPrefill(Call& call, std::mt19937_64& random) {
   if (call.state == 1) {
     call.state = 2;
     deliver();
-    event.mutable_sent()->set_kv_bytes(static_cast<int64_t>(call.ids.size() - 1) * 10);
+    event.mutable_sent()->set_kv_bytes(int64_t{call.prompt_tokens} * 10);
     return call.prefill.on_event(event);
   }
   End(call, absl::OkStatus());
@@ -310,7 +341,7 @@ bool SimCluster::StepRandomCall(std::mt19937_64& random, double fault) {
   } else if (call->blocks < 0) {
     if (const absl::Status status = Admit(*call); !status.ok()) End(*call, status);
   } else if (call->role == Role::kDecode) {
-    StepDecode(*call);
+    StepDecode(*call, random);
   } else {
     StepPrefill(*call, random);
   }

@@ -1,9 +1,10 @@
 // Test support: workers that exist in memory only, whose every event is decided by the test: order,
 // delay, refusal, failure, silence, restart. They stand behind the real dispatcher.
 //
-// The "model" is a hash of all ids so far, so a retry that gets its prompt or an index wrong gives
-// other tokens. After a call was cancelled its late events carry wrong ids: whoever takes one shows
-// it. Thread-safety: all methods, any thread.
+// The "model" is a hash of all ids so far, and of the seed where the temperature is not 0, so a
+// retry that gets its prompt, an index or the seed of a choice wrong gives other tokens. After a
+// call was cancelled its late events carry wrong ids: whoever takes one shows it. Thread-safety:
+// all methods, any thread.
 #pragma once
 
 #include <functional>
@@ -88,10 +89,11 @@ class SimCluster final : public StageClients {
 
   std::shared_ptr<Call> Open(Role role, WorkerIndex worker, const v1::RequestKey& key,
                              const google::protobuf::RepeatedField<int32_t>& ids,
-                             int32_t output_index, const v1::StageSampling& sampling);
-  v1::StageToken NextToken(Call& call);
+                             int32_t output_index, int32_t choices,
+                             const v1::StageSampling& sampling);
+  v1::StageToken NextToken(Call& call, int32_t choice);
   bool HasRoom(Call& call);
-  void StepDecode(Call& call);
+  void StepDecode(Call& call, std::mt19937_64& random);
   bool AddPromptTokens(Call& call, std::mt19937_64& random, v1::PromptLogprobs* message);
   void StepPrefill(Call& call, std::mt19937_64& random);
   absl::Status Admit(Call& call);

@@ -12,13 +12,14 @@ void Ledger::Charge(uint64_t ticket, const Placement& placement, const RequestSh
   const Entry entry{.placement = placement,
                     .prefill_blocks = BlocksAtFirst(prefill, shape),
                     .decode_blocks = BlocksAtFirst(decode, shape),
-                    .prompt_tokens = shape.prompt_tokens};
+                    .prompt_tokens = shape.prompt_tokens,
+                    .decode_places = PlacesAt(Role::kDecode, shape)};
   const bool is_new = entries_.emplace(ticket, entry).second;
   TRIVIUM_CHECK(is_new, "request {} is charged twice", ticket);
   prefill.own_requests += 1;
   prefill.own_blocks += entry.prefill_blocks;
   prefill.own_prompt_tokens += entry.prompt_tokens;
-  decode.own_requests += 1;
+  decode.own_requests += entry.decode_places;
   decode.own_blocks += entry.decode_blocks;
   decode.own_blocks_unseen += entry.decode_blocks;
 }
@@ -61,7 +62,7 @@ void Ledger::Release(uint64_t ticket) {
   EndPrefill(it->second);
   Seen(it->second);
   WorkerView& decode = cluster_.workers[it->second.placement.decode];
-  decode.own_requests -= 1;
+  decode.own_requests -= it->second.decode_places;
   decode.own_blocks -= it->second.decode_blocks;
   entries_.erase(it);
 }

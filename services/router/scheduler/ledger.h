@@ -30,6 +30,7 @@ class Ledger {
   struct Entry {
     Placement placement;
     int64_t prefill_blocks = 0, decode_blocks = 0, prompt_tokens = 0;
+    int32_t decode_places = 1;
     bool is_prompt_waiting = true, is_prefilling = true, is_reserved = false, is_unseen = true;
   };
   void Seen(Entry& entry);

@@ -25,20 +25,35 @@ int BlameOf(const RequestShape& shape, WorkerIndex worker) {
   return 0;
 }
 
-// Tokens whose KV the worker must be able to hold for this attempt.
-int64_t TokensAt(Role role, const RequestShape& shape) {
-  return role == Role::kPrefill ? int64_t{shape.prompt_tokens}
-                                : int64_t{shape.prompt_tokens} + shape.output_tokens;
+int64_t BlocksWith(const WorkerView& worker, const RequestShape& shape, int32_t output_tokens) {
+  const int64_t one = BlocksFor(int64_t{shape.prompt_tokens} + output_tokens, worker.block_tokens);
+  const int64_t shared =
+      shape.choices == 1 ? 0 : shape.prompt_tokens / std::max(1, worker.block_tokens);
+  return shared + (one - shared) * shape.choices;
 }
 
-// And for every later one.
+bool HasPlaces(const WorkerView& worker, const RequestShape& shape) {
+  return PlacesAt(worker.role, shape) <= worker.requests_max;
+}
+
+// Whether the worker can hold this attempt.
+bool CouldHold(const WorkerView& worker, const RequestShape& shape) {
+  const int64_t blocks = worker.role == Role::kPrefill
+                             ? BlocksFor(shape.prompt_tokens, worker.block_tokens)
+                             : BlocksWith(worker, shape, shape.output_tokens);
+  return HasPlaces(worker, shape) && blocks <= worker.blocks_total;
+}
+
+// Tokens whose KV a worker must be able to hold for this attempt and every later one.
 int64_t TokensEverAt(Role role, const RequestShape& shape) {
-  const int64_t all = int64_t{shape.prompt_tokens} + shape.output_tokens;
-  return role == Role::kPrefill ? all - 1 : all;
+  const int64_t output = shape.output_tokens;
+  return shape.prompt_tokens + (role == Role::kPrefill ? output - 1 : output * shape.choices);
 }
 
-bool CouldEverHold(const WorkerView& worker, int64_t tokens) {
-  return BlocksFor(tokens, worker.block_tokens) <= worker.blocks_total;
+bool CouldEverHold(const WorkerView& worker, const RequestShape& shape) {
+  if (worker.role == Role::kDecode) return CouldHold(worker, shape);
+  return HasPlaces(worker, shape) &&
+         BlocksFor(TokensEverAt(worker.role, shape), worker.block_tokens) <= worker.blocks_total;
 }
 
 int64_t Backlog(const WorkerView& worker) {
@@ -50,7 +65,8 @@ int32_t Requests(const WorkerView& worker) {
 }
 
 bool FitsNow(const WorkerView& worker, const RequestShape& shape) {
-  if (worker.is_full || Requests(worker) >= worker.requests_max) return false;
+  if (worker.is_full) return false;
+  if (Requests(worker) > worker.requests_max - PlacesAt(worker.role, shape)) return false;
   const int64_t free = std::min(worker.blocks_free - worker.blocks_spare - worker.own_blocks_unseen,
                                 worker.blocks_total - worker.own_blocks);
   if (BlocksAtFirst(worker, shape) > free) return false;
@@ -111,7 +127,11 @@ int64_t BlocksAtFirst(const WorkerView& worker, const RequestShape& shape) {
                                               .in_full = shape.in_full,
                                               .preemptions = shape.preemptions},
                                              worker.expected_output_tokens);
-  return BlocksFor(int64_t{shape.prompt_tokens} + output, worker.block_tokens);
+  return BlocksWith(worker, shape, output);
+}
+
+int32_t PlacesAt(Role role, const RequestShape& shape) {
+  return role == Role::kPrefill ? 1 : shape.choices;
 }
 
 bool IsFast(const std::string& numerics_class) { return numerics_class.rfind("fast", 0) == 0; }
@@ -139,19 +159,28 @@ absl::Status CheckStages(const ClusterSnapshot& cluster) {
 absl::Status CheckFits(const ClusterSnapshot& cluster, const RequestShape& shape) {
   for (const Role role : {Role::kPrefill, Role::kDecode}) {
     int64_t most_tokens = -1;
-    bool may_fit = false;
+    int32_t most_places = 0;
+    bool may_fit = false, has_places = false;
     for (const WorkerView& worker : cluster.workers) {
       if (worker.role != role || worker.condition == WorkerCondition::kRefused) continue;
-      may_fit |= worker.blocks_total == 0 || CouldEverHold(worker, TokensEverAt(role, shape));
+      const bool is_unknown = worker.blocks_total == 0;
+      may_fit |= is_unknown || CouldEverHold(worker, shape);
+      has_places |= is_unknown || HasPlaces(worker, shape);
+      most_places = std::max(most_places, worker.requests_max);
       most_tokens =
           std::max(most_tokens, int64_t{worker.blocks_total} * std::max(1, worker.block_tokens));
     }
     if (may_fit || most_tokens < 0) continue;
-    return InvalidArgument(
-        "{} tokens ({}) are more than the KV memory of any {} worker holds: {}",
-        TokensEverAt(role, shape),
-        role == Role::kPrefill ? "prompt and max_tokens but the last" : "prompt and max_tokens",
-        RoleName(role), most_tokens);
+    if (!has_places) {
+      return InvalidArgument("{} choices are more than any {} worker serves at once: {}",
+                             shape.choices, RoleName(role), most_places);
+    }
+    return InvalidArgument("{} tokens ({}) are more than the KV memory of any {} worker holds: {}",
+                           TokensEverAt(role, shape),
+                           role == Role::kPrefill ? "prompt and max_tokens but the last"
+                           : shape.choices == 1   ? "prompt and max_tokens"
+                                                  : "prompt and max_tokens of each choice",
+                           RoleName(role), most_tokens);
   }
   return absl::OkStatus();
 }
@@ -163,7 +192,7 @@ absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestSh
   for (WorkerIndex i = 0; i < cluster.workers.size(); ++i) {
     const WorkerView& worker = cluster.workers[i];
     if (worker.condition != WorkerCondition::kReady) continue;
-    if (!CouldEverHold(worker, TokensAt(worker.role, shape))) continue;
+    if (!CouldHold(worker, shape)) continue;
     Pairing& pairing = pairings[KeyOf(worker)];
     const bool is_prefill = worker.role == Role::kPrefill;
     (is_prefill ? pairing.could_hold_prefill : pairing.could_hold_decode) = true;

@@ -26,6 +26,9 @@ const char* ConditionName(WorkerCondition condition);
 using WorkerIndex = size_t;
 inline constexpr WorkerIndex kNoWorker = static_cast<WorkerIndex>(-1);
 
+// Sequences of one request at most.
+inline constexpr int32_t kChoicesMax = 16;
+
 // Prompt tokens that may wait at a prefill worker before further requests stay in the router:
 // enough to fill the next steps, little enough that reservations downstream wait for one prefill
 // and not for a queue.
@@ -63,7 +66,8 @@ struct WorkerBlame {
 
 struct RequestShape {
   int32_t prompt_tokens = 0;  // those of earlier attempts' output included
-  int32_t output_tokens = 0;  // still to come, at most
+  int32_t output_tokens = 0;  // still to come, at most, in each choice
+  int32_t choices = 1;        // sequences that go on from the same tokens
   bool in_full = false;       // decode sets all of them aside at once
   int32_t preemptions = 0;
   uint64_t turn = 0;                      // decides ties; any counter
@@ -78,8 +82,11 @@ struct Placement {
 };
 
 int64_t BlocksFor(int64_t tokens, int32_t block_tokens);
-// What the worker will reserve for this request at admission.
+// What the worker will reserve for this request at admission; the choices share the blocks that the
+// prompt fills.
 int64_t BlocksAtFirst(const WorkerView& worker, const RequestShape& shape);
+// Places that it takes in a worker's batch.
+int32_t PlacesAt(Role role, const RequestShape& shape);
 bool IsFast(const std::string& numerics_class);
 
 absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape);

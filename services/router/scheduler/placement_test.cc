@@ -62,6 +62,7 @@ ClusterSnapshot RandomCluster(std::mt19937_64& random) {
 RequestShape RandomShape(std::mt19937_64& random, size_t workers) {
   RequestShape shape{.prompt_tokens = 1 + static_cast<int32_t>(random() % 1000),
                      .output_tokens = 1 + static_cast<int32_t>(random() % 600),
+                     .choices = random() % 3 == 0 ? 1 + static_cast<int32_t>(random() % 10) : 1,
                      .in_full = random() % 3 == 0,
                      .preemptions = static_cast<int32_t>(random() % 4),
                      .turn = random(),
@@ -81,12 +82,26 @@ bool MayPair(const WorkerView& p, const WorkerView& d) {
 bool Ready(const WorkerView& w) { return w.condition == WorkerCondition::kReady; }
 
 int64_t Needs(const WorkerView& w, const RequestShape& s) {
-  const int64_t tokens = s.prompt_tokens + (w.role == Role::kDecode ? s.output_tokens : 0);
-  return (tokens + 15) / 16;
+  if (w.role == Role::kPrefill) return (s.prompt_tokens + 15) / 16;
+  const int64_t one = (s.prompt_tokens + s.output_tokens + 15) / 16;
+  return one + (s.choices - 1) * (one - s.prompt_tokens / 16);
+}
+
+int32_t Places(const WorkerView& w, const RequestShape& s) {
+  return w.role == Role::kPrefill ? 1 : s.choices;
+}
+
+bool CouldHold(const WorkerView& w, const RequestShape& s) {
+  return Needs(w, s) <= w.blocks_total && Places(w, s) <= w.requests_max;
 }
 
 int64_t EverNeeds(const WorkerView& w, const RequestShape& s) {
-  return (s.prompt_tokens + s.output_tokens - (w.role == Role::kPrefill) + 15) / 16;
+  if (w.role == Role::kDecode) return Needs(w, s);
+  return (s.prompt_tokens + s.output_tokens - 1 + 15) / 16;
+}
+
+bool CouldEverHold(const WorkerView& w, const RequestShape& s) {
+  return EverNeeds(w, s) <= w.blocks_total && Places(w, s) <= w.requests_max;
 }
 
 int64_t NeedsAtFirst(const WorkerView& w, const RequestShape& s) {
@@ -97,7 +112,8 @@ int64_t NeedsAtFirst(const WorkerView& w, const RequestShape& s) {
 }
 
 bool Fits(const WorkerView& w, const RequestShape& s) {
-  if (w.is_full || std::max(w.requests, w.own_requests) >= w.requests_max) return false;
+  if (w.is_full) return false;
+  if (std::max(w.requests, w.own_requests) + Places(w, s) > w.requests_max) return false;
   if (NeedsAtFirst(w, s) > w.blocks_free - w.blocks_spare - w.own_blocks_unseen) return false;
   if (NeedsAtFirst(w, s) > w.blocks_total - w.own_blocks) return false;
   return w.role == Role::kDecode ||
@@ -116,13 +132,13 @@ Facts Examine(const ClusterSnapshot& cluster, const RequestShape& shape) {
     facts.has_ready[role] |= Ready(w);
     if (w.condition == WorkerCondition::kRefused) continue;
     facts.has_known[role] = true;
-    facts.never[role] &= w.blocks_total > 0 && EverNeeds(w, shape) > w.blocks_total;
+    facts.never[role] &= w.blocks_total > 0 && !CouldEverHold(w, shape);
   }
   for (const WorkerView& p : cluster.workers) {
     for (const WorkerView& d : cluster.workers) {
       if (!Ready(p) || !Ready(d) || !MayPair(p, d)) continue;
       facts.may_pair = true;
-      if (Needs(p, shape) > p.blocks_total || Needs(d, shape) > d.blocks_total) continue;
+      if (!CouldHold(p, shape) || !CouldHold(d, shape)) continue;
       facts.could_hold = true;
       facts.fits |= Fits(p, shape) && Fits(d, shape);
     }
