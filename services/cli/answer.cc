@@ -1,5 +1,6 @@
 #include "services/cli/answer.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "common/net/text.h"
@@ -8,6 +9,8 @@ namespace trivium::cli {
 namespace {
 
 using Json = nlohmann::ordered_json;
+
+constexpr int32_t kChoicesMax = 16;
 
 Json LogprobJson(const v1::OutputToken& token) {
   Json top = Json::array();
@@ -35,6 +38,16 @@ Json PromptLogprobsJson(const std::vector<v1::OutputToken>& tokens) {
   return all;
 }
 
+Json ChoiceJson(const Answer::Choice& choice, const std::string& finish_reason, uint64_t seed) {
+  Json ids = Json::array();
+  for (const v1::OutputToken& token : choice.tokens) ids.push_back(token.id());
+  return {{"text", choice.text},
+          {"finish_reason", finish_reason},
+          {"seed", seed},
+          {"token_ids", std::move(ids)},
+          {"logprobs", LogprobsJson(choice.tokens)}};
+}
+
 Json TimingsJson(const v1::Timings& timings) {
   return {{"queue_ms", timings.queue_ms()},
           {"reserve_ms", timings.reserve_ms()},
@@ -58,53 +71,76 @@ absl::Status Answer::Add(const v1::GenerateResponse& response) {
     complete_ = true;
     return absl::OkStatus();
   }
-  text_ += response.delta().text();
-  for (const v1::OutputToken& token : response.delta().prompt_tokens()) {
-    if (token.index() != static_cast<int>(prompt_tokens_.size()) || !tokens_.empty()) {
+  const v1::Delta& delta = response.delta();
+  for (const v1::OutputToken& token : delta.prompt_tokens()) {
+    if (token.index() != static_cast<int>(prompt_tokens_.size()) || has_tokens()) {
       return BadStream(fmt::format("token {} of the prompt is out of order", token.index()));
     }
     prompt_tokens_.push_back(token);
   }
-  for (const v1::OutputToken& token : response.delta().tokens()) {
-    if (token.index() != static_cast<int>(tokens_.size())) {
+  if (delta.choice() < 0 || delta.choice() >= kChoicesMax) {
+    return BadStream(fmt::format("there is a choice {}", delta.choice()));
+  }
+  const auto number = static_cast<size_t>(delta.choice());
+  if (number >= choices_.size()) choices_.resize(number + 1);
+  Choice& choice = choices_[number];
+  choice.text += delta.text();
+  for (const v1::OutputToken& token : delta.tokens()) {
+    if (token.index() != static_cast<int>(choice.tokens.size())) {
       return BadStream(
-          fmt::format("token {} came where {} was due", token.index(), tokens_.size()));
+          fmt::format("token {} came where {} was due", token.index(), choice.tokens.size()));
     }
-    tokens_.push_back(token);
+    choice.tokens.push_back(token);
   }
   return absl::OkStatus();
 }
 
+bool Answer::has_tokens() const {
+  return std::any_of(choices_.begin(), choices_.end(),
+                     [](const Choice& choice) { return !choice.tokens.empty(); });
+}
+
 absl::Status Answer::CheckComplete() const {
   if (!complete_) return BadStream("it ended without a result");
+  size_t came = 0;
+  for (const Choice& choice : choices_) came += choice.tokens.size();
   const int said = done_.usage().completion_tokens();
-  if (said == static_cast<int>(tokens_.size())) return absl::OkStatus();
-  return BadStream(fmt::format("{} tokens came of {}", tokens_.size(), said));
+  if (said != static_cast<int>(came)) {
+    return BadStream(fmt::format("{} tokens came of {}", came, said));
+  }
+  for (int i = 0; i < done_.choices_size(); ++i) {
+    const auto at = static_cast<size_t>(i);
+    const size_t tokens = at < choices_.size() ? choices_[at].tokens.size() : 0;
+    if (done_.choices(i).completion_tokens() == static_cast<int>(tokens)) continue;
+    return BadStream(fmt::format("{} tokens of choice {} came of {}", tokens, i,
+                                 done_.choices(i).completion_tokens()));
+  }
+  return absl::OkStatus();
 }
 
 std::string Answer::Json() const {
-  nlohmann::ordered_json ids = nlohmann::ordered_json::array();
-  for (const v1::OutputToken& token : tokens_) ids.push_back(token.id());
   const v1::ServedBy& by = done_.served_by();
-  const nlohmann::ordered_json object = {
-      {"request_id", done_.request_id()},
-      {"text", text_},
-      {"finish_reason", done_.finish_reason()},
-      {"seed", done_.seed()},
-      {"token_ids", std::move(ids)},
-      {"logprobs", LogprobsJson(tokens_)},
-      {"prompt_logprobs", PromptLogprobsJson(prompt_tokens_)},
-      {"usage",
-       {{"prompt_tokens", done_.usage().prompt_tokens()},
-        {"completion_tokens", done_.usage().completion_tokens()}}},
-      {"timings", TimingsJson(done_.timings())},
-      {"workers",
-       {{"prefill", by.prefill_worker()},
-        {"decode", by.decode_worker()},
-        {"attempts", by.attempts()},
-        {"preemptions", by.preemptions()}}},
-      {"kv", {{"bytes_moved", by.kv_bytes_moved()}, {"header_bytes", by.kv_header_bytes()}}}};
-  return object.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+  Json object = {{"request_id", done_.request_id()}};
+  object.update(ChoiceJson(choices_[0], done_.finish_reason(), done_.seed()));
+  object.update(
+      Json{{"prompt_logprobs", PromptLogprobsJson(prompt_tokens_)},
+           {"usage",
+            {{"prompt_tokens", done_.usage().prompt_tokens()},
+             {"completion_tokens", done_.usage().completion_tokens()}}},
+           {"timings", TimingsJson(done_.timings())},
+           {"workers",
+            {{"prefill", by.prefill_worker()},
+             {"decode", by.decode_worker()},
+             {"attempts", by.attempts()},
+             {"preemptions", by.preemptions()}}},
+           {"kv", {{"bytes_moved", by.kv_bytes_moved()}, {"header_bytes", by.kv_header_bytes()}}}});
+  for (size_t i = 0; choices_.size() > 1 && i < choices_.size(); ++i) {
+    const v1::ChoiceEnd end = static_cast<int>(i) < done_.choices_size()
+                                  ? done_.choices(static_cast<int>(i))
+                                  : v1::ChoiceEnd();
+    object["choices"].push_back(ChoiceJson(choices_[i], end.finish_reason(), end.seed()));
+  }
+  return object.dump(2, ' ', false, Json::error_handler_t::replace);
 }
 
 std::string Answer::Figures() const {

@@ -99,6 +99,38 @@ TEST(AnswerTest, RecordedStreamAsJson) {
       "640 of headers");
 }
 
+v1::GenerateResponse OfChoice(int choice, v1::GenerateResponse response) {
+  response.mutable_delta()->set_choice(choice);
+  return response;
+}
+
+TEST(AnswerTest, ChoicesAreKeptApart) {
+  Answer answer;
+  ASSERT_TRUE(answer.Add(OfChoice(1, Delta("x", {20}, 0))).ok());
+  ASSERT_TRUE(answer.Add(OfChoice(0, Delta("a", {10}, 0))).ok());
+  ASSERT_TRUE(answer.Add(OfChoice(1, Delta("yz", {21, 22}, 1))).ok());
+  EXPECT_FALSE(answer.Add(OfChoice(0, Delta("b", {11}, 2))).ok());
+  EXPECT_FALSE(answer.Add(OfChoice(16, Delta("b", {11}, 0))).ok());
+  EXPECT_FALSE(answer.Add(OfChoice(-1, Delta("b", {11}, 0))).ok());
+  v1::GenerateResponse done = Done(4);
+  for (const int tokens : {1, 3}) {
+    v1::ChoiceEnd* end = done.mutable_done()->add_choices();
+    end->set_finish_reason("length");
+    end->set_completion_tokens(tokens);
+    end->set_seed(7);
+  }
+  Answer wrong = answer;
+  ASSERT_TRUE(answer.Add(done).ok());
+  EXPECT_TRUE(answer.CheckComplete().ok());
+  EXPECT_EQ(nlohmann::json::parse(answer.Json())["choices"], nlohmann::json::parse(R"([
+    {"text": "a", "finish_reason": "length", "seed": 7, "token_ids": [10], "logprobs": null},
+    {"text": "xyz", "finish_reason": "length", "seed": 7, "token_ids": [20, 21, 22],
+     "logprobs": null}])"));
+  done.mutable_done()->mutable_choices()->SwapElements(0, 1);
+  ASSERT_TRUE(wrong.Add(done).ok());
+  EXPECT_FALSE(wrong.CheckComplete().ok());
+}
+
 TEST(AnswerTest, WithoutLogprobsTheyAreNull) {
   Answer answer;
   ASSERT_TRUE(answer.Add(Delta("a", {1}, 0)).ok());

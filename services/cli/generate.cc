@@ -1,3 +1,4 @@
+#include <fmt/core.h>
 #include <unistd.h>
 
 #include <cstdio>
@@ -9,11 +10,22 @@
 namespace trivium::cli {
 namespace {
 
-void PrintDelta(const v1::Delta& delta) {
+void Print(const std::string& text) {
   static const bool terminal = isatty(STDOUT_FILENO) == 1;
-  const std::string text = terminal ? ForTerminal(delta.text()) : delta.text();
-  std::fwrite(text.data(), 1, text.size(), stdout);
+  const std::string shown = terminal ? ForTerminal(text) : text;
+  std::fwrite(shown.data(), 1, shown.size(), stdout);
   std::fflush(stdout);
+}
+
+// Choices come side by side. The first is shown as it comes, the others when all have ended.
+void PrintDelta(const v1::Delta& delta) {
+  if (delta.choice() == 0) Print(delta.text());
+}
+
+void PrintOthers(const Answer& answer) {
+  for (size_t i = 1; i < answer.choices().size(); ++i) {
+    Print(fmt::format("--- choice {} ---\n{}\n", i, answer.choices()[i].text));
+  }
 }
 
 }  // namespace
@@ -26,6 +38,7 @@ int RunGenerate(const Options& options) {
   const absl::Status status =
       client.Generate(*request, &answer, options.json ? nullptr : &PrintDelta);
   if (!options.json && !answer.text().empty()) std::puts("");
+  if (!options.json) PrintOthers(answer);
   std::fflush(stdout);  // before the figures, where both streams go to one place
   if (!status.ok()) return Fail(status);
   if (options.json) {

@@ -98,6 +98,8 @@ void AddGenerate(CLI::App* root, Options* o) {
   CLI::App* app = root->add_subcommand("generate", "answer one prompt");
   AddPrompt(app, o, true);
   AddSampling(app, o);
+  AddSetter<int32_t>(app, "--n", "choices, drawn with --seed, --seed + 1, …",
+                     [o](int32_t v) { o->sampling.set_n(v); });
   AddSetter<int32_t>(app, "--logprobs", "log-probabilities with so many alternatives (in --json)",
                      [o](int32_t v) { o->sampling.set_logprobs(v); });
   AddSetter<int32_t>(app, "--prompt-logprobs", "the same for the tokens of the prompt",

@@ -61,6 +61,8 @@ TEST(OptionsTest, GenerateCarriesWhatWasSaidAndNothingElse) {
                            "7=1.5",
                            "--prompt-logprobs",
                            "3",
+                           "--n",
+                           "4",
                            "--seed",
                            "18446744073709551615",
                            "--stop",
@@ -97,6 +99,7 @@ TEST(OptionsTest, GenerateCarriesWhatWasSaidAndNothingElse) {
   (*sampling->mutable_logit_bias())[7] = 1.5f;
   sampling->set_prompt_logprobs(3);
   expected.set_priority(-7);
+  sampling->set_n(4);
   EXPECT_TRUE(google::protobuf::util::MessageDifferencer::Equals(*request, expected))
       << request->DebugString();
   EXPECT_TRUE(o.options.json);
