@@ -197,9 +197,10 @@ void SimCluster::End(Call& call, const absl::Status& status) {
 }
 
 absl::Status SimCluster::Admit(Call& call) {
-  const WorkerView view{.role = call.role,
-                        .block_tokens = kBlockTokens,
-                        .expected_output_tokens = options_.expected_output_tokens};
+  WorkerView view;
+  view.role = call.role;
+  view.block_tokens = kBlockTokens;
+  view.expected_output_tokens = options_.expected_output_tokens;
   const RequestShape shape{
       .prompt_tokens = call.prompt_tokens,
       .output_tokens = call.sampling.max_tokens() - call.output_index,
