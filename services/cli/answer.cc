@@ -8,21 +8,22 @@
 namespace trivium::cli {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr int32_t kChoicesMax = 16;
 
-Json LogprobJson(const v1::OutputToken& token) {
-  Json top = Json::array();
+OrderedJson LogprobJson(const v1::OutputToken& token) {
+  OrderedJson top = OrderedJson::array();
   for (const v1::TokenLogprob& one : token.top()) {
     top.push_back({{"id", one.id()}, {"logprob", one.logprob()}});
   }
-  const Json logprob = token.has_logprob() ? Json(token.logprob()) : Json(nullptr);
+  const OrderedJson logprob =
+      token.has_logprob() ? OrderedJson(token.logprob()) : OrderedJson(nullptr);
   return {{"id", token.id()}, {"logprob", logprob}, {"top", std::move(top)}};
 }
 
-Json LogprobsJson(const std::vector<v1::OutputToken>& tokens) {
-  Json all = Json::array();
+OrderedJson LogprobsJson(const std::vector<v1::OutputToken>& tokens) {
+  OrderedJson all = OrderedJson::array();
   for (const v1::OutputToken& token : tokens) {
     if (!token.has_logprob()) return nullptr;
     all.push_back(LogprobJson(token));
@@ -31,15 +32,16 @@ Json LogprobsJson(const std::vector<v1::OutputToken>& tokens) {
 }
 
 // The first token of a prompt follows nothing: it has no logprob.
-Json PromptLogprobsJson(const std::vector<v1::OutputToken>& tokens) {
+OrderedJson PromptLogprobsJson(const std::vector<v1::OutputToken>& tokens) {
   if (tokens.empty()) return nullptr;
-  Json all = Json::array();
+  OrderedJson all = OrderedJson::array();
   for (const v1::OutputToken& token : tokens) all.push_back(LogprobJson(token));
   return all;
 }
 
-Json ChoiceJson(const Answer::Choice& choice, const std::string& finish_reason, uint64_t seed) {
-  Json ids = Json::array();
+OrderedJson ChoiceJson(const Answer::Choice& choice, const std::string& finish_reason,
+                       uint64_t seed) {
+  OrderedJson ids = OrderedJson::array();
   for (const v1::OutputToken& token : choice.tokens) ids.push_back(token.id());
   return {{"text", choice.text},
           {"finish_reason", finish_reason},
@@ -48,7 +50,7 @@ Json ChoiceJson(const Answer::Choice& choice, const std::string& finish_reason, 
           {"logprobs", LogprobsJson(choice.tokens)}};
 }
 
-Json TimingsJson(const v1::Timings& timings) {
+OrderedJson TimingsJson(const v1::Timings& timings) {
   return {{"queue_ms", timings.queue_ms()},
           {"reserve_ms", timings.reserve_ms()},
           {"prefill_ms", timings.prefill_ms()},
@@ -120,27 +122,27 @@ absl::Status Answer::CheckComplete() const {
 
 std::string Answer::Json() const {
   const v1::ServedBy& by = done_.served_by();
-  Json object = {{"request_id", done_.request_id()}};
+  OrderedJson object = {{"request_id", done_.request_id()}};
   object.update(ChoiceJson(choices_[0], done_.finish_reason(), done_.seed()));
-  object.update(
-      Json{{"prompt_logprobs", PromptLogprobsJson(prompt_tokens_)},
-           {"usage",
-            {{"prompt_tokens", done_.usage().prompt_tokens()},
-             {"completion_tokens", done_.usage().completion_tokens()}}},
-           {"timings", TimingsJson(done_.timings())},
-           {"workers",
-            {{"prefill", by.prefill_worker()},
-             {"decode", by.decode_worker()},
-             {"attempts", by.attempts()},
-             {"preemptions", by.preemptions()}}},
-           {"kv", {{"bytes_moved", by.kv_bytes_moved()}, {"header_bytes", by.kv_header_bytes()}}}});
+  object.update(OrderedJson{
+      {"prompt_logprobs", PromptLogprobsJson(prompt_tokens_)},
+      {"usage",
+       {{"prompt_tokens", done_.usage().prompt_tokens()},
+        {"completion_tokens", done_.usage().completion_tokens()}}},
+      {"timings", TimingsJson(done_.timings())},
+      {"workers",
+       {{"prefill", by.prefill_worker()},
+        {"decode", by.decode_worker()},
+        {"attempts", by.attempts()},
+        {"preemptions", by.preemptions()}}},
+      {"kv", {{"bytes_moved", by.kv_bytes_moved()}, {"header_bytes", by.kv_header_bytes()}}}});
   for (size_t i = 0; choices_.size() > 1 && i < choices_.size(); ++i) {
     const v1::ChoiceEnd end = static_cast<int>(i) < done_.choices_size()
                                   ? done_.choices(static_cast<int>(i))
                                   : v1::ChoiceEnd();
     object["choices"].push_back(ChoiceJson(choices_[i], end.finish_reason(), end.seed()));
   }
-  return object.dump(2, ' ', false, Json::error_handler_t::replace);
+  return object.dump(2, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
 std::string Answer::Figures() const {

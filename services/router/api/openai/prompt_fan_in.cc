@@ -45,12 +45,6 @@ v1::Done PromptFanIn::Joined() const {
 void PromptFanIn::OnDone(size_t prompt, const v1::Done& done) {
   std::unique_lock lock(mutex_);
   done_[prompt] = done;
-  if (done.choices().empty()) {
-    v1::ChoiceEnd* only = done_[prompt].add_choices();
-    only->set_finish_reason(done.finish_reason());
-    only->set_completion_tokens(done.usage().completion_tokens());
-    only->set_seed(done.seed());
-  }
   if (++ended_ < done_.size() || has_failed_) return;
   const v1::Done all = Joined();
   lock.unlock();
