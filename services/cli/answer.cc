@@ -86,7 +86,6 @@ absl::Status Answer::Add(const v1::GenerateResponse& response) {
   const auto number = static_cast<size_t>(delta.choice());
   if (number >= choices_.size()) choices_.resize(number + 1);
   Choice& choice = choices_[number];
-  choice.text += delta.text();
   for (const v1::OutputToken& token : delta.tokens()) {
     if (token.index() != static_cast<int>(choice.tokens.size())) {
       return BadStream(
@@ -94,6 +93,7 @@ absl::Status Answer::Add(const v1::GenerateResponse& response) {
     }
     choice.tokens.push_back(token);
   }
+  choice.text += delta.text();
   return absl::OkStatus();
 }
 

@@ -20,6 +20,8 @@ using http::Answer;
 using http::TestClient;
 using Json = nlohmann::json;
 
+constexpr int64_t kNoLimit = int64_t{1} << 40;
+
 // A router whose workers answer as fast as they are stepped, on a thread of its own.
 class HandlerTest : public testing::Test {
  protected:
@@ -32,7 +34,11 @@ class HandlerTest : public testing::Test {
     stages_ = std::thread([this] {
       std::mt19937_64 random(1);
       while (!is_over_) {
-        if (!is_held_ && !fixture_.cluster.StepRandomCall(random, 0)) std::this_thread::yield();
+        if (steps_left_ <= 0 || !fixture_.cluster.StepRandomCall(random, 0)) {
+          std::this_thread::yield();
+        } else {
+          --steps_left_;
+        }
         fixture_.Pass(Dispatcher::kTickInterval);
       }
     });
@@ -80,7 +86,8 @@ class HandlerTest : public testing::Test {
   OpenAiHandler handler_{
       {&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics, &fixture_.registry}};
   std::unique_ptr<http::Server> server_;
-  std::atomic<bool> is_over_{false}, is_held_{false};
+  std::atomic<bool> is_over_{false};
+  std::atomic<int64_t> steps_left_{kNoLimit};  // that the workers still make
   std::thread stages_;
 };
 
@@ -96,6 +103,7 @@ v1::GenerateRequest ChatRequest() {
   request.mutable_sampling()->set_seed(5);
   request.mutable_sampling()->set_max_tokens(8);
   request.mutable_sampling()->set_ignore_eos(true);
+  request.mutable_sampling()->set_temperature(1);  // where a client of OpenAI's API names none
   return request;
 }
 
@@ -136,6 +144,7 @@ TEST_F(HandlerTest, SeveralPromptsAreSeveralChoices) {
     request.set_text(prompt);
     request.mutable_sampling()->set_seed(1);
     request.mutable_sampling()->set_max_tokens(6);
+    request.mutable_sampling()->set_temperature(1);
     wanted.push_back(Wanted(request).text);
   }
   const Json whole = Json::parse(Post(kTextPath, "{" + body + "}").body);
@@ -204,7 +213,7 @@ TEST_F(HandlerTest, OtherPathsAndMethods) {
 }
 
 TEST_F(HandlerTest, AClientThatLeavesCancelsItsRuns) {
-  is_held_ = true;
+  steps_left_ = 0;
   for (const char* body :
        {R"({"prompt":"hello"})", R"({"prompt":["hello","world"],"stream":true})"}) {
     TestClient client(server_->port());
@@ -217,12 +226,12 @@ TEST_F(HandlerTest, AClientThatLeavesCancelsItsRuns) {
 }
 
 TEST_F(HandlerTest, ALostClusterIs503AndInAStreamAnEvent) {
-  is_held_ = true;
+  steps_left_ = 0;
   TestClient client(server_->port());
   client.SendJson(kChatPath, std::string(kChat) + "}");
   while (fixture_.cluster.calls_not_cancelled() == 0) std::this_thread::yield();
   for (int i = 0; i < fixture_.cluster.worker_count(); ++i) fixture_.cluster.Kill(i);
-  is_held_ = false;
+  steps_left_ = kNoLimit;
   const Answer answer = client.Read();
   EXPECT_EQ(answer.status, 503);
   EXPECT_TRUE(answer.Has("Retry-After: 1\r\n"));
@@ -233,9 +242,11 @@ TEST_F(HandlerTest, AFailureInAStreamIsItsLastEvent) {
   TestClient client(server_->port());
   std::string body = kChat;
   body.replace(body.find("8"), 1, "900");
+  steps_left_ = 100;  // some tokens, not all
   client.SendJson(kChatPath, body + R"(,"stream":true})");
   EXPECT_EQ(client.ReadHead().status, 200);
   for (int i = 0; i < fixture_.cluster.worker_count(); ++i) fixture_.cluster.Kill(i);
+  steps_left_ = kNoLimit;
   std::string line, last;
   while ((line = client.ReadLine()) != "0") {
     if (line.substr(0, 6) == "data: ") last = line.substr(6);
