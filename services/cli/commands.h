@@ -13,5 +13,7 @@ int RunModels(const Options& options);
 int RunTokenize(const Options& options);
 int RunWaitReady(const Options& options);
 int RunBench(const Options& options);
+int RunCompletion(const Options& options);
+int RunMan(const Options& options);
 
 }  // namespace trivium::cli

@@ -1,10 +1,10 @@
-#include "services/cli/options.h"
-
 #include <CLI/CLI.hpp>
 #include <cstdio>
+#include <memory>
 
 #include "common/config/flags.h"
 #include "common/net/text.h"
+#include "services/cli/options.h"
 
 namespace trivium::cli {
 namespace {
@@ -83,7 +83,8 @@ void AddChat(CLI::App* root, Options* o) {
 void AddPrompt(CLI::App* app, Options* o, bool with_ids) {
   CLI::Option_group* prompt = app->add_option_group("prompt", "exactly one of");
   prompt->add_option("--prompt", o->prompt, "text");
-  prompt->add_option("--file", o->file, "file with the text; - is standard input");
+  prompt->add_option("--file", o->file, "file with the text; - is standard input")
+      ->type_name("FILE");
   if (with_ids) {
     prompt->add_option("--tokens", o->token_ids, "token ids: 1,2,3")
         ->delimiter(',')
@@ -111,21 +112,23 @@ void AddGenerate(CLI::App* root, Options* o) {
 void AddBench(CLI::App* root, Options* o) {
   BenchOptions* b = &o->bench;
   CLI::App* app = root->add_subcommand("bench", "closed loop of random prompts");
-  app->add_option("--requests", b->requests)->check(CLI::Range(1, 1000000))->capture_default_str();
-  app->add_option("--concurrency", b->concurrency)
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  app->add_option("--prompt-tokens", b->prompt_tokens)
+  app->add_option("--requests", b->requests, "to send in all")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
-  app->add_option("--max-tokens", b->max_tokens)
+  app->add_option("--concurrency", b->concurrency, "requests in flight at once")
+      ->check(CLI::Range(1, 1024))
+      ->capture_default_str();
+  app->add_option("--prompt-tokens", b->prompt_tokens, "of each request")
+      ->check(CLI::Range(1, 1000000))
+      ->capture_default_str();
+  app->add_option("--max-tokens", b->max_tokens, "of each answer: it is always so long")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();
   app->add_option("--seed", b->seed, "of the prompts; default: drawn anew");
-  app->add_option("--token-id-min", b->token_id_min)
+  app->add_option("--token-id-min", b->token_id_min, "prompts are drawn from this id")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
-  app->add_option("--token-id-max", b->token_id_max)
+  app->add_option("--token-id-max", b->token_id_max, "to this one")
       ->check(CLI::NonNegativeNumber)
       ->capture_default_str();
   app->add_option("--timeout-s", o->timeout_s, "of one request")->check(CLI::NonNegativeNumber);
@@ -134,9 +137,9 @@ void AddBench(CLI::App* root, Options* o) {
 
 void AddQuestions(CLI::App* root, Options* o) {
   CLI::App* status = root->add_subcommand("status", "workers, blocks and queues");
-  status->add_flag("--json", o->json);
+  status->add_flag("--json", o->json, "one JSON object");
   CLI::App* models = root->add_subcommand("models", "what the cluster serves");
-  models->add_flag("--json", o->json);
+  models->add_flag("--json", o->json, "one JSON object");
   AddPrompt(root->add_subcommand("tokenize", "text as token ids"), o, false);
   CLI::App* wait = root->add_subcommand("wait-ready", "wait until a request could be served");
   wait->add_option("--timeout-s", o->timeout_s, "give up after so long; default 60")
@@ -147,20 +150,42 @@ void AddQuestions(CLI::App* root, Options* o) {
       ->check(CLI::Range(0, 1024));
 }
 
-}  // namespace
+void AddDocuments(CLI::App* root, Options* o) {
+  CLI::App* completion = root->add_subcommand("completion", "a script that completes this program");
+  completion->add_option("shell", o->shell, "whose script")
+      ->required()
+      ->check(CLI::IsMember({"bash", "zsh", "fish"}));
+  root->add_subcommand("man", "the manual page, for man -l");
+}
 
-std::optional<int> ParseOptions(int argc, const char* const* argv, Options* options) {
-  CLI::App app("Asks a Trivium cluster.", "trivium");
-  app.set_version_flag("--version", "trivium " + std::string(config::Version()));
-  app.add_option("--router", options->router, "HOST:PORT of the router")
+std::unique_ptr<CLI::App> MakeApp(Options* options) {
+  auto app = std::make_unique<CLI::App>("Asks a Trivium cluster.", "trivium");
+  app->set_version_flag("--version", "trivium " + std::string(config::Version()),
+                        "print the version and end");
+  app->set_help_flag("-h,--help", "print what there is and end");
+  app->add_option("--router", options->router, "HOST:PORT of the router")
       ->envname("TRIVIUM_ROUTER")
       ->capture_default_str();
-  app.require_subcommand(1);
-  app.fallthrough();
-  AddChat(&app, options);
-  AddGenerate(&app, options);
-  AddBench(&app, options);
-  AddQuestions(&app, options);
+  app->require_subcommand(1);
+  app->fallthrough();
+  AddChat(app.get(), options);
+  AddGenerate(app.get(), options);
+  AddBench(app.get(), options);
+  AddQuestions(app.get(), options);
+  AddDocuments(app.get(), options);
+  return app;
+}
+
+}  // namespace
+
+CommandInfo DescribeCommands() {
+  Options defaults;
+  return Describe(*MakeApp(&defaults));
+}
+
+std::optional<int> ParseOptions(int argc, const char* const* argv, Options* options) {
+  const std::unique_ptr<CLI::App> owner = MakeApp(options);
+  CLI::App& app = *owner;
   try {
     app.parse(argc, argv);
     options->command = app.get_subcommands().at(0)->get_name();

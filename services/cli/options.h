@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "services/cli/command_tree.h"
 #include "trivium/v1/inference.pb.h"
 
 namespace trivium::cli {
@@ -21,7 +22,7 @@ struct BenchOptions {
 };
 
 struct Options {
-  std::string command;  // chat, generate, status, bench, tokenize, models, wait-ready
+  std::string command;  // chat, generate, status, bench, …, as in the command line
   std::string router = "127.0.0.1:7400";
   bool json = false;
   bool quiet = false;  // no line of figures after an answer
@@ -39,10 +40,14 @@ struct Options {
 
   int prefill_workers = 1, decode_workers = 1;  // wait-ready
   BenchOptions bench;
+  std::string shell;  // completion: bash, zsh, fish
 };
 
 // nullopt: go on; else the exit code, and everything has been said: 0 after --help and --version, 2
 // for a command line that is wrong.
 std::optional<int> ParseOptions(int argc, const char* const* argv, Options* options);
+
+// All that ParseOptions understands.
+CommandInfo DescribeCommands();
 
 }  // namespace trivium::cli

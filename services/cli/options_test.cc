@@ -168,6 +168,8 @@ TEST(OptionsTest, MistakesAreOneLineAndCodeTwo) {
       {"bench", "--concurrency", "1025"},
       {"bench", "--requests", "0"},
       {"bench", "--token-id-min", "9", "--token-id-max", "8"},
+      {"completion"},
+      {"completion", "csh"},
       {"status", "extra"},
       {"wait-ready", "--timeout-s", "-1"},
       {"chat", "generate"},
