@@ -41,6 +41,10 @@ double Percentile(std::vector<double> values, double p) {
 }
 
 void BenchReport::Add(const BenchSample& sample) {
+  if (sample.warm_up || sample.dropped) {
+    ++(sample.warm_up ? warm_up_ : dropped_);
+    return;
+  }
   if (sample.code != absl::StatusCode::kOk) {
     ++errors_[absl::StatusCodeToString(sample.code)];
     return;
@@ -51,10 +55,21 @@ void BenchReport::Add(const BenchSample& sample) {
   kv_bytes_ += sample.kv_bytes;
   first_token_ms_.push_back(sample.first_token_s * 1e3);
   total_ms_.push_back(sample.total_s * 1e3);
+  late_ms_.push_back(sample.late_s * 1e3);
+  std::optional<double> per_token_ms;
   if (sample.tokens > 1) {
-    per_token_ms_.push_back((sample.total_s - sample.first_token_s) * 1e3 / (sample.tokens - 1));
+    per_token_ms = (sample.total_s - sample.first_token_s) * 1e3 / (sample.tokens - 1);
+    per_token_ms_.push_back(*per_token_ms);
   }
+  met_ += MeetsTargets(sample.first_token_s * 1e3, per_token_ms);
 }
+
+bool BenchReport::MeetsTargets(double ttft_ms, std::optional<double> tpot_ms) const {
+  if (targets_.ttft_ms && ttft_ms > *targets_.ttft_ms) return false;
+  return !targets_.tpot_ms || !tpot_ms || *tpot_ms <= *targets_.tpot_ms;
+}
+
+double BenchReport::PerSecond(double count) const { return count / std::max(elapsed_s_, 1e-9); }
 
 int BenchReport::failed() const {
   int failed = 0;
@@ -63,12 +78,18 @@ int BenchReport::failed() const {
 }
 
 std::string BenchReport::Text() const {
-  const double seconds = std::max(elapsed_s_, 1e-9);
+  const int due = ok_ + failed() + dropped_;
   std::string text = fmt::format(
       "{} requests in {:.2f} s (seed {}): {} good, {} failed, {} tried again\n"
       "{:.1f} tokens/s, {:.2f} requests/s, {} bytes of KV moved\n",
-      finished(), elapsed_s_, seed_, ok_, failed(), retried_,
-      static_cast<double>(tokens_) / seconds, ok_ / seconds, kv_bytes_);
+      due, elapsed_s_, seed_, ok_, failed(), retried_, PerSecond(static_cast<double>(tokens_)),
+      PerSecond(ok_), kv_bytes_);
+  if (dropped_ > 0) text += fmt::format("{} dropped: too many were outstanding\n", dropped_);
+  if (warm_up_ > 0) text += fmt::format("{} more to warm up, not measured\n", warm_up_);
+  if (has_targets()) {
+    text +=
+        fmt::format("{} of {} within the targets: {:.2f} requests/s\n", met_, due, PerSecond(met_));
+  }
   text += Table({{"ms", "p50", "p90", "p99"},
                  PercentilesRow("time to first token", first_token_ms_),
                  PercentilesRow("time per token after it", per_token_ms_),
@@ -78,19 +99,33 @@ std::string BenchReport::Text() const {
 }
 
 std::string BenchReport::Json() const {
-  const double seconds = std::max(elapsed_s_, 1e-9);
-  const nlohmann::ordered_json object = {
-      {"seed", seed_},
-      {"elapsed_s", elapsed_s_},
-      {"requests", {{"good", ok_}, {"failed", failed()}, {"retried", retried_}}},
-      {"errors", errors_},
-      {"output_tokens", tokens_},
-      {"tokens_per_second", static_cast<double>(tokens_) / seconds},
-      {"requests_per_second", ok_ / seconds},
-      {"kv_bytes_moved", kv_bytes_},
-      {"ttft_ms", PercentilesJson(first_token_ms_)},
-      {"tpot_ms", PercentilesJson(per_token_ms_)},
-      {"e2e_ms", PercentilesJson(total_ms_)}};
+  using Object = nlohmann::ordered_json;
+  const auto target = [](std::optional<double> ms) { return ms ? Object(*ms) : Object(nullptr); };
+  Object goodput = nullptr;
+  if (has_targets()) {
+    goodput = {{"ttft_slo_ms", target(targets_.ttft_ms)},
+               {"tpot_slo_ms", target(targets_.tpot_ms)},
+               {"requests", met_},
+               {"requests_per_second", PerSecond(met_)}};
+  }
+  const Object object = {{"seed", seed_},
+                         {"elapsed_s", elapsed_s_},
+                         {"requests",
+                          {{"good", ok_},
+                           {"failed", failed()},
+                           {"dropped", dropped_},
+                           {"warm_up", warm_up_},
+                           {"retried", retried_}}},
+                         {"errors", errors_},
+                         {"output_tokens", tokens_},
+                         {"tokens_per_second", PerSecond(static_cast<double>(tokens_))},
+                         {"requests_per_second", PerSecond(ok_)},
+                         {"goodput", goodput},
+                         {"kv_bytes_moved", kv_bytes_},
+                         {"ttft_ms", PercentilesJson(first_token_ms_)},
+                         {"tpot_ms", PercentilesJson(per_token_ms_)},
+                         {"e2e_ms", PercentilesJson(total_ms_)},
+                         {"sent_late_ms", PercentilesJson(late_ms_)}};
   return object.dump(2) + "\n";
 }
 

@@ -77,6 +77,62 @@ TEST(BenchReportTest, FiguresAndErrors) {
   EXPECT_THAT(report.Text(), HasSubstr("time per token after it  100.00  100.00   100.00\n"));
 }
 
+TEST(BenchReportTest, GoodputCountsWhatMeetsBothTargets) {
+  BenchReport report(1, {.ttft_ms = 200, .tpot_ms = 100});
+  report.Add(Good(0.2, 1.2, 11));   // both just met
+  report.Add(Good(0.21, 0.3, 11));  // first token too late
+  report.Add(Good(0.1, 1.2, 11));   // tokens too slow
+  report.Add(Good(0.1, 0.1, 1));    // no token after the first
+  BenchSample other;
+  other.code = absl::StatusCode::kUnavailable;
+  report.Add(other);
+  report.SetElapsed(4);
+  const auto json = nlohmann::json::parse(report.Json());
+  EXPECT_EQ(json["goodput"]["requests"], 2);
+  EXPECT_EQ(json["goodput"]["requests_per_second"], 0.5);
+  EXPECT_EQ(json["goodput"]["ttft_slo_ms"], 200);
+  EXPECT_THAT(report.Text(), HasSubstr("2 of 5 within the targets: 0.50 requests/s\n"));
+}
+
+TEST(BenchReportTest, WarmUpAndDroppedAreCountedAndNotMeasured) {
+  BenchReport report(1);
+  BenchSample sample = Good(9, 9, 5);
+  sample.warm_up = true;
+  report.Add(sample);
+  sample = BenchSample();
+  sample.dropped = true;
+  report.Add(sample);
+  sample.warm_up = true;  // dropped while warming up: not measured either
+  report.Add(sample);
+  report.Add(Good(1, 1, 1));
+  report.SetElapsed(1);
+  EXPECT_EQ(report.finished(), 4);
+  const auto json = nlohmann::json::parse(report.Json());
+  EXPECT_EQ(json["requests"]["good"], 1);
+  EXPECT_EQ(json["requests"]["dropped"], 1);
+  EXPECT_EQ(json["requests"]["warm_up"], 2);
+  EXPECT_EQ(json["output_tokens"], 1);
+  EXPECT_EQ(json["ttft_ms"]["p99"], 1000);
+  EXPECT_TRUE(json["goodput"].is_null());
+  EXPECT_THAT(report.Text(), HasSubstr("1 dropped: too many were outstanding\n"));
+}
+
+TEST(PlanArrivalsTest, PoissonOfTheGivenLengths) {
+  BenchOptions options;
+  options.rate = 5;
+  options.requests = 50;
+  options.prompt_tokens = 7;
+  options.max_tokens = 9;
+  const auto plan = PlanArrivals(options, 3);
+  ASSERT_EQ(plan->size(), 50u);
+  PoissonClock clock(5, 3);
+  for (const Arrival& arrival : *plan) {
+    EXPECT_EQ(arrival.at_s, clock.Next());
+    EXPECT_EQ(arrival.prompt_tokens, 7);
+    EXPECT_EQ(arrival.output_tokens, 9);
+  }
+}
+
 TEST(BenchReportTest, NothingGood) {
   BenchReport report(1);
   EXPECT_TRUE(nlohmann::json::parse(report.Json())["ttft_ms"].is_null());
@@ -85,16 +141,15 @@ TEST(BenchReportTest, NothingGood) {
 
 TEST(RandomPromptTest, FreshForEachRequestAndFixedBySeed) {
   BenchOptions options;
-  options.prompt_tokens = 200;
   options.token_id_min = 5;
   options.token_id_max = 9;
-  const auto prompt = RandomPrompt(options, 1, 0);
+  const auto prompt = RandomPrompt(options, 1, 0, 200);
   EXPECT_EQ(prompt.size(), 200u);
   EXPECT_EQ(*std::min_element(prompt.begin(), prompt.end()), 5);
   EXPECT_EQ(*std::max_element(prompt.begin(), prompt.end()), 9);
-  EXPECT_EQ(RandomPrompt(options, 1, 0), prompt);
-  EXPECT_NE(RandomPrompt(options, 1, 1), prompt);
-  EXPECT_NE(RandomPrompt(options, uint64_t{1} << 32 | 1, 0), prompt);
+  EXPECT_EQ(RandomPrompt(options, 1, 0, 200), prompt);
+  EXPECT_NE(RandomPrompt(options, 1, 1, 200), prompt);
+  EXPECT_NE(RandomPrompt(options, uint64_t{1} << 32 | 1, 0, 200), prompt);
 }
 
 }  // namespace

@@ -1,10 +1,11 @@
+#include "services/cli/options.h"
+
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <memory>
 
 #include "common/config/flags.h"
 #include "common/net/text.h"
-#include "services/cli/options.h"
 
 namespace trivium::cli {
 namespace {
@@ -109,28 +110,61 @@ void AddGenerate(CLI::App* root, Options* o) {
       "--ignore-eos", [o] { o->sampling.set_ignore_eos(true); }, "go on to --max-tokens");
 }
 
+// CLI::Range lets "nan" pass.
+CLI::Validator Between(double low, double high) {
+  const std::string what = fmt::format("from {:.15g} to {:.15g}", low, high);
+  return CLI::Validator(
+      [=](const std::string& text) {
+        double value = 0;
+        const bool number = CLI::detail::lexical_cast(text, value);
+        return number && value >= low && value <= high ? std::string() : "must be " + what;
+      },
+      what);
+}
+
+void AddOpenLoop(CLI::App* app, BenchOptions* b) {
+  CLI::Option* rate = app->add_option("--rate", b->rate, "open loop: requests/s, at random times");
+  rate->check(Between(1e-3, 1e5));
+  CLI::Option* trace = app->add_option(
+      "--trace", b->trace, "open loop: JSON lines of timestamp (ms), input_length, output_length");
+  trace->type_name("FILE")->excludes(rate);
+  app->get_option("--concurrency")->excludes(rate)->excludes(trace);
+  for (const char* length : {"--prompt-tokens", "--max-tokens"}) {
+    app->get_option(length)->excludes(trace);
+  }
+  app->add_option("--outstanding-max", b->outstanding_max,
+                  "open loop: what is due while so many are under way is dropped and counted")
+      ->check(Between(1, 1024))
+      ->capture_default_str();
+}
+
+void AddMeasured(CLI::App* app, BenchOptions* b) {
+  app->add_option("--warm-up-s", b->warm_up_s, "what is due earlier is sent and not measured")
+      ->check(Between(0, 86400))
+      ->capture_default_str();
+  app->add_option("--ttft-slo-ms", b->targets.ttft_ms,
+                  "goodput counts requests with a first token by then")
+      ->check(Between(0, 1e9));
+  app->add_option("--tpot-slo-ms", b->targets.tpot_ms, "and no more time a token after it")
+      ->check(Between(0, 1e9));
+}
+
 void AddBench(CLI::App* root, Options* o) {
   BenchOptions* b = &o->bench;
-  CLI::App* app = root->add_subcommand("bench", "closed loop of random prompts");
-  app->add_option("--requests", b->requests, "to send in all")
-      ->check(CLI::Range(1, 1000000))
-      ->capture_default_str();
-  app->add_option("--concurrency", b->concurrency, "requests in flight at once")
-      ->check(CLI::Range(1, 1024))
-      ->capture_default_str();
-  app->add_option("--prompt-tokens", b->prompt_tokens, "of each request")
-      ->check(CLI::Range(1, 1000000))
-      ->capture_default_str();
-  app->add_option("--max-tokens", b->max_tokens, "of each answer: it is always so long")
-      ->check(CLI::Range(1, 1000000))
-      ->capture_default_str();
-  app->add_option("--seed", b->seed, "of the prompts; default: drawn anew");
-  app->add_option("--token-id-min", b->token_id_min, "prompts are drawn from this id")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
-  app->add_option("--token-id-max", b->token_id_max, "to this one")
-      ->check(CLI::NonNegativeNumber)
-      ->capture_default_str();
+  CLI::App* app = root->add_subcommand("bench", "load of random prompts, measured");
+  const auto add = [app](const char* name, auto* value, double low, double high, const char* help) {
+    app->add_option(name, *value, help)->check(Between(low, high))->capture_default_str();
+  };
+  app->add_option("--requests", b->requests, "to send in all; default: the whole trace, or 32")
+      ->check(Between(1, kBenchRequestsMax));
+  add("--concurrency", &b->concurrency, 1, 1024, "closed loop: requests in flight at once");
+  add("--prompt-tokens", &b->prompt_tokens, 1, 1e6, "of each request");
+  add("--max-tokens", &b->max_tokens, 1, 1e6, "of each answer: it is always so long");
+  app->add_option("--seed", b->seed, "of the prompts and times; default: drawn anew");
+  add("--token-id-min", &b->token_id_min, 0, INT32_MAX, "prompts are drawn from this id");
+  add("--token-id-max", &b->token_id_max, 0, INT32_MAX, "to this one");
+  AddOpenLoop(app, b);
+  AddMeasured(app, b);
   app->add_option("--timeout-s", o->timeout_s, "of one request")->check(CLI::NonNegativeNumber);
   app->add_flag("--json", o->json, "one JSON object at the end");
 }

@@ -6,19 +6,30 @@
 #include <string>
 #include <vector>
 
+#include "services/cli/bench_report.h"
 #include "services/cli/command_tree.h"
 #include "trivium/v1/inference.pb.h"
 
 namespace trivium::cli {
 
+inline constexpr int kBenchRequestsMax = 1000000;
+
 struct BenchOptions {
-  int requests = 32;
-  int concurrency = 4;
+  std::optional<int> requests;  // unset: the whole trace, or 32
+  int concurrency = 4;          // closed loop
+  double rate = 0;              // requests/s at random times; 0: not asked for
+  std::string trace;            // file of arrivals; empty: none
+  int outstanding_max = 256;    // open loop
+  double warm_up_s = 0;         // what is due earlier is not measured
+  BenchTargets targets;
   int prompt_tokens = 128;
   int max_tokens = 64;
   std::optional<uint64_t> seed;  // unset: drawn anew
   // Random prompts take ids from here; the defaults lie inside every vocabulary of 16384 and more.
   int32_t token_id_min = 256, token_id_max = 16383;
+
+  bool open_loop() const { return rate > 0 || !trace.empty(); }
+  int RequestCount() const { return requests.value_or(32); }  // of a run without a trace
 };
 
 struct Options {

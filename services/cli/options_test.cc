@@ -168,6 +168,11 @@ TEST(OptionsTest, MistakesAreOneLineAndCodeTwo) {
       {"bench", "--concurrency", "1025"},
       {"bench", "--requests", "0"},
       {"bench", "--token-id-min", "9", "--token-id-max", "8"},
+      {"bench", "--rate", "0"},
+      {"bench", "--rate", "nan"},
+      {"bench", "--rate", "1", "--trace", "x"},
+      {"bench", "--rate", "1", "--concurrency", "2"},
+      {"bench", "--trace", "x", "--max-tokens", "2"},
       {"completion"},
       {"completion", "csh"},
       {"status", "extra"},
@@ -196,6 +201,7 @@ TEST(OptionsTest, BenchAndWaitReady) {
                      "--max-tokens", "4", "--seed", "5", "--json"});
   ASSERT_EQ(o.code, std::nullopt) << o.err;
   EXPECT_EQ(o.options.bench.requests, 7);
+  EXPECT_FALSE(o.options.bench.open_loop());
   EXPECT_EQ(o.options.bench.concurrency, 2);
   EXPECT_EQ(o.options.bench.prompt_tokens, 3);
   EXPECT_EQ(o.options.bench.max_tokens, 4);
