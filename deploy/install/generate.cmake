@@ -15,10 +15,20 @@ foreach(ROLE router prefill decode)
   endif()
 endforeach()
 
-function(write_output FILE)  # arguments of trivium...
+function(install_output FILE)  # arguments of trivium...
   set(path $ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}/share/${FILE})
   execute_process(COMMAND $ENV{DESTDIR}${BIN_DIR}/trivium ${ARGN}
     OUTPUT_VARIABLE text COMMAND_ERROR_IS_FATAL ANY)
-  file(CONFIGURE OUTPUT ${path} CONTENT "@text@" @ONLY)
+  file(WRITE ${path} "${text}")
   message(STATUS "Installing: ${path}")
 endfunction()
+
+# Packages leave zsh's site-functions to the administrator.
+set(ZSH_DIR zsh/site-functions)
+if(CMAKE_INSTALL_PREFIX STREQUAL "/usr")
+  set(ZSH_DIR zsh/vendor-completions)
+endif()
+install_output(man/man1/trivium.1 man)
+install_output(bash-completion/completions/trivium completion bash)
+install_output(${ZSH_DIR}/_trivium completion zsh)
+install_output(fish/vendor_completions.d/trivium.fish completion fish)

@@ -75,6 +75,11 @@ class InstalledTree(unittest.TestCase):
     def test_documentation_is_there(self):
         for file in ["LICENSE", "README.md", "docs/architecture.md"]:
             self.assertTrue((self.prefix / "share/doc/trivium" / file).stat().st_size > 0, file)
+        share = self.prefix / "share"
+        for file in ["man/man1/trivium.1", "bash-completion/completions/trivium", "zsh/site-functions/_trivium",
+                     "fish/vendor_completions.d/trivium.fish"]:
+            self.assertIn("wait-ready", (share / file).read_text().replace("\\-", "-"), file)
+        output("bash", "-n", share / "bash-completion/completions/trivium")
 
 
 class DebianPackage(unittest.TestCase):
