@@ -31,8 +31,8 @@ Value LoopAttribute(const Loop& loop, Text name) {
   if (Equal(name, "first")) return Bool(index == 0);
   if (Equal(name, "last")) return Bool(index + 1 == count);
   if (Equal(name, "length")) return Int(count);
-  if (Equal(name, "depth")) return Int(loop.depth + 1);
-  if (Equal(name, "depth0")) return Int(loop.depth);
+  if (Equal(name, "depth")) return Int(1);
+  if (Equal(name, "depth0")) return Int(0);
   if (Equal(name, "previtem") && index > 0) return loop.items[loop.index - 1];
   if (Equal(name, "nextitem") && index + 1 < count) return loop.items[loop.index + 1];
   return Undefined(name);
@@ -110,7 +110,9 @@ absl::StatusOr<Value> GetAttribute(Workspace& ws, const Value& value, Text name)
 
 absl::StatusOr<Value> Slice(Workspace& ws, const Value& value, const SliceBounds& bounds) {
   if (value.IsUndefined()) return UndefinedError(value);
-  if (!value.IsText() && !HasItems(value)) return Undefined(U"slice");
+  if (!value.IsText() && !HasItems(value)) {
+    return InvalidArgument("{} cannot be sliced", TypeName(value));
+  }
   ASSIGN_OR_RETURN(const size_t size, Length(value));
   ASSIGN_OR_RETURN(const Range range, Resolve(bounds, size));
   RETURN_IF_ERROR(ws.SpendOnText(range.count));

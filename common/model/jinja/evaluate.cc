@@ -91,15 +91,14 @@ absl::StatusOr<Value> Interpreter::EvaluateSlice(const Expr& expr, Scope* scope)
   ASSIGN_OR_RETURN(const Value base, Evaluate(*expr.items[0], scope));
   SliceBounds bounds;
   std::optional<int64_t>* parts[] = {&bounds.start, &bounds.stop, &bounds.step};
-  bool usable = true;
   for (size_t i = 0; i < 3; ++i) {
     if (expr.items[i + 1] == nullptr) continue;
     ASSIGN_OR_RETURN(const Value part, Evaluate(*expr.items[i + 1], scope));
     if (part.IsInteger()) *parts[i] = part.AsInteger();
-    usable = usable && (part.IsInteger() || part.IsNone());
+    if (!part.IsInteger() && !part.IsNone()) {
+      return InvalidArgument("a slice's bound is {}, no integer", TypeName(part));
+    }
   }
-  // As with an index of a wrong type: nothing is there.
-  if (!usable && !base.IsUndefined()) return Undefined(U"slice");
   return Slice(ws_, base, bounds);
 }
 

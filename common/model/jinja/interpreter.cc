@@ -168,16 +168,12 @@ absl::Status Interpreter::RunFor(const Stmt& stmt, Scope* scope) {
     ASSIGN_OR_RETURN(Scope * inner, NewScope(scope));
     return RunBody(stmt.otherwise, inner);
   }
-  ++loop_depth_;
-  RETURN_IF_ERROR(RunTurns(stmt, items, scope));
-  --loop_depth_;
-  return absl::OkStatus();
+  return RunTurns(stmt, items, scope);
 }
 
 absl::Status Interpreter::RunTurns(const Stmt& stmt, std::span<Value> items, Scope* scope) {
   ASSIGN_OR_RETURN(Loop * loop, ws_.New<Loop>());
   loop->items = items;
-  loop->depth = loop_depth_ - 1;
   Value loop_value;
   loop_value.kind = Kind::kLoop;
   loop_value.loop = loop;

@@ -93,7 +93,6 @@ class Interpreter {
   Flow flow_ = Flow::kOn;
   int line_ = 0;
   int depth_ = 0;
-  int loop_depth_ = 0;
 };
 
 }  // namespace trivium::model::jinja

@@ -145,6 +145,7 @@ class Lexer {
       Close(2, sign == '-', sign != '+');
       return absl::OkStatus();
     }
+    if (at_ == source_.size()) return absl::OkStatus();  // as Jinja2: nothing is there to be raw
     return Fail("a raw block does not end");
   }
 

@@ -102,10 +102,11 @@ absl::StatusOr<Text> IndentText(Workspace& ws, const Value* given) {
 
 Result IndentFilter(Workspace& ws, const Value& v, const Args& args) {
   ASSIGN_OR_RETURN(const auto given, Bind<3>(args, {"width", "first", "blank"}));
+  if (!v.IsText()) return InvalidArgument("needs a text where {} is given", TypeName(v));
   const bool first = given[1] != nullptr && IsTrue(*given[1]);
   const bool blank = given[2] != nullptr && IsTrue(*given[2]);
   ASSIGN_OR_RETURN(const Text indent, IndentText(ws, given[0]));
-  ASSIGN_OR_RETURN(const Value text, ToText(ws, v));
+  const Value text = v;
   TextBuilder out(ws);
   if (first) RETURN_IF_ERROR(out.Append(indent));
   for (size_t i = 0; i < text.size; ++i) {
@@ -178,7 +179,10 @@ Result RoundFilter(Workspace&, const Value& v, const Args& args) {
     return Float(std::strtod(fmt::format("{:.{}f}", v.AsNumber(), precision).c_str(), nullptr));
   }
   const double scaled = v.AsNumber() * scale;
-  if (common) return Float(std::nearbyint(scaled) / scale);
+  if (common) {
+    const double rounded = std::nearbyint(scaled) / scale;
+    return v.IsInteger() ? Int(static_cast<int64_t>(rounded)) : Float(rounded);
+  }
   ASSIGN_OR_RETURN(const Text method, NeedText(given[1]));
   if (Equal(method, "ceil")) return Float(std::ceil(scaled) / scale);
   if (Equal(method, "floor")) return Float(std::floor(scaled) / scale);

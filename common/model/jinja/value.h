@@ -99,7 +99,6 @@ struct Dict {
 struct Loop {
   std::span<Value> items;
   size_t index = 0;
-  int depth = 0;
   Value last_changed;  // a tuple, once loop.changed was called
 };
 
