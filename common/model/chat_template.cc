@@ -16,8 +16,8 @@ constexpr size_t kRoleBytesMax = 64;
 
 // Real templates take some hundred steps a message, and some ten thousand at most for what else
 // they write; a step takes some 30 ns. They copy a text a few times; a character has four bytes.
-constexpr uint64_t kStepsBase = 100'000, kStepsPerMessage = 2'000, kStepsPerCharacter = 4;
-constexpr size_t kBytesBase = size_t{8} << 20, kBytesPerCharacter = 256;
+constexpr uint64_t kStepsPerMessage = 2'000, kStepsPerCharacter = 4;
+constexpr size_t kBytesPerCharacter = 256;
 
 std::shared_ptr<const SpecialTokens> ControlTokens(const GgufFile& file) {
   auto control = std::make_shared<SpecialTokens>();
@@ -146,8 +146,8 @@ absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> me
   size_t characters = 0;
   for (const ChatMessage& message : messages) characters += message.content.size();
   Workspace workspace(
-      kStepsBase + messages.size() * kStepsPerMessage + characters * kStepsPerCharacter,
-      kBytesBase + characters * kBytesPerCharacter, clock_());
+      kTemplateStepsBase + messages.size() * kStepsPerMessage + characters * kStepsPerCharacter,
+      kTemplateBytesBase + characters * kBytesPerCharacter, clock_());
   ASSIGN_OR_RETURN(const Value list, MakeMessages(workspace, messages));
   std::vector<NamedValue> variables = {{U"messages", list},
                                        {U"tools", jinja::None()},

@@ -21,6 +21,10 @@
 
 namespace trivium::model {
 
+// What rendering may take, beside what each message and character adds: some milliseconds.
+constexpr uint64_t kTemplateStepsBase = 50'000;
+constexpr size_t kTemplateBytesBase = size_t{4} << 20;
+
 struct ChatMessage {
   std::string role;  // system, user, assistant, or what else the template takes
   std::string content;

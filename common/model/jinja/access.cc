@@ -115,7 +115,7 @@ absl::StatusOr<Value> Slice(Workspace& ws, const Value& value, const SliceBounds
   }
   ASSIGN_OR_RETURN(const size_t size, Length(value));
   ASSIGN_OR_RETURN(const Range range, Resolve(bounds, size));
-  RETURN_IF_ERROR(ws.SpendOnText(range.count));
+  RETURN_IF_ERROR(ws.Spend(1 + range.count / (range.step == 1 ? 16 : 4)));
   const auto at = [&](size_t i) {
     return static_cast<size_t>(range.start + static_cast<int64_t>(i) * range.step);
   };
@@ -127,8 +127,8 @@ absl::StatusOr<Value> Slice(Workspace& ws, const Value& value, const SliceBounds
       part.size = static_cast<uint32_t>(text.size());
       return part;
     }
-    std::u32string picked;
-    for (size_t i = 0; i < range.count; ++i) picked += value.text()[at(i)];
+    std::u32string picked(range.count, U' ');
+    for (size_t i = 0; i < range.count; ++i) picked[i] = value.text()[at(i)];
     return ws.NewText(picked);
   }
   ASSIGN_OR_RETURN(const Value result, ws.NewSequence(value.kind, {}));

@@ -115,6 +115,7 @@ absl::Status Interpreter::BindParameters(const MacroDefinition& macro, const Arg
                                          Scope* scope) {
   for (size_t i = 0; i < macro.parameters.size(); ++i) {
     const Parameter& parameter = macro.parameters[i];
+    RETURN_IF_ERROR(ws_.Spend(1 + args.named.size()));
     const NamedValue* named = FindNamed(args, parameter.name);
     Value value = Undefined(parameter.name);
     if (i < args.positional.size()) {
@@ -147,6 +148,7 @@ absl::Status Interpreter::BindRest(const MacroDefinition& macro, const Args& arg
   ASSIGN_OR_RETURN(const Value named_rest, ws_.NewDict(0));
   Value caller = Undefined(U"caller");
   for (const NamedValue& named : args.named) {
+    RETURN_IF_ERROR(ws_.Spend(1 + macro.parameters.size()));
     const bool is_parameter =
         std::any_of(macro.parameters.begin(), macro.parameters.end(),
                     [&](const Parameter& p) { return Equal(p.name, named.name); });

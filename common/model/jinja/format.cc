@@ -7,6 +7,11 @@
 namespace trivium::model::jinja {
 namespace {
 
+// What some kind of text escapes, of the printable ASCII characters.
+bool IsQuoting(char32_t c) {
+  return c == '"' || c == '\'' || c == '\\' || c == '&' || c == '<' || c == '>';
+}
+
 // Empty where the character stands for itself.
 std::string ReprEscape(char32_t c, char32_t quote) {
   if (c == '\n') return "\\n";
@@ -27,10 +32,7 @@ absl::Status AppendTextRepr(TextBuilder& out, Text text) {
   }
   const char32_t quote = single && !twofold ? '"' : '\'';
   RETURN_IF_ERROR(out.Repeat(quote, 1));
-  for (char32_t c : text) {
-    const std::string escape = ReprEscape(Plain(c), quote);
-    RETURN_IF_ERROR(escape.empty() ? out.Repeat(c, 1) : AppendMarked(out, escape, c));
-  }
+  RETURN_IF_ERROR(AppendEscaping(out, text, [quote](char32_t c) { return ReprEscape(c, quote); }));
   return out.Repeat(quote, 1);
 }
 
@@ -98,6 +100,7 @@ absl::Status AppendRepr(TextBuilder& out, const Value& value, int depth) {
     case Kind::kInt:
       return out.Append(fmt::format("{}", value.integer));
     case Kind::kFloat:
+      RETURN_IF_ERROR(out.workspace().Spend(kFloatReprSteps));
       return out.Append(FloatRepr(value.number));
     case Kind::kList:
     case Kind::kTuple:
@@ -122,31 +125,41 @@ absl::StatusOr<Value> ToText(Workspace& ws, const Value& value) {
   return out.Finish();
 }
 
-absl::Status AppendEscaped(TextBuilder& out, Text text) {
-  for (char32_t c : text) {
-    std::string_view escape;
-    switch (Plain(c)) {
-      case '&':
-        escape = "&amp;";
-        break;
-      case '<':
-        escape = "&lt;";
-        break;
-      case '>':
-        escape = "&gt;";
-        break;
-      case '\'':
-        escape = "&#39;";
-        break;
-      case '"':
-        escape = "&#34;";
-        break;
-      default:
-        break;
-    }
-    RETURN_IF_ERROR(escape.empty() ? out.Repeat(c, 1) : AppendMarked(out, escape, c));
+absl::Status AppendEscaping(TextBuilder& out, Text text,
+                            absl::FunctionRef<std::string(char32_t)> escape_of) {
+  RETURN_IF_ERROR(out.workspace().SpendOnSearch(text.size()));
+  size_t begin = 0;  // of what is not yet written
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char32_t plain = Plain(text[i]);
+    const bool common = plain >= 0x20 && plain < 0x7F && !IsQuoting(plain);
+    if (common) continue;
+    RETURN_IF_ERROR(out.workspace().Spend(1));
+    const std::string escape = escape_of(plain);
+    if (escape.empty()) continue;
+    RETURN_IF_ERROR(out.Append(text.substr(begin, i - begin)));
+    RETURN_IF_ERROR(AppendMarked(out, escape, text[i]));
+    begin = i + 1;
   }
-  return absl::OkStatus();
+  return out.Append(text.substr(begin));
+}
+
+absl::Status AppendEscaped(TextBuilder& out, Text text) {
+  return AppendEscaping(out, text, [](char32_t c) -> std::string {
+    switch (c) {
+      case '&':
+        return "&amp;";
+      case '<':
+        return "&lt;";
+      case '>':
+        return "&gt;";
+      case '\'':
+        return "&#39;";
+      case '"':
+        return "&#34;";
+      default:
+        return "";
+    }
+  });
 }
 
 }  // namespace trivium::model::jinja

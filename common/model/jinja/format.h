@@ -3,6 +3,8 @@
 // up.
 #pragma once
 
+#include <absl/functional/function_ref.h>
+
 #include "common/model/jinja/text_builder.h"
 #include "common/model/jinja/value.h"
 
@@ -12,6 +14,7 @@ absl::Status AppendStr(TextBuilder& out, const Value& value);
 absl::Status AppendRepr(TextBuilder& out, const Value& value, int depth = 0);
 absl::StatusOr<Value> ToText(Workspace& ws, const Value& value);  // str(value); a text stays itself
 std::string FloatRepr(double f);
+constexpr uint64_t kFloatReprSteps = 4;
 
 struct JsonOptions {
   bool ensure_ascii = false;
@@ -23,6 +26,10 @@ struct JsonOptions {
 };
 absl::Status AppendJson(TextBuilder& out, const Value& value, const JsonOptions& options);
 
+// Appends `text`, but for what `escape_of` has an escape: asked for every character that is not a
+// letter, digit or plain sign of ASCII, it answers with nothing where one stands for itself.
+absl::Status AppendEscaping(TextBuilder& out, Text text,
+                            absl::FunctionRef<std::string(char32_t)> escape_of);
 absl::Status AppendEscaped(TextBuilder& out, Text text);  // & < > ' "
 // ASCII that stands for one character and keeps its mark.
 absl::Status AppendMarked(TextBuilder& out, std::string_view ascii, char32_t origin);

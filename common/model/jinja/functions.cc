@@ -85,6 +85,7 @@ Result StrftimeNow(Workspace& ws, const Args& args) {
   ASSIGN_OR_RETURN(const auto given, Bind<1>(args, {"format"}));
   ASSIGN_OR_RETURN(const Text format, NeedText(given[0]));
   if (format.empty()) return Borrow(U"");
+  RETURN_IF_ERROR(ws.Spend(40 + 4 * format.size()));  // may read the time zone's file
   const std::time_t now = ws.now();
   std::tm parts{};
   char out[256];

@@ -7,6 +7,11 @@
 #include "common/model/jinja/interpreter_level.h"
 
 namespace trivium::model::jinja {
+namespace {
+
+constexpr size_t kVariablesAStep = 8;  // passed on the way to one
+
+}  // namespace
 
 Interpreter::Interpreter(const Program& program, Workspace& workspace)
     : program_(program), ws_(workspace) {
@@ -21,6 +26,7 @@ Interpreter::Interpreter(const Program& program, Workspace& workspace)
 }
 
 absl::StatusOr<std::u32string> Interpreter::Run(std::span<const NamedValue> variables) {
+  RETURN_IF_ERROR(ws_.Spend(program_.names.size()));
   for (const NamedValue& variable : variables) {
     for (size_t id = 0; id < program_.names.size(); ++id) {
       if (Equal(program_.names[id], variable.name)) globals_[id] = variable.value;
@@ -39,12 +45,16 @@ absl::StatusOr<Scope*> Interpreter::NewScope(Scope* parent) {
   return scope;
 }
 
-Value Interpreter::Lookup(NameId id, Text name, const Scope* scope) const {
-  for (; scope->parent != nullptr; scope = scope->parent) {
-    for (const Variable* v = scope->first; v != nullptr; v = v->next) {
-      if (v->id == id) return v->value;
+absl::StatusOr<Value> Interpreter::Lookup(NameId id, Text name, const Scope* scope) {
+  size_t seen = 0;
+  for (; scope->parent != nullptr; scope = scope->parent, ++seen) {
+    for (const Variable* v = scope->first; v != nullptr; v = v->next, ++seen) {
+      if (v->id != id) continue;
+      RETURN_IF_ERROR(ws_.Spend(seen / kVariablesAStep));
+      return v->value;
     }
   }
+  RETURN_IF_ERROR(ws_.Spend(seen / kVariablesAStep));
   return globals_[id].IsUndefined() ? Undefined(name) : globals_[id];
 }
 
@@ -53,11 +63,13 @@ absl::Status Interpreter::Assign(NameId id, const Value& value, Scope* scope) {
     globals_[id] = value;
     return absl::OkStatus();
   }
-  for (Variable* v = scope->first; v != nullptr; v = v->next) {
+  size_t seen = 0;
+  for (Variable* v = scope->first; v != nullptr; v = v->next, ++seen) {
     if (v->id != id) continue;
     v->value = value;
-    return absl::OkStatus();
+    return ws_.Spend(seen / kVariablesAStep);
   }
+  RETURN_IF_ERROR(ws_.Spend(seen / kVariablesAStep));
   ASSIGN_OR_RETURN(Variable * variable, ws_.New<Variable>());
   *variable = {id, value, scope->first};
   scope->first = variable;
@@ -68,7 +80,7 @@ absl::Status Interpreter::AssignTo(const Expr& target, const Value& value, Scope
   if (target.kind == ExprKind::kName) return Assign(target.id, value, scope);
   if (target.kind == ExprKind::kAttribute) {
     const Expr& base = *target.items[0];
-    const Value ns = Lookup(base.id, base.name, scope);
+    ASSIGN_OR_RETURN(const Value ns, Lookup(base.id, base.name, scope));
     if (ns.kind != Kind::kNamespace) {
       return InvalidArgument("'{}' is no namespace: its attributes cannot be set",
                              ToUtf8(base.name));
@@ -80,6 +92,7 @@ absl::Status Interpreter::AssignTo(const Expr& target, const Value& value, Scope
     return InvalidArgument("{} values are unpacked into {} names", items.size(),
                            target.items.size());
   }
+  RETURN_IF_ERROR(ws_.Spend(items.size()));
   for (size_t i = 0; i < items.size(); ++i) {
     RETURN_IF_ERROR(Assign(target.items[i]->id, items[i], scope));
   }

@@ -44,7 +44,7 @@ class Interpreter {
   class Level;
 
   absl::StatusOr<Scope*> NewScope(Scope* parent);
-  Value Lookup(NameId id, Text name, const Scope* scope) const;
+  absl::StatusOr<Value> Lookup(NameId id, Text name, const Scope* scope);
   absl::Status Assign(NameId id, const Value& value, Scope* scope);
   absl::Status AssignTo(const Expr& target, const Value& value, Scope* scope);
 

@@ -39,15 +39,13 @@ class JsonWriter {
   absl::Status WriteFloat(double f) {
     if (std::isnan(f)) return out_.Append("NaN");
     if (std::isinf(f)) return out_.Append(f < 0 ? "-Infinity" : "Infinity");
+    RETURN_IF_ERROR(out_.workspace().Spend(kFloatReprSteps));
     return out_.Append(FloatRepr(f));
   }
 
   absl::Status WriteText(Text text) {
     RETURN_IF_ERROR(out_.Append("\""));
-    for (char32_t c : text) {
-      const std::string escape = Escape(Plain(c));
-      RETURN_IF_ERROR(escape.empty() ? out_.Repeat(c, 1) : AppendMarked(out_, escape, c));
-    }
+    RETURN_IF_ERROR(AppendEscaping(out_, text, [this](char32_t c) { return Escape(c); }));
     return out_.Append("\"");
   }
 
@@ -86,6 +84,7 @@ class JsonWriter {
   }
 
   absl::Status NewLine(int depth) {
+    RETURN_IF_ERROR(out_.workspace().Spend(1 + static_cast<uint64_t>(depth) / 4));
     RETURN_IF_ERROR(out_.Append("\n"));
     for (int i = 0; i < depth; ++i) RETURN_IF_ERROR(out_.Append(options_.indent));
     return absl::OkStatus();

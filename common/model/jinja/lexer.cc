@@ -20,6 +20,8 @@ std::u32string Normalised(Text source) {
   return out;
 }
 
+constexpr size_t kNameSizeMax = 100;
+
 bool IsNameStart(char32_t c) { return c == '_' || IsAlpha(c); }
 bool IsNameChar(char32_t c) { return c == '_' || IsAlnum(c); }
 bool IsDigit(char32_t c) { return c >= '0' && c <= '9'; }
@@ -177,6 +179,7 @@ class Lexer {
     if (IsNameStart(c)) {
       size_t size = 1;
       while (IsNameChar(Peek(size))) ++size;
+      if (size > kNameSizeMax) return Fail("a name has more than {} characters", kNameSizeMax);
       Add(TokenKind::kName, source_.substr(at_, size));
       Advance(size);
       return absl::OkStatus();

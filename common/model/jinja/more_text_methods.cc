@@ -40,7 +40,7 @@ Result SearchMethod(Workspace& ws, const Value& self, const Args& args) {
   ASSIGN_OR_RETURN(const auto given, (Bind<3>(args, {"sub", "start", "end"})));
   ASSIGN_OR_RETURN(const Text wanted, NeedText(given[0]));
   ASSIGN_OR_RETURN(const Window window, WindowOf(self, given[1], given[2]));
-  RETURN_IF_ERROR(ws.SpendOnText(self.size));
+  RETURN_IF_ERROR(ws.SpendOnSearch(self.size));
   constexpr bool kLast = kSearch == Search::kFindLast || kSearch == Search::kIndexLast;
   size_t at = kNotFound;
   if (window.valid) at = kLast ? FindLast(window.text, wanted) : Find(window.text, wanted);
@@ -53,7 +53,7 @@ Result CountMethod(Workspace& ws, const Value& self, const Args& args) {
   ASSIGN_OR_RETURN(const auto given, (Bind<3>(args, {"sub", "start", "end"})));
   ASSIGN_OR_RETURN(const Text wanted, NeedText(given[0]));
   ASSIGN_OR_RETURN(const Window window, WindowOf(self, given[1], given[2]));
-  RETURN_IF_ERROR(ws.SpendOnText(self.size));
+  RETURN_IF_ERROR(ws.SpendOnSearch(self.size));
   if (wanted.empty()) return Int(window.valid ? static_cast<int64_t>(window.text.size()) + 1 : 0);
   int64_t count = 0;
   Text rest = window.text;
@@ -66,7 +66,7 @@ Result CountMethod(Workspace& ws, const Value& self, const Args& args) {
 }
 
 template <bool kStart>
-Result AffixMethod(Workspace&, const Value& self, const Args& args) {
+Result AffixMethod(Workspace& ws, const Value& self, const Args& args) {
   ASSIGN_OR_RETURN(const auto given, (Bind<3>(args, {"affix", "start", "end"})));
   ASSIGN_OR_RETURN(const Window window, WindowOf(self, given[1], given[2]));
   std::span<const Value> affixes(given[0], given[0] == nullptr ? 0 : 1);
@@ -75,6 +75,7 @@ Result AffixMethod(Workspace&, const Value& self, const Args& args) {
   bool matches = false;
   for (const Value& affix : affixes) {
     ASSIGN_OR_RETURN(const Text text, NeedText(&affix));
+    RETURN_IF_ERROR(ws.SpendOnText(std::min(text.size(), window.text.size())));
     matches = matches || (window.valid &&
                           (kStart ? StartsWith(window.text, text) : EndsWith(window.text, text)));
   }
@@ -82,10 +83,11 @@ Result AffixMethod(Workspace&, const Value& self, const Args& args) {
 }
 
 template <bool kStart>
-Result RemoveAffixMethod(Workspace&, const Value& self, const Args& args) {
+Result RemoveAffixMethod(Workspace& ws, const Value& self, const Args& args) {
   ASSIGN_OR_RETURN(const auto given, Bind<1>(args, {"affix"}));
   ASSIGN_OR_RETURN(const Text affix, NeedText(given[0]));
   Text text = self.text();
+  RETURN_IF_ERROR(ws.SpendOnText(std::min(text.size(), affix.size())));
   if (kStart && StartsWith(text, affix)) text.remove_prefix(affix.size());
   if (!kStart && EndsWith(text, affix)) text.remove_suffix(affix.size());
   return Borrow(text);
@@ -94,6 +96,7 @@ Result RemoveAffixMethod(Workspace&, const Value& self, const Args& args) {
 template <typename Change>
 Result Changed(Workspace& ws, const Value& self, const Args& args, Change change) {
   RETURN_IF_ERROR(Bind<0>(args, {}).status());
+  RETURN_IF_ERROR(ws.SpendOnProperties(self.size));
   RETURN_IF_ERROR(ws.Charge(self.size, sizeof(char32_t)));
   return ws.NewText(change(self.text()));
 }
@@ -108,8 +111,9 @@ Result CapitalizeMethod(Workspace& ws, const Value& self, const Args& args) {
 }
 
 template <bool (*kIs)(char32_t)>
-Result EveryMethod(Workspace&, const Value& self, const Args& args) {
+Result EveryMethod(Workspace& ws, const Value& self, const Args& args) {
   RETURN_IF_ERROR(Bind<0>(args, {}).status());
+  RETURN_IF_ERROR(ws.SpendOnProperties(self.size));
   return Bool(self.size > 0 && std::all_of(self.text().begin(), self.text().end(), kIs));
 }
 
@@ -118,7 +122,9 @@ bool IsDigit(char32_t c) { return IsAlnum(c) && !IsAlpha(c); }
 template <Case kCase>
 Result HasCaseMethod(Workspace& ws, const Value& self, const Args& args) {
   RETURN_IF_ERROR(Bind<0>(args, {}).status());
-  return Bool(FindTest(kCase == Case::kUpper ? U"upper" : U"lower")(ws, self, {}).value_or(false));
+  const Test test = FindTest(kCase == Case::kUpper ? U"upper" : U"lower");
+  ASSIGN_OR_RETURN(const bool has, test(ws, self, {}));
+  return Bool(has);
 }
 
 enum class Side { kLeft, kRight, kZeros };
@@ -133,8 +139,8 @@ Result PadMethod(Workspace& ws, const Value& self, const Args& args) {
     if (text.size() != 1 || kSide == Side::kZeros) return InvalidArgument("needs one character");
     fill = text[0];
   }
-  const int64_t missing = width - static_cast<int64_t>(self.size);
-  const size_t padding = static_cast<size_t>(std::max<int64_t>(missing, 0));
+  const auto size = static_cast<int64_t>(self.size);
+  const size_t padding = width > size ? static_cast<size_t>(width - size) : 0;
   const bool sign = kSide == Side::kZeros && self.size > 0 &&
                     (Plain(self.characters[0]) == '-' || Plain(self.characters[0]) == '+');
   TextBuilder out(ws);

@@ -36,15 +36,17 @@ absl::StatusOr<Value> Repeated(Workspace& ws, const Value& value, int64_t count)
   const size_t times = count < 0 ? 0 : static_cast<size_t>(count);
   const size_t size = value.IsText() ? value.size : value.sequence->items.size();
   if (size > 0 && times > UINT32_MAX / size) return ResourceExhausted("takes too much memory");
+  RETURN_IF_ERROR(ws.SpendOnText(size * times));
   if (value.IsText()) {
     TextBuilder out(ws);
-    for (size_t i = 0; i < times && size > 0; ++i) RETURN_IF_ERROR(out.Append(value.text()));
+    RETURN_IF_ERROR(size == 1 ? out.Repeat(value.characters[0], times)
+                              : out.AppendTimes(value.text(), size == 0 ? 0 : times));
     return out.Finish();
   }
   ASSIGN_OR_RETURN(Value result, ws.NewSequence(value.kind, {}));
   ASSIGN_OR_RETURN(result.sequence->items, ws.NewItems(size * times));
-  for (size_t i = 0; i < size * times; ++i) {
-    result.sequence->items[i] = value.sequence->items[i % size];
+  for (size_t i = 0; i < size * times; i += size) {
+    std::copy_n(value.sequence->items.begin(), size, result.sequence->items.begin() + i);
   }
   return result;
 }
@@ -153,7 +155,7 @@ absl::StatusOr<int> Order(Workspace& ws, const Value& a, const Value& b, int dep
 absl::StatusOr<bool> Contains(Workspace& ws, const Value& container, const Value& item) {
   if (container.IsText()) {
     if (!item.IsText()) return InvalidArgument("{} cannot be in a str", TypeName(item));
-    RETURN_IF_ERROR(ws.SpendOnText(container.size));
+    RETURN_IF_ERROR(ws.SpendOnSearch(container.size));
     return Find(container.text(), item.text()) != kNotFound;
   }
   if (container.kind == Kind::kDict) {

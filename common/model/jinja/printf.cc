@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <cmath>
 
 #include "common/model/jinja/format.h"
@@ -51,6 +52,7 @@ absl::StatusOr<Conversion> ReadConversion(Text format, size_t& at) {
 
 absl::StatusOr<Value> Number(Workspace& ws, const Conversion& c, const Value& value) {
   if (!value.IsNumber()) return InvalidArgument("%{} needs a number", c.kind);
+  RETURN_IF_ERROR(ws.Spend(4 + static_cast<uint64_t>(std::max(c.precision, 0))));
   const char sign_style = c.plus ? '+' : '-';
   std::string digits;
   if (c.kind == 'f') {
@@ -64,7 +66,7 @@ absl::StatusOr<Value> Number(Workspace& ws, const Conversion& c, const Value& va
     const int64_t n =
         value.kind == Kind::kFloat ? static_cast<int64_t>(value.number) : value.AsInteger();
     digits = c.kind == 'x' ? fmt::format("{:x}", n) : fmt::format("{}", n);
-    if (c.plus && n >= 0) digits.insert(0, "+");
+    if (c.plus && n >= 0) digits = fmt::format("+{}", digits);
   }
   if (c.zero && !c.left && digits.size() < c.width) {
     const size_t sign = digits[0] == '-' || digits[0] == '+' ? 1 : 0;
@@ -130,6 +132,7 @@ absl::StatusOr<Value> Argument(Workspace& ws, Text format, size_t& at, Supply& s
 }  // namespace
 
 absl::StatusOr<Value> FormatPercent(Workspace& ws, const Value& format, const Value& argument) {
+  RETURN_IF_ERROR(ws.SpendOnText(format.size));
   TextBuilder out(ws);
   Supply supply(argument);
   const Text text = format.text();
@@ -180,6 +183,7 @@ absl::StatusOr<Value> FormatBraces(Workspace& ws, Text format, const Args& args)
       if (is_index) index = index * 10 + (Plain(digit) - '0');
     }
     if (is_index && index < args.positional.size()) value = &args.positional[index];
+    RETURN_IF_ERROR(ws.Spend(1 + args.named.size()));
     for (const NamedValue& named : args.named) {
       if (!is_index && Equal(named.name, field)) value = &named.value;
     }

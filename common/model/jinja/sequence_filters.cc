@@ -21,6 +21,7 @@ Result Lookup(Workspace& ws, Value item, const Value* path) {
   if (!path->IsText()) return GetItem(ws, item, *path);
   Text rest = path->text();
   for (bool more = true; more;) {
+    RETURN_IF_ERROR(ws.Spend(1));
     const size_t dot = std::min(Find(rest, U"."), rest.size());
     const Text part = rest.substr(0, dot);
     more = dot < rest.size();
@@ -40,6 +41,7 @@ Result Lookup(Workspace& ws, Value item, const Value* path) {
 Result SortKey(Workspace& ws, const Value& item, const Value* path, bool case_sensitive) {
   ASSIGN_OR_RETURN(const Value key, Lookup(ws, item, path));
   if (case_sensitive || !key.IsText()) return key;
+  RETURN_IF_ERROR(ws.SpendOnProperties(key.size));
   RETURN_IF_ERROR(ws.Charge(key.size, sizeof(char32_t)));
   return ws.NewText(ToCase(key.text(), Case::kLower));
 }
@@ -148,6 +150,7 @@ Result UniqueFilter(Workspace& ws, const Value& v, const Args& args) {
   ASSIGN_OR_RETURN(const Value seen, ws.NewDict(items.size()));
   std::vector<Value> kept;
   for (const Value& item : items) {
+    RETURN_IF_ERROR(ws.Spend(1));
     ASSIGN_OR_RETURN(const Value key, SortKey(ws, item, given[1], case_sensitive));
     ASSIGN_OR_RETURN(const Entry* entry, FindEntry(ws, *seen.dict, key));
     if (entry != nullptr) continue;
@@ -181,6 +184,7 @@ Result SumFilter(Workspace& ws, const Value& v, const Args& args) {
   if (sum.IsText()) return InvalidArgument("cannot add texts");
   ASSIGN_OR_RETURN(const std::span<const Value> items, Items(ws, v));
   for (const Value& item : items) {
+    RETURN_IF_ERROR(ws.Spend(1));
     ASSIGN_OR_RETURN(const Value addend, Lookup(ws, item, given[0]));
     ASSIGN_OR_RETURN(sum, Compute(ws, Operator::kAdd, sum, addend));
   }
@@ -195,7 +199,7 @@ Result BatchFilter(Workspace& ws, const Value& v, const Args& args) {
   std::vector<Value> batches;
   const auto size = static_cast<size_t>(count);
   for (size_t at = 0; at < items.size(); at += std::min(size, items.size() - at)) {
-    RETURN_IF_ERROR(ws.Spend(1));
+    RETURN_IF_ERROR(ws.Spend(4));
     const auto part = items.subspan(at, std::min(size, items.size() - at));
     std::vector<Value> batch(part.begin(), part.end());
     if (given[1] != nullptr && !given[1]->IsNone()) {

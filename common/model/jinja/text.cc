@@ -92,7 +92,7 @@ bool EndsWith(Text text, Text suffix) {
 }
 
 size_t Find(Text text, Text wanted, size_t from) {
-  constexpr size_t kShort = 16;  // at most so many comparisons a place: no table needed
+  constexpr size_t kShort = 4;  // at most so many comparisons a place: no table needed
   if (from > text.size() || wanted.size() > text.size() - from) return kNotFound;
   if (wanted.size() <= kShort) {
     for (size_t i = from; i + wanted.size() <= text.size(); ++i) {
@@ -135,7 +135,7 @@ bool IsCased(char32_t c) {
 
 bool IsPrintable(char32_t c) {
   c = Plain(c);
-  if (c == ' ') return true;
+  if (c < 0x80) return c >= ' ' && c < 0x7F;
   constexpr uint32_t kHidden = U_GC_C_MASK | U_GC_Z_MASK;  // control, unassigned…; separators
   return (U_GET_GC_MASK(static_cast<UChar32>(c)) & kHidden) == 0;
 }
@@ -163,6 +163,12 @@ Text Strip(Text text, const Text* characters, bool left, bool right) {
 void AppendCased(Text text, size_t at, Case to, std::u32string& out) {
   const char32_t c = text[at];
   const auto point = static_cast<UChar32>(Plain(c));
+  if (point < 0x80) {
+    const bool upper = to != Case::kLower;
+    const bool other = upper ? point >= 'a' && point <= 'z' : point >= 'A' && point <= 'Z';
+    out.push_back(other ? c ^ 0x20 : c);
+    return;
+  }
   if (to == Case::kTitle) {
     out.push_back(MarkLike(static_cast<char32_t>(u_totitle(point)), c));
     return;

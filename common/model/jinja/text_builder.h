@@ -1,6 +1,7 @@
 // A text that grows within a workspace's bounds. For one thread.
 #pragma once
 
+#include <algorithm>
 #include <string>
 #include <utility>
 
@@ -25,6 +26,13 @@ class TextBuilder {
   absl::Status Repeat(char32_t c, size_t count) {
     RETURN_IF_ERROR(workspace_.Charge(count, sizeof(char32_t)));
     text_.append(count, c);
+    return absl::OkStatus();
+  }
+
+  absl::Status AppendTimes(Text text, size_t times) {
+    RETURN_IF_ERROR(workspace_.Charge(times, std::max<size_t>(1, text.size() * sizeof(char32_t))));
+    text_.reserve(text_.size() + text.size() * times);
+    for (size_t i = 0; i < times; ++i) text_.append(text);
     return absl::OkStatus();
   }
 

@@ -9,10 +9,14 @@ namespace {
 
 using Result = absl::StatusOr<Value>;
 
+// Reading or rounding a number takes up to a microsecond.
+constexpr uint64_t kNumeralSteps = 20;
+
 template <Case kCase>
 Result ToCaseFilter(Workspace& ws, const Value& v, const Args& args) {
   RETURN_IF_ERROR(Bind<0>(args, {}).status());
   ASSIGN_OR_RETURN(const Value text, ToText(ws, v));
+  RETURN_IF_ERROR(ws.SpendOnProperties(text.size));
   RETURN_IF_ERROR(ws.Charge(text.size, sizeof(char32_t)));
   return ws.NewText(ToCase(text.text(), kCase));
 }
@@ -21,6 +25,7 @@ Result ToCaseFilter(Workspace& ws, const Value& v, const Args& args) {
 Result TitleFilter(Workspace& ws, const Value& v, const Args& args) {
   RETURN_IF_ERROR(Bind<0>(args, {}).status());
   ASSIGN_OR_RETURN(const Value text, ToText(ws, v));
+  RETURN_IF_ERROR(ws.SpendOnProperties(text.size));
   RETURN_IF_ERROR(ws.Charge(text.size, sizeof(char32_t)));
   std::u32string out;
   bool begins = true;
@@ -35,6 +40,7 @@ Result TitleFilter(Workspace& ws, const Value& v, const Args& args) {
 Result CapitalizeFilter(Workspace& ws, const Value& v, const Args& args) {
   RETURN_IF_ERROR(Bind<0>(args, {}).status());
   ASSIGN_OR_RETURN(const Value text, ToText(ws, v));
+  RETURN_IF_ERROR(ws.SpendOnProperties(text.size));
   RETURN_IF_ERROR(ws.Charge(text.size, sizeof(char32_t)));
   return ws.NewText(Capitalized(text.text()));
 }
@@ -106,20 +112,21 @@ Result IndentFilter(Workspace& ws, const Value& v, const Args& args) {
   const bool first = given[1] != nullptr && IsTrue(*given[1]);
   const bool blank = given[2] != nullptr && IsTrue(*given[2]);
   ASSIGN_OR_RETURN(const Text indent, IndentText(ws, given[0]));
-  const Value text = v;
+  const Text text = v.text();
+  RETURN_IF_ERROR(ws.SpendOnText(text.size()));
   TextBuilder out(ws);
   if (first) RETURN_IF_ERROR(out.Append(indent));
-  for (size_t i = 0; i < text.size; ++i) {
+  for (size_t i = 0; i < text.size(); ++i) {
+    RETURN_IF_ERROR(ws.Spend(1));
+    const size_t begin = i;
+    while (i < text.size() && !IsLineEnd(text[i])) ++i;
+    RETURN_IF_ERROR(out.Append(text.substr(begin, i - begin)));
+    if (i == text.size()) break;
     // Every kind of line end becomes one; "\r\n" is a single one.
-    const char32_t c = text.text()[i];
-    if (!IsLineEnd(c)) {
-      RETURN_IF_ERROR(out.Repeat(c, 1));
-      continue;
-    }
-    const bool more = i + 1 < text.size;
-    if (more && Plain(c) == '\r' && Plain(text.text()[i + 1]) == '\n') ++i;
+    const bool more = i + 1 < text.size();
+    if (more && Plain(text[i]) == '\r' && Plain(text[i + 1]) == '\n') ++i;
     RETURN_IF_ERROR(out.Append("\n"));
-    const bool next_is_blank = i + 1 == text.size || IsLineEnd(text.text()[i + 1]);
+    const bool next_is_blank = i + 1 == text.size() || IsLineEnd(text[i + 1]);
     if (blank || !next_is_blank) RETURN_IF_ERROR(out.Append(indent));
   }
   return out.Finish();
@@ -133,25 +140,27 @@ Result IntFilter(Workspace& ws, const Value& v, const Args& args) {
   const Value fallback = given[0] == nullptr ? Int(0) : *given[0];
   double number = v.kind == Kind::kFloat ? v.number : NAN;
   if (v.IsText()) {
+    RETURN_IF_ERROR(ws.Spend(kNumeralSteps));
     const std::string text = ToUtf8(Strip(v.text().substr(0, 100), nullptr, true, true));
     char* end = nullptr;
     errno = 0;
-    const long long whole = std::strtoll(text.c_str(), &end, static_cast<int>(base));
-    if (!text.empty() && *end == 0 && errno == 0) return Int(whole);
+    const bool has_base = base == 0 || (base >= 2 && base <= 36);
+    const long long whole = has_base ? std::strtoll(text.c_str(), &end, static_cast<int>(base)) : 0;
+    if (has_base && !text.empty() && *end == 0 && errno == 0) return Int(whole);
     number = text.empty() ? NAN : std::strtod(text.c_str(), &end);
     if (*end != 0) return fallback;
   }
   if (!(std::fabs(number) < 9.2e18)) return fallback;
-  RETURN_IF_ERROR(ws.Spend(1));
   return Int(static_cast<int64_t>(number));
 }
 
-Result FloatFilter(Workspace&, const Value& v, const Args& args) {
+Result FloatFilter(Workspace& ws, const Value& v, const Args& args) {
   ASSIGN_OR_RETURN(const auto given, Bind<1>(args, {"default"}));
   if (v.IsUndefined()) return UndefinedError(v);
   if (v.IsNumber()) return Float(v.AsNumber());
   const Value fallback = given[0] == nullptr ? Float(0) : *given[0];
   if (!v.IsText()) return fallback;
+  RETURN_IF_ERROR(ws.Spend(kNumeralSteps));
   const std::string text = ToUtf8(Strip(v.text().substr(0, 100), nullptr, true, true));
   char* end = nullptr;
   const double number = std::strtod(text.c_str(), &end);
@@ -165,24 +174,38 @@ Result AbsFilter(Workspace&, const Value& v, const Args& args) {
   return v.IsUndefined() ? UndefinedError(v) : InvalidArgument("needs a number");
 }
 
-Result RoundFilter(Workspace&, const Value& v, const Args& args) {
+// To a multiple of 10^-precision, a half to the even one, as Python rounds integers; -15 and up.
+Result RoundInteger(int64_t number, int64_t precision) {
+  int64_t unit = 1;
+  for (; precision < 0; ++precision) unit *= 10;
+  const int64_t rest = number % unit;
+  const int64_t twice = 2 * std::abs(rest);
+  int64_t rounded = number - rest;
+  const bool away = twice > unit || (twice == unit && rounded / unit % 2 != 0);
+  if (away && __builtin_add_overflow(rounded, number < 0 ? -unit : unit, &rounded)) {
+    return InvalidArgument("an integer does not fit into 64 bits");
+  }
+  return Int(rounded);
+}
+
+Result RoundFilter(Workspace& ws, const Value& v, const Args& args) {
   ASSIGN_OR_RETURN(const auto given, Bind<2>(args, {"precision", "method"}));
   ASSIGN_OR_RETURN(const int64_t precision, IntegerOr(given[0], 0));
   if (!v.IsNumber()) {
     return v.IsUndefined() ? UndefinedError(v) : InvalidArgument("needs a number");
   }
-  if (std::abs(precision) > 15) return InvalidArgument("has a precision beyond 15");
+  if (precision < -15 || precision > 15) return InvalidArgument("has a precision beyond 15");
   const bool common = given[1] == nullptr || Equal(given[1]->text(), "common");
-  if (common && v.IsInteger() && precision >= 0) return Int(v.AsInteger());
+  if (common && v.IsInteger()) return RoundInteger(v.AsInteger(), precision);
+  RETURN_IF_ERROR(ws.Spend(kNumeralSteps));
   const double scale = std::pow(10.0, static_cast<double>(precision));
   if (common && precision >= 0) {  // rounds the decimal digits that print, as Python does
+    constexpr double kWholeFrom = 9007199254740992;  // 2^53: no fractions from here on
+    if (!(std::fabs(v.AsNumber()) < kWholeFrom)) return Float(v.AsNumber());
     return Float(std::strtod(fmt::format("{:.{}f}", v.AsNumber(), precision).c_str(), nullptr));
   }
   const double scaled = v.AsNumber() * scale;
-  if (common) {
-    const double rounded = std::nearbyint(scaled) / scale;
-    return v.IsInteger() ? Int(static_cast<int64_t>(rounded)) : Float(rounded);
-  }
+  if (common) return Float(std::nearbyint(scaled) / scale);
   ASSIGN_OR_RETURN(const Text method, NeedText(given[1]));
   if (Equal(method, "ceil")) return Float(std::ceil(scaled) / scale);
   if (Equal(method, "floor")) return Float(std::floor(scaled) / scale);
@@ -199,7 +222,7 @@ Result FormatFilter(Workspace& ws, const Value& v, const Args& args) {
 Result WordCountFilter(Workspace& ws, const Value& v, const Args& args) {
   RETURN_IF_ERROR(Bind<0>(args, {}).status());
   ASSIGN_OR_RETURN(const Value text, ToText(ws, v));
-  RETURN_IF_ERROR(ws.SpendOnText(text.size * 8));
+  RETURN_IF_ERROR(ws.SpendOnProperties(text.size));
   int64_t words = 0;
   bool inside = false;
   for (char32_t c : text.text()) {

@@ -54,7 +54,7 @@ absl::Status SplitWords(Workspace& ws, Text text, int64_t splits_max, std::vecto
 Result SplitMethod(Workspace& ws, const Value& self, const Args& args) {
   ASSIGN_OR_RETURN(const auto given, (Bind<2>(args, {"sep", "maxsplit"})));
   ASSIGN_OR_RETURN(const int64_t splits_max, IntegerOr(given[1], -1));
-  RETURN_IF_ERROR(ws.SpendOnText(self.size));
+  RETURN_IF_ERROR(ws.SpendOnSearch(self.size));
   std::vector<Value> parts;
   if (given[0] == nullptr || given[0]->IsNone()) {
     RETURN_IF_ERROR(SplitWords(ws, self.text(), splits_max, parts));
@@ -83,7 +83,7 @@ Result RightSplitMethod(Workspace& ws, const Value& self, const Args& args) {
   std::vector<Value> parts;
   Text rest = self.text();
   while (static_cast<int64_t>(parts.size()) < splits_max) {
-    RETURN_IF_ERROR(ws.SpendOnText(rest.size()));
+    RETURN_IF_ERROR(ws.SpendOnSearch(rest.size()));
     const size_t at = FindLast(rest, separator);
     if (at == kNotFound) break;
     parts.push_back(Borrow(rest.substr(at + separator.size())));
@@ -132,7 +132,7 @@ Result ReplaceMethod(Workspace& ws, const Value& self, const Args& args) {
   ASSIGN_OR_RETURN(const Text wanted, NeedText(ArgumentAt(args, 0)));
   ASSIGN_OR_RETURN(const Text replacement, NeedText(ArgumentAt(args, 1)));
   ASSIGN_OR_RETURN(const int64_t count, IntegerOr(ArgumentAt(args, 2), -1));
-  RETURN_IF_ERROR(ws.SpendOnText(self.size));
+  RETURN_IF_ERROR(ws.SpendOnSearch(self.size));
   TextBuilder out(ws);
   Text rest = self.text();
   for (int64_t done = 0; count < 0 || done < count; ++done) {
@@ -157,7 +157,7 @@ Result PartitionMethod(Workspace& ws, const Value& self, const Args& args) {
   RETURN_IF_ERROR(NoNames(args, 1));
   ASSIGN_OR_RETURN(const Text separator, NeedText(ArgumentAt(args, 0)));
   if (separator.empty()) return InvalidArgument("has an empty separator");
-  RETURN_IF_ERROR(ws.SpendOnText(self.size));
+  RETURN_IF_ERROR(ws.SpendOnSearch(self.size));
   const Text text = self.text();
   const size_t at = kLast ? FindLast(text, separator) : Find(text, separator);
   Value parts[] = {self, Borrow(U""), Borrow(U"")};

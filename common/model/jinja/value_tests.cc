@@ -24,11 +24,14 @@ absl::StatusOr<bool> IsEqualTo(Workspace& ws, const Value& a, const Args& args) 
 }
 
 // The case of a whole text: some letter, and none of the other case.
-bool HasCase(const Value& v, Case wanted) {
+template <Case kWanted>
+absl::StatusOr<bool> HasCase(Workspace& ws, const Value& v, const Args& args) {
+  RETURN_IF_ERROR(Bind<0>(args, {}).status());
   if (!v.IsText()) return false;
+  RETURN_IF_ERROR(ws.SpendOnProperties(2 * size_t{v.size}));
   bool cased = false;
   for (char32_t c : v.text()) cased |= IsCased(c);
-  return cased && Equal(v.text(), Text(ToCase(v.text(), wanted)));
+  return cased && Equal(v.text(), Text(ToCase(v.text(), kWanted)));
 }
 
 bool IsSequence(const Value& v) {
@@ -103,7 +106,7 @@ const Row kRows[] = {
     {"iterable", SIMPLE_TEST(IsIterable(v))},
     {"le", ORDER_TEST(INT32_MIN, 0)},
     {"lessthan", ORDER_TEST(INT32_MIN, -1)},
-    {"lower", SIMPLE_TEST(HasCase(v, Case::kLower))},
+    {"lower", HasCase<Case::kLower>},
     {"lt", ORDER_TEST(INT32_MIN, -1)},
     {"mapping", SIMPLE_TEST(v.kind == Kind::kDict)},
     {"ne", kNotEqual},
@@ -120,7 +123,7 @@ const Row kRows[] = {
     {"test", SIMPLE_TEST(v.IsText() && FindTest(v.text()) != nullptr)},
     {"true", SIMPLE_TEST(v.kind == Kind::kBool && v.boolean)},
     {"undefined", SIMPLE_TEST(v.IsUndefined())},
-    {"upper", SIMPLE_TEST(HasCase(v, Case::kUpper))},
+    {"upper", HasCase<Case::kUpper>},
 };
 
 }  // namespace
