@@ -9,6 +9,7 @@ namespace trivium::cli {
 int RunChat(const Options& options);
 int RunGenerate(const Options& options);
 int RunStatus(const Options& options);
+int RunWatch(const Options& options);  // status --watch
 int RunModels(const Options& options);
 int RunTokenize(const Options& options);
 int RunWaitReady(const Options& options);

@@ -38,8 +38,8 @@ A conversation:
 One answer, with all its figures:
 .B trivium generate \-\-prompt \(dq2 + 2 =\(dq \-\-max\-tokens 8 \-\-json
 .TP
-The cluster, as it is now:
-.B trivium status
+The cluster, once a second:
+.B trivium status \-\-watch
 .TP
 Completion in this shell:
 .B source <(trivium completion bash)

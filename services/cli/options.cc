@@ -171,7 +171,17 @@ void AddBench(CLI::App* root, Options* o) {
 
 void AddQuestions(CLI::App* root, Options* o) {
   CLI::App* status = root->add_subcommand("status", "workers, blocks and queues");
-  status->add_flag("--json", o->json, "one JSON object");
+  CLI::Option* json = status->add_flag("--json", o->json, "one JSON object");
+  CLI::Option* watch =
+      status->add_flag("--watch", o->watch.on, "go on, in place on a terminal, else a line each");
+  watch->excludes(json);
+  status->add_option("--interval-s", o->watch.interval_s, "of --watch")
+      ->check(Between(0.05, 3600))
+      ->needs(watch)
+      ->capture_default_str();
+  status->add_option("--count", o->watch.count, "--watch ends after so many; default: Ctrl-C")
+      ->check(Between(1, INT32_MAX))
+      ->needs(watch);
   CLI::App* models = root->add_subcommand("models", "what the cluster serves");
   models->add_flag("--json", o->json, "one JSON object");
   AddPrompt(root->add_subcommand("tokenize", "text as token ids"), o, false);

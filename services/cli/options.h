@@ -32,6 +32,12 @@ struct BenchOptions {
   int RequestCount() const { return requests.value_or(32); }  // of a run without a trace
 };
 
+struct WatchOptions {
+  bool on = false;
+  double interval_s = 1;
+  int count = 0;  // snapshots; 0: until it is interrupted
+};
+
 struct Options {
   std::string command;  // chat, generate, status, bench, …, as in the command line
   std::string router = "127.0.0.1:7400";
@@ -51,7 +57,8 @@ struct Options {
 
   int prefill_workers = 1, decode_workers = 1;  // wait-ready
   BenchOptions bench;
-  std::string shell;  // completion: bash, zsh, fish
+  WatchOptions watch;  // status
+  std::string shell;   // completion: bash, zsh, fish
 };
 
 // nullopt: go on; else the exit code, and everything has been said: 0 after --help and --version, 2

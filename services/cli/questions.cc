@@ -33,6 +33,7 @@ std::string Seen(const absl::StatusOr<v1::ClusterStatusResponse>& status) {
 }  // namespace
 
 int RunStatus(const Options& options) {
+  if (options.watch.on) return RunWatch(options);
   const auto status = Client(options.router, 0).ClusterStatus();
   if (!status.ok()) return Fail(status.status());
   return Print(options.json ? StatusJson(*status) : StatusTable(*status));
