@@ -37,6 +37,7 @@ class Cluster:
                                                 '--metrics-listen', f'127.0.0.1:{self.router + 3}'])):
             self.start(f'trivium-{role}', '--listen', f'127.0.0.1:{self.router + port}', *common, *more)
         self.start('trivium-router', '--listen', f'127.0.0.1:{self.router}', '--model', args.model,
+                   '--http-listen', f'127.0.0.1:{self.router + 4}',
                    '--worker', f'prefill=127.0.0.1:{self.router + 1}', '--worker', f'decode=127.0.0.1:{self.router + 2}')
         subprocess.run([os.path.join(BIN, 'trivium'), 'wait-ready', '--router', f'127.0.0.1:{self.router}'],
                        check=True, stdout=subprocess.DEVNULL)
@@ -54,13 +55,25 @@ class Cluster:
             process.wait()
 
     def ask(self, number, max_tokens):
-        out = subprocess.run([os.path.join(BIN, 'trivium'), 'generate', '--router', f'127.0.0.1:{self.router}', '--chat',
-                              '--prompt', QUESTIONS[number], '--temperature', '0.7', '--seed', str(number),
-                              '--max-tokens', str(max_tokens), '--json', '--quiet'],
-                             capture_output=True, text=True)
-        if out.returncode != 0:
-            sys.exit(f'request {number} failed: {out.stderr.strip()}')
-        return json.loads(out.stdout)
+        """The answer's text, its tokens and the prompt's, and the seconds to the first token. Over HTTP from here:
+        a client process for each question would take the workers' cores."""
+        body = {'messages': [{'role': 'user', 'content': QUESTIONS[number]}], 'temperature': 0.7, 'seed': number,
+                'max_tokens': max_tokens, 'stream': True, 'stream_options': {'include_usage': True}}
+        request = urllib.request.Request(f'http://127.0.0.1:{self.router + 4}/v1/chat/completions',
+                                         json.dumps(body).encode(), {'Content-Type': 'application/json'})
+        begin, first, text, usage = time.monotonic(), None, '', None
+        with urllib.request.urlopen(request) as events:
+            for line in events:
+                if not line.startswith(b'data: {'):
+                    continue
+                event = json.loads(line[6:])
+                if 'error' in event:
+                    sys.exit(f'request {number} failed: {event}')
+                first = first or time.monotonic() - begin
+                usage = event.get('usage') or usage
+                text += ''.join(choice['delta'].get('content') or '' for choice in event['choices'])
+        return {'text': text, 'tokens': usage['completion_tokens'], 'prompt_tokens': usage['prompt_tokens'],
+                'first_token_s': first}
 
     def ask_all(self, max_tokens):
         """All questions at once: the answers, and the seconds from the first question to the last answer."""
@@ -74,8 +87,8 @@ class Cluster:
         return sum(int(float(line.split()[-1])) for line in page.splitlines() if 'outcome="preempted"' in line)
 
 
-def tokens_of(answers):
-    return [answer['token_ids'] for answer in answers]
+def texts_of(answers):
+    return [answer['text'] for answer in answers]
 
 
 def measure(args, blocks, admission, solo):
@@ -86,12 +99,12 @@ def measure(args, blocks, admission, solo):
             if round_number == 1:
                 before = cluster.preempted()
             answers, seconds = cluster.ask_all(args.max_tokens)
-            if tokens_of(answers) != solo:
+            if texts_of(answers) != texts_of(solo):
                 sys.exit(f'{admission}: an answer is not that of its solo run')
-            rate = sum(map(len, solo)) / seconds
+            rate = sum(answer['tokens'] for answer in solo) / seconds
             if round_number > 0 and rate > best:  # the first round shows decode how long answers are
                 best = rate
-                wait = statistics.median(a['timings']['time_to_first_token_ms'] for a in answers)
+                wait = statistics.median(1000 * a['first_token_s'] for a in answers)
         return best, wait, (cluster.preempted() - before) / args.rounds
 
 
@@ -100,15 +113,14 @@ def main():
     parser.add_argument('--model', required=True)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--max-tokens', type=int, default=1024)
-    parser.add_argument('--router', type=int, default=7470, help='first of four ports')
+    parser.add_argument('--router', type=int, default=7470, help='first of five ports')
     args = parser.parse_args()
     blocks_for = lambda tokens: -(-tokens // BLOCK_TOKENS)
     with Cluster(args, 2 * blocks_for(args.max_tokens + 128), 'full') as cluster:
-        answers = [cluster.ask(i, args.max_tokens) for i in range(len(QUESTIONS))]
-    solo = tokens_of(answers)
-    lengths = sorted(map(len, solo))
-    sizes = [answer['usage']['prompt_tokens'] + len(ids) for answer, ids in zip(answers, solo)]
-    prompt = max(answer['usage']['prompt_tokens'] for answer in answers)
+        solo = [cluster.ask(i, args.max_tokens) for i in range(len(QUESTIONS))]
+    lengths = sorted(answer['tokens'] for answer in solo)
+    sizes = [answer['prompt_tokens'] + answer['tokens'] for answer in solo]
+    prompt = max(answer['prompt_tokens'] for answer in solo)
     print(f'{len(solo)} requests at once, max_tokens {args.max_tokens}; answers of {lengths[0]} to {lengths[-1]} tokens, '
           f'median {statistics.median(lengths):.0f}, mean {statistics.mean(lengths):.0f}')
     for name, blocks in (('reserved in full', 8 * blocks_for(prompt + args.max_tokens)),
