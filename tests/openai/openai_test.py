@@ -36,6 +36,12 @@ class OpenAiTest(unittest.TestCase):
         return self.client.completions.create(
             **{"model": self.model, "prompt": prompt, "max_tokens": 12, **GREEDY, **more})
 
+    def test_several_choices(self):
+        choices = self.chat(n=3, temperature=1).choices
+        self.assertEqual([c.index for c in choices], [0, 1, 2])
+        alone = [self.chat(temperature=1, seed=1 + i).choices[0].message.content for i in range(3)]
+        self.assertEqual([c.message.content for c in choices], alone)
+
     def test_models(self):
         (card,) = self.client.models.list().data
         self.assertEqual((card.object, card.owned_by), ("model", "trivium"))
