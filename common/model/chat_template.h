@@ -23,7 +23,7 @@ namespace trivium::model {
 
 // What rendering may take, beside what each message and character adds: some milliseconds.
 constexpr uint64_t kTemplateStepsBase = 50'000;
-constexpr size_t kTemplateBytesBase = size_t{4} << 20;
+constexpr size_t kTemplateBytesBase = size_t{2} << 20;
 
 struct ChatMessage {
   std::string role;  // system, user, assistant, or what else the template takes

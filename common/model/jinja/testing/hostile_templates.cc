@@ -124,12 +124,12 @@ void AddLargeTexts(std::vector<std::string>& out) {
                                  "x ~ x",
                                  "x.zfill(10**9)",
                                  "[x, x] | join(x)"}) {
-    out.push_back(OnLarge("'a' * 200000", expression));
-    out.push_back(OnLarge("'\\u00e9' * 200000", expression));
-    out.push_back(OnLarge("'\\n' * 100000", expression));
-    out.push_back(OnLarge("'\\x01<' * 50000", expression));
+    out.push_back(OnLarge("'a' * 50000", expression));
+    out.push_back(OnLarge("'\\u00e9' * 50000", expression));
+    out.push_back(OnLarge("'\\n' * 25000", expression));
+    out.push_back(OnLarge("'\\x01<' * 12500", expression));
   }
-  out.push_back(OnLarge("'%' ~ '0' * 400000 ~ 'd'", "x % 1"));
+  out.push_back(OnLarge("'%' ~ '0' * 100000 ~ 'd'", "x % 1"));
 }
 
 void AddLargeLists(std::vector<std::string>& out) {
@@ -161,13 +161,13 @@ void AddLargeLists(std::vector<std::string>& out) {
                                  "x.count(-1)",
                                  "x | first",
                                  "x | last"}) {
-    out.push_back(OnLarge("range(50000) | list", expression));
-    out.push_back(OnLarge("[0.1] * 100000", expression));
-    out.push_back(OnLarge("[''] * 100000", expression));
-    out.push_back(OnLarge("[[]] * 100000", expression));
+    out.push_back(OnLarge("range(12500) | list", expression));
+    out.push_back(OnLarge("[0.1] * 25000", expression));
+    out.push_back(OnLarge("[''] * 25000", expression));
+    out.push_back(OnLarge("[[]] * 25000", expression));
   }
   for (const char* expression : {"x | sum", "x | map('abs') | list", "x | unique | list"}) {
-    out.push_back(OnLarge("range(50000) | list", expression));
+    out.push_back(OnLarge("range(12500) | list", expression));
   }
   const std::string entries = fmt::format("{{{}}}", Joined("'k{}': 1.5,", 300));
   for (const char* expression :
