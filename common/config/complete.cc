@@ -143,6 +143,7 @@ absl::Status Complete(v1::RouterConfig* config) {
   RETURN_IF_ERROR(CompleteFields(config, ""));
   RETURN_IF_ERROR(CheckServer(config->server()));
   RETURN_IF_ERROR(CheckHttp(config->http(), config->server()));
+  RETURN_IF_ERROR(Complete(config->mutable_tenancy()));
   RETURN_IF_ERROR(CheckModel(config->model()));
   return CheckWorkers(*config);
 }

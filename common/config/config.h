@@ -25,6 +25,8 @@ absl::Status ParseYamlInto(const std::string& text, const std::string& name,
 // start with the field's path. `role`: prefill or decode.
 absl::Status Complete(v1::WorkerConfig* config, std::string_view role);
 absl::Status Complete(v1::RouterConfig* config);
+// A part of the former. No tenants become the tenant "default".
+absl::Status Complete(v1::TenancyConfig* config);
 
 // Every field that is set, in a form that LoadYaml reads back to an equal message.
 std::string ToYaml(const google::protobuf::Message& message);
@@ -35,5 +37,13 @@ absl::StatusOr<int64_t> ParseBytes(std::string_view text);
 // The token from a file, whitespace at its end cut: 16 to 4096 visible ASCII characters. "" for an
 // empty path.
 absl::StatusOr<std::string> ReadClusterToken(const std::string& path);
+
+// The bytes of a file of 32 to 4096 that not everybody may read or write: a newline at its end
+// counts.
+absl::StatusOr<std::string> ReadMasterKey(const std::string& path);
+// Its text, or what its file holds, unchanged.
+absl::StatusOr<std::string> ReadPublicText(const v1::PublicPrefixConfig& prefix);
+// That all files it names are such.
+absl::Status CheckFiles(const v1::TenancyConfig& config);
 
 }  // namespace trivium::config

@@ -75,7 +75,9 @@ TEST(CompleteTest, RouterDefaults) {
       "attempts_max: 8\nworker_suspect_s: 1.5\ndefault_max_tokens: 256\n"
       "stage_missing_timeout_s: 3\nhttp:\n  connections_max: 1024\n  header_bytes_max: 16384\n"
       "  body_bytes_max: 8388608\n  body_memory_bytes: 268435456\n  header_timeout_s: 10\n"
-      "  body_timeout_s: 60\n  idle_timeout_s: 75\n  write_timeout_s: 30\n");
+      "  body_timeout_s: 60\n  idle_timeout_s: 75\n  write_timeout_s: 30\n"
+      "tenancy:\n  key_epoch: 0\n  tenants:\n    - id: default\n      kv_sharing: private\n"
+      "      kv_quota: 1\n      kv_floor: 0\n      weight: 1\n");
 }
 
 TEST(CompleteTest, ZeroIsAValueWhereTheRangeHasIt) {
@@ -93,7 +95,8 @@ void CheckRules(const Descriptor& type) {
       CheckRules(*field.message_type());
       continue;
     }
-    if (field.cpp_type() == field.CPPTYPE_STRING) continue;
+    if (field.cpp_type() == field.CPPTYPE_STRING || field.cpp_type() == field.CPPTYPE_BOOL)
+      continue;
     const FieldRule* rule = FindRule(field);
     ASSERT_NE(rule, nullptr) << field.full_name();
     EXPECT_TRUE(field.has_presence()) << field.full_name();

@@ -72,7 +72,12 @@ absl::Status SetString(Message* message, const FieldDescriptor& field, const std
   if (!net::IsUtf8(text)) return InvalidArgument("not valid UTF-8");
   const FieldRule* rule = FindRule(field);
   if (rule != nullptr) RETURN_IF_ERROR(CheckText(*rule, text));
-  message->GetReflection()->SetString(message, &field, text);
+  const Reflection& reflection = *message->GetReflection();
+  if (field.is_repeated()) {
+    reflection.AddString(message, &field, text);
+  } else {
+    reflection.SetString(message, &field, text);
+  }
   return absl::OkStatus();
 }
 
@@ -97,6 +102,24 @@ absl::Status CompleteScalar(Message* message, const FieldDescriptor& field) {
         reflection.SetString(message, &field, std::string(rule->text));
       return CheckText(*rule, reflection.GetString(*message, &field));
   }
+}
+
+// Each item of a list of messages completed; each of a list of texts checked.
+absl::Status CompleteList(Message* message, const FieldDescriptor& field, const std::string& path) {
+  const Reflection& reflection = *message->GetReflection();
+  const FieldRule* rule = FindRule(field);
+  for (int i = 0; i < reflection.FieldSize(*message, &field); ++i) {
+    const std::string place = fmt::format("{}[{}]", path, i);
+    if (field.message_type() != nullptr) {
+      Message* item = reflection.MutableRepeatedMessage(message, &field, i);
+      RETURN_IF_ERROR(CompleteFields(item, place + "."));
+    } else if (rule != nullptr) {
+      const absl::Status status =
+          CheckText(*rule, reflection.GetRepeatedString(*message, &field, i));
+      if (!status.ok()) return InvalidArgument("{}: {}", place, ::trivium::Message(status));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -139,10 +162,7 @@ absl::Status CompleteFields(Message* message, const std::string& prefix) {
     const FieldDescriptor& field = *message->GetDescriptor()->field(i);
     const std::string path = prefix + field.name();
     if (field.is_repeated()) {
-      for (int item = 0; item < reflection.FieldSize(*message, &field); ++item) {
-        RETURN_IF_ERROR(CompleteFields(reflection.MutableRepeatedMessage(message, &field, item),
-                                       fmt::format("{}[{}].", path, item)));
-      }
+      RETURN_IF_ERROR(CompleteList(message, field, path));
     } else if (field.message_type() != nullptr) {
       RETURN_IF_ERROR(CompleteFields(reflection.MutableMessage(message, &field), path + "."));
     } else if (const absl::Status status = CompleteScalar(message, field); !status.ok()) {

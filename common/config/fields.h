@@ -11,7 +11,8 @@
 
 namespace trivium::config {
 
-// Sets the scalar `field`. Quoted text is never a number or a truth value.
+// Sets the scalar `field`, or adds to it where it is a list of texts. Quoted text is never a number
+// or a truth value.
 absl::Status SetFromText(google::protobuf::Message* message,
                          const google::protobuf::FieldDescriptor& field, const std::string& text,
                          bool quoted);

@@ -136,11 +136,18 @@ absl::Status OverrideWorkers(const CommandLine& line, v1::RouterConfig* config) 
   return absl::OkStatus();
 }
 
-absl::Status CheckFiles(const v1::ServerConfig& server, const v1::ModelFileConfig& model) {
-  RETURN_IF_ERROR(ReadClusterToken(server.cluster_token_file()).status());
-  if (access(model.path().c_str(), R_OK) == 0) return absl::OkStatus();
-  return InvalidArgument("model.path: {}: {}", net::Escape(model.path(), 300),
-                         std::strerror(errno));
+template <typename Config>
+absl::Status CheckSharedFiles(const Config& config) {
+  RETURN_IF_ERROR(ReadClusterToken(config.server().cluster_token_file()).status());
+  const std::string& path = config.model().path();
+  if (access(path.c_str(), R_OK) == 0) return absl::OkStatus();
+  return InvalidArgument("model.path: {}: {}", net::Escape(path, 300), std::strerror(errno));
+}
+
+absl::Status CheckFiles(const v1::WorkerConfig& config) { return CheckSharedFiles(config); }
+absl::Status CheckFiles(const v1::RouterConfig& config) {
+  RETURN_IF_ERROR(CheckSharedFiles(config));
+  return ::trivium::config::CheckFiles(config.tenancy());
 }
 
 // File, then flags, then defaults; `override_more` and `complete` are the role's own parts.
@@ -157,7 +164,7 @@ std::optional<int> Assemble(const CommandLine& line, Config* config,
       status = InvalidArgument("{}: {}", net::Escape(line.config_path, 300), Message(status));
     }
   }
-  if (status.ok() && line.check) status = CheckFiles(config->server(), config->model());
+  if (status.ok() && line.check) status = CheckFiles(*config);
   if (!status.ok()) return Complain(line, Message(status), 1);
   if (line.print) std::fputs(ToYaml(*config).c_str(), stdout);
   if (line.check) std::fprintf(stderr, "configuration is valid\n");

@@ -64,6 +64,11 @@ class Loader {
     if (field.message_type() != nullptr) {
       return FillMessage(node, path, message->GetReflection()->MutableMessage(message, &field));
     }
+    return FillScalar(node, path, field, message);
+  }
+
+  absl::Status FillScalar(const YamlNode& node, const std::string& path,
+                          const FieldDescriptor& field, google::protobuf::Message* message) const {
     if (node.kind != YamlNode::Kind::kScalar) return Error(node, path, "must be a single value");
     const absl::Status status = SetFromText(message, field, node.text, node.quoted);
     return status.ok() ? status : Error(node, path, ::trivium::Message(status));
@@ -71,13 +76,15 @@ class Loader {
 
   absl::Status FillList(const YamlNode& node, const std::string& path, const FieldDescriptor& field,
                         google::protobuf::Message* message) const {
-    TRIVIUM_CHECK(field.message_type() != nullptr, "{}: lists hold messages", field.full_name());
     if (node.kind != YamlNode::Kind::kSequence) {
       return Error(node, path, "must be a list: one \"- …\" an item");
     }
     for (size_t i = 0; i < node.items.size(); ++i) {
-      RETURN_IF_ERROR(FillMessage(node.items[i], fmt::format("{}[{}]", path, i),
-                                  message->GetReflection()->AddMessage(message, &field)));
+      const std::string place = fmt::format("{}[{}]", path, i);
+      RETURN_IF_ERROR(field.message_type() == nullptr
+                          ? FillScalar(node.items[i], place, field, message)
+                          : FillMessage(node.items[i], place,
+                                        message->GetReflection()->AddMessage(message, &field)));
     }
     return absl::OkStatus();
   }

@@ -43,6 +43,8 @@ std::string Quoted(std::string_view text) {
   return out + '"';
 }
 
+std::string Text(const std::string& text) { return IsPlain(text) ? text : Quoted(text); }
+
 std::string Scalar(const Message& message, const FieldDescriptor& field) {
   const auto& reflection = *message.GetReflection();
   switch (field.cpp_type()) {
@@ -54,10 +56,8 @@ std::string Scalar(const Message& message, const FieldDescriptor& field) {
       return fmt::format("{}", reflection.GetDouble(message, &field));
     case FieldDescriptor::CPPTYPE_BOOL:
       return reflection.GetBool(message, &field) ? "true" : "false";
-    default: {
-      const std::string text = reflection.GetString(message, &field);
-      return IsPlain(text) ? text : Quoted(text);
-    }
+    default:
+      return Text(reflection.GetString(message, &field));
   }
 }
 
@@ -73,6 +73,10 @@ void Append(const Message& message, const std::string& first_indent, const std::
     if (field->is_repeated()) {
       *out += "\n";
       for (int i = 0; i < reflection.FieldSize(message, field); ++i) {
+        if (field->message_type() == nullptr) {
+          *out += indent + "  - " + Text(reflection.GetRepeatedString(message, field, i)) + "\n";
+          continue;
+        }
         Append(reflection.GetRepeatedMessage(message, field, i), indent + "  - ", indent + "    ",
                out);
       }

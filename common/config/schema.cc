@@ -12,6 +12,8 @@ namespace trivium::config {
 namespace {
 
 constexpr double kKiB = 1 << 10, kMiB = 1 << 20;
+constexpr double kEpochMax = 2147483647;
+constexpr std::string_view kNameForm = "at most 64 of A-Z a-z 0-9 . _ -";
 
 const std::vector<FieldRule>& Rules() {
   static const auto* rules = new std::vector<FieldRule>{
@@ -69,6 +71,16 @@ const std::vector<FieldRule>& Rules() {
       {.field = "HttpConfig.body_timeout_s", .min = 0.05, .max = 3600, .value = 60},
       {.field = "HttpConfig.idle_timeout_s", .min = 0.05, .max = 3600, .value = 75},
       {.field = "HttpConfig.write_timeout_s", .min = 0.05, .max = 3600, .value = 30},
+      {.field = "TenancyConfig.key_epoch", .min = 0, .max = kEpochMax, .value = 0},
+      {.field = "TenantConfig.id", .form = FieldRule::Form::kName},
+      {.field = "TenantConfig.api_key_sha256", .form = FieldRule::Form::kSha256},
+      {.field = "TenantConfig.kv_sharing", .text = "private", .form = FieldRule::Form::kSharing},
+      {.field = "TenantConfig.kv_quota", .min = 0.001, .max = 1, .value = 1},
+      {.field = "TenantConfig.kv_floor", .min = 0, .max = 0.9, .value = 0},
+      {.field = "TenantConfig.weight", .min = 0.01, .max = 100, .value = 1},
+      {.field = "PublicPrefixConfig.id", .form = FieldRule::Form::kName},
+      {.field = "PublicPrefixConfig.chat_role", .form = FieldRule::Form::kName},
+      {.field = "PublicPrefixConfig.pin_s", .min = 0, .max = 86400, .value = 600},
   };
   return *rules;
 }
@@ -92,6 +104,41 @@ bool IsName(std::string_view text) {
   constexpr std::string_view kAllowed =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   return text.size() <= kNameBytesMax && text.find_first_not_of(kAllowed) == std::string_view::npos;
+}
+
+bool IsSha256(std::string_view text) {
+  return text.size() == 64 &&
+         text.find_first_not_of("0123456789abcdefABCDEF") == std::string_view::npos;
+}
+
+bool IsSharing(std::string_view text) {
+  constexpr std::string_view kGroup = "group:";
+  if (text == "private" || text == "none") return true;
+  return text.substr(0, kGroup.size()) == kGroup && text.size() > kGroup.size() &&
+         IsName(text.substr(kGroup.size()));
+}
+
+absl::Status CheckForm(FieldRule::Form form, std::string_view value) {
+  const std::string shown = net::Escape(value, 80);
+  switch (form) {
+    case FieldRule::Form::kAny:
+      return absl::OkStatus();
+    case FieldRule::Form::kAddress:
+      return net::ParseAddress(value).status();
+    case FieldRule::Form::kName:
+      if (IsName(value)) return absl::OkStatus();
+      return InvalidArgument("\"{}\" is no name; allowed: {}", shown, kNameForm);
+    case FieldRule::Form::kSha256:
+      // Not shown: it may be the key itself.
+      if (IsSha256(value)) return absl::OkStatus();
+      return InvalidArgument("is no SHA-256; allowed: 64 hex digits, as `sha256sum` prints them");
+    case FieldRule::Form::kSharing:
+      if (IsSharing(value)) return absl::OkStatus();
+      return InvalidArgument(
+          "\"{}\" is not known; allowed: private, none, group:NAME with a NAME of {}", shown,
+          kNameForm);
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -120,11 +167,7 @@ absl::Status CheckNumber(const FieldRule& rule, double value) {
 
 absl::Status CheckText(const FieldRule& rule, std::string_view value) {
   if (value.empty()) return absl::OkStatus();
-  if (rule.form == FieldRule::Form::kAddress) return net::ParseAddress(value).status();
-  if (rule.form == FieldRule::Form::kName && !IsName(value)) {
-    return InvalidArgument("\"{}\" is no name; allowed: at most 64 of A-Z a-z 0-9 . _ -",
-                           net::Escape(value, 80));
-  }
+  RETURN_IF_ERROR(CheckForm(rule.form, value));
   if (rule.choices.empty() || std::count(rule.choices.begin(), rule.choices.end(), value) > 0) {
     return absl::OkStatus();
   }

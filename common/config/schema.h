@@ -18,7 +18,7 @@ struct FieldRule {
   std::string_view text = {};                  // of strings: the default
   std::vector<std::string_view> choices = {};  // empty: any text
   bool is_bytes = false;                       // "512MiB" is understood
-  enum class Form { kAny, kAddress, kName } form = Form::kAny;  // of strings
+  enum class Form { kAny, kAddress, kName, kSha256, kSharing } form = Form::kAny;  // of strings
 };
 
 // nullptr: nothing to check.
