@@ -64,6 +64,15 @@ struct WorkerBlame {
   int points = 0;
 };
 
+// What a worker holds of a prompt, counted from its first token, in whole blocks: ready for use;
+// these and what lies behind them, once what is compressed in memory is loaded; and once what is on
+// disk is. Each at least the one before.
+struct Held {
+  WorkerIndex worker = kNoWorker;
+  int32_t hot_tokens = 0, memory_tokens = 0, disk_tokens = 0;
+  bool operator==(const Held&) const = default;
+};
+
 struct RequestShape {
   int32_t prompt_tokens = 0;  // those of earlier attempts' output included
   int32_t output_tokens = 0;  // still to come, at most, in each choice
