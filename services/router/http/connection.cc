@@ -10,6 +10,7 @@
 #include <boost/beast/http/read.hpp>
 #include <boost/beast/http/rfc7230.hpp>
 #include <ctime>
+#include <memory>
 #include <utility>
 
 namespace trivium::router::http {
@@ -150,11 +151,8 @@ asio::awaitable<bool> Connection::ServeOne() {
   }
   bool goes_on = true;
   if (has_body) goes_on = co_await ReadBody();
-  if (goes_on) {
-    Request request{std::move(head), std::move(parser_->get().body())};
-    goes_on = co_await Answer(std::move(request));
-  }
-  shared_.body_bytes -= std::exchange(body_reserved_, 0);
+  Request request{std::move(head), TakeBody()};
+  if (goes_on) goes_on = co_await Answer(std::move(request));
   co_return goes_on;
 }
 
@@ -205,10 +203,21 @@ bool Connection::ReserveBody() {
   size_t wanted = shared_.limits.body_bytes_max;
   if (parser_->is_done()) wanted = 0;
   if (length.has_value()) wanted = std::min<size_t>(wanted, *length);
-  if (wanted > shared_.limits.body_memory_bytes - shared_.body_bytes) return false;
+  if (wanted > shared_.limits.body_memory_bytes - *shared_.body_bytes) return false;
   body_reserved_ = wanted;
-  shared_.body_bytes += wanted;
+  *shared_.body_bytes += wanted;
   return true;
+}
+
+// What was read of the body, with as much of the reservation as that takes.
+std::shared_ptr<const std::string> Connection::TakeBody() {
+  auto body = std::make_unique<std::string>(std::move(parser_->get().body()));
+  const size_t bytes = body->size();
+  *shared_.body_bytes -= std::exchange(body_reserved_, 0) - bytes;
+  return {body.release(), [bytes, all = shared_.body_bytes](const std::string* one) {
+            delete one;
+            *all -= bytes;
+          }};
 }
 
 asio::awaitable<bool> Connection::ReadBody() {

@@ -6,6 +6,7 @@
 // Thread-safety: none; everything runs on the server's thread.
 #pragma once
 
+#include <atomic>
 #include <boost/asio/awaitable.hpp>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/steady_timer.hpp>
@@ -28,7 +29,9 @@ struct Shared {
   Handler* handler = nullptr;
   HttpMetrics* metrics = nullptr;
   bool is_draining = false;
-  size_t body_bytes = 0;  // of requests that are being read or handled; at most body_memory_bytes
+  // Of bodies that are being read or are still held; at most body_memory_bytes. Grows on the
+  // server's thread, shrinks on any, possibly after the server's end.
+  std::shared_ptr<std::atomic<size_t>> body_bytes = std::make_shared<std::atomic<size_t>>(0);
 };
 
 class Connection final : public std::enable_shared_from_this<Connection> {
@@ -61,6 +64,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   Awaitable<void> Sleep();
   std::string HeadOf(const Response& response, bool is_stream);
   bool ReserveBody();
+  std::shared_ptr<const std::string> TakeBody();
 
   void StartWatch();
   void OnWatched(const Error& error, size_t bytes);
@@ -75,7 +79,7 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   boost::beast::flat_buffer buffer_;
   std::optional<boost::beast::http::request_parser<boost::beast::http::string_body>> parser_;
   std::shared_ptr<Exchange> exchange_;  // while an answer is being made
-  size_t body_reserved_ = 0;            // of shared_.body_bytes
+  size_t body_reserved_ = 0;            // of shared_.body_bytes, while the body is being read
   bool is_late_ = false;                // a deadline has passed
   bool is_idle_ = false;                // between two requests
   bool is_watching_ = false, is_gone_ = false;

@@ -22,7 +22,9 @@ struct RequestHead {
 
 struct Request {
   RequestHead head;
-  std::string body;
+  // Never null. Counts against the server's body memory until the last holder lets it go, whether
+  // or not the client still waits.
+  std::shared_ptr<const std::string> body;
 };
 
 struct Response {

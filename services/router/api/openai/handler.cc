@@ -103,7 +103,7 @@ void OpenAiHandler::Handle(http::Request request, Exchange exchange) {
   }
   const Endpoint endpoint = path == "/v1/completions" ? Endpoint::kCompletions : Endpoint::kChat;
   Enqueue(exchange, [this, endpoint, exchange, body = std::move(request.body)] {
-    Answer(endpoint, body, exchange);
+    Answer(endpoint, *body, exchange);
   });
 }
 
