@@ -131,8 +131,7 @@ void Dispatcher::Tick() {
     std::lock_guard lock(mutex_);
     const TimePoint now = context_.clock->Now();
     TellLost(table_.Tick(now), &calls);
-    for (const AdmissionQueue::Expired& expired :
-         queue_.Expire(now, CheckStages(table_.cluster()))) {
+    for (const AdmissionQueue::Expired& expired : queue_.Expire(now, table_.cluster())) {
       Refuse(expired.ticket, expired.status, &calls);
     }
     for (const auto& [ticket, run] : runs_) {

@@ -40,6 +40,7 @@ RequestShape RequestRun::ShapeOf(const Leg& leg) const {
           .in_full = leg.choices > 1 ||
                      (request_.sampling.ignore_eos() && request_.sampling.stop_token_ids().empty()),
           .preemptions = leg.preemptions,
+          .has_begun = account_.tokens() > 0,
           .turn = leg.ticket / kTicketStride + leg.ticket % kTicketStride,
           .decode_before = leg.decode_before,
           .blame = leg.blame};

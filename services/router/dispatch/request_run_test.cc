@@ -477,6 +477,31 @@ TEST_F(RequestRunTest, APreemptedRequestThatWaitsCanBeCancelledAndHasItsDeadline
   }
 }
 
+// Whatever took its place may take long; the client has half of an answer.
+TEST_F(RequestRunTest, ARequestThatHasBegunOutlastsTheQueuesTimeout) {
+  for (const bool is_preempted : {true, false}) {
+    DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 2},
+                             .queue = {.timeout = std::chrono::seconds(5)}});
+    RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 40);
+    request.sampling.set_ignore_eos(true);
+    const Client client = Start(fixture, request);
+    while (client.sink->Get().ids.size() < 5) fixture.cluster.StepRandomCall(random_, 0);
+    for (const WorkerIndex decode : {1u, 2u}) {
+      fixture.cluster.SetRefusing(decode, ResourceExhausted("no blocks"));
+    }
+    is_preempted ? PreemptOnce(fixture, random_) : fixture.cluster.Kill(2);
+    const Client young = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
+    fixture.Pass(std::chrono::seconds(20));
+    EXPECT_FALSE(client.sink->has_ended());
+    ASSERT_TRUE(young.sink->has_ended());
+    EXPECT_EQ(young.sink->Get().error->code(), absl::StatusCode::kResourceExhausted);
+    for (const WorkerIndex decode : {1u, 2u}) fixture.cluster.SetRefusing(decode, absl::OkStatus());
+    RunToEnd(fixture, client, random_);
+    ExpectRight(fixture, client);
+    ExpectIdle(fixture, random_);
+  }
+}
+
 TEST_F(RequestRunTest, AWaitingRequestThatWasPreemptedIsNotOvertaken) {
   DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 1, .decode_blocks = 4}});
   RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 40);

@@ -27,16 +27,23 @@ const AdmissionQueue::Entry* AdmissionQueue::After(uint64_t ticket) const {
   return it == entries_.end() ? nullptr : &it->second;
 }
 
+bool AdmissionQueue::IsLate(const Entry& entry, TimePoint now,
+                            const ClusterSnapshot& cluster) const {
+  if (now - entry.waiting_since < options_.timeout) return false;
+  return !entry.shape.has_begun ||
+         Choose(cluster, entry.shape).status().code() == absl::StatusCode::kFailedPrecondition;
+}
+
 std::vector<AdmissionQueue::Expired> AdmissionQueue::Expire(TimePoint now,
-                                                            const absl::Status& stages) {
+                                                            const ClusterSnapshot& cluster) {
+  const absl::Status stages = CheckStages(cluster);
   if (stages.ok() || !is_stage_missing_) stage_missing_since_ = now;
   is_stage_missing_ = !stages.ok();
   const bool give_up =
       is_stage_missing_ && now - stage_missing_since_ >= options_.stage_missing_timeout;
   std::vector<Expired> expired;
   for (auto it = entries_.begin(); it != entries_.end();) {
-    const bool late = now - it->second.waiting_since >= options_.timeout;
-    if (!give_up && !late) {
+    if (!give_up && !IsLate(it->second, now, cluster)) {
       ++it;
       continue;
     }

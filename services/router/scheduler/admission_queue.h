@@ -48,12 +48,15 @@ class AdmissionQueue {
   const Entry* After(uint64_t ticket) const;
   int32_t size() const { return static_cast<int32_t>(entries_.size()); }
 
-  // `stages` is CheckStages of the present cluster. Takes out and returns those that waited longer
-  // than the timeout (RESOURCE_EXHAUSTED) and, once a stage has been missing for its timeout, all
-  // (the given UNAVAILABLE).
-  std::vector<Expired> Expire(TimePoint now, const absl::Status& stages);
+  // Takes out and returns those that waited longer than the timeout (RESOURCE_EXHAUSTED) and, once
+  // a stage has been missing for its timeout, all (UNAVAILABLE, naming it). A request that has
+  // begun waits on for room that is there and taken: those who have it end, and it stands before
+  // all that came later. What bounds its wait is its deadline and its client.
+  std::vector<Expired> Expire(TimePoint now, const ClusterSnapshot& cluster);
 
  private:
+  bool IsLate(const Entry& entry, TimePoint now, const ClusterSnapshot& cluster) const;
+
   const Options options_;
   std::map<uint64_t, Entry> entries_;
   bool is_stage_missing_ = false;

@@ -15,9 +15,26 @@ std::vector<uint64_t> Tickets(const std::vector<AdmissionQueue::Expired>& expire
   return tickets;
 }
 
+// With room for 160 tokens, all of it taken.
+WorkerView Ready(Role role) {
+  WorkerView worker;
+  worker.role = role;
+  worker.condition = WorkerCondition::kReady;
+  worker.blocks_total = 10;
+  worker.block_tokens = 16;
+  worker.requests_max = 8;
+  return worker;
+}
+const ClusterSnapshot kBoth = {{Ready(Role::kPrefill), Ready(Role::kDecode)}};
+
 class AdmissionQueueTest : public testing::Test {
  protected:
-  void Add(uint64_t ticket) { queue_.Add({ticket, {}, clock_.Now()}); }
+  void Add(uint64_t ticket, bool has_begun = false) {
+    RequestShape shape;
+    shape.prompt_tokens = shape.output_tokens = 60;
+    shape.has_begun = has_begun;
+    queue_.Add({ticket, shape, clock_.Now()});
+  }
   std::vector<uint64_t> Order() {
     std::vector<uint64_t> order;
     for (const auto* e = queue_.Front(); e != nullptr; e = queue_.After(e->ticket)) {
@@ -57,20 +74,34 @@ TEST_F(AdmissionQueueTest, EachWaitsItsOwnTime) {
   clock_.Advance(seconds(6));
   Add(2);
   clock_.Advance(seconds(3));
-  EXPECT_TRUE(queue_.Expire(clock_.Now(), absl::OkStatus()).empty());
+  EXPECT_TRUE(queue_.Expire(clock_.Now(), kBoth).empty());
   clock_.Advance(seconds(1));
-  const auto expired = queue_.Expire(clock_.Now(), absl::OkStatus());
+  const auto expired = queue_.Expire(clock_.Now(), kBoth);
   EXPECT_THAT(Tickets(expired), ElementsAre(1));
   EXPECT_EQ(expired[0].status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(Order(), ElementsAre(2));
 }
 
+TEST_F(AdmissionQueueTest, WhoHasBegunWaitsAsLongAsThereMayBeRoom) {
+  Add(1, true);
+  Add(2);
+  Add(3, true);
+  clock_.Advance(seconds(1000));
+  EXPECT_THAT(Tickets(queue_.Expire(clock_.Now(), kBoth)), ElementsAre(2));
+  // The one worker that could hold them is away, and may never come back.
+  ClusterSnapshot smaller = kBoth;
+  smaller.workers[1].condition = WorkerCondition::kUnreachable;
+  smaller.workers.push_back(Ready(Role::kDecode));
+  smaller.workers[2].blocks_total = 5;
+  EXPECT_THAT(Tickets(queue_.Expire(clock_.Now(), smaller)), ElementsAre(1, 3));
+}
+
 TEST_F(AdmissionQueueTest, AMissingStageEndsTheWaitOfAll) {
-  const absl::Status missing = Unavailable("no decode worker is reachable");
+  const ClusterSnapshot missing = {{Ready(Role::kPrefill)}};
   Add(1);
   EXPECT_TRUE(queue_.Expire(clock_.Now(), missing).empty());
   clock_.Advance(seconds(2));
-  EXPECT_TRUE(queue_.Expire(clock_.Now(), absl::OkStatus()).empty());  // it was there for a moment
+  EXPECT_TRUE(queue_.Expire(clock_.Now(), kBoth).empty());  // it was there for a moment
   EXPECT_TRUE(queue_.Expire(clock_.Now(), missing).empty());
   clock_.Advance(seconds(2));
   Add(2);
@@ -78,7 +109,7 @@ TEST_F(AdmissionQueueTest, AMissingStageEndsTheWaitOfAll) {
   clock_.Advance(seconds(1));
   const auto expired = queue_.Expire(clock_.Now(), missing);
   EXPECT_THAT(Tickets(expired), ElementsAre(1, 2));
-  EXPECT_EQ(expired[1].status, missing);
+  EXPECT_EQ(expired[1].status, Unavailable("no decode worker is reachable"));
   Add(3);  // still missing: no need to wait again
   EXPECT_THAT(Tickets(queue_.Expire(clock_.Now(), missing)), ElementsAre(3));
 }

@@ -79,6 +79,7 @@ struct RequestShape {
   int32_t choices = 1;        // sequences that go on from the same tokens
   bool in_full = false;       // decode sets all of them aside at once
   int32_t preemptions = 0;
+  bool has_begun = false;                 // its client has some of the answer
   uint64_t turn = 0;                      // decides ties; any counter
   WorkerIndex decode_before = kNoWorker;  // preferred among equals: the retry's former worker
   std::vector<WorkerBlame> blame;
