@@ -163,6 +163,8 @@ absl::Status Metrics::Serve(const std::string& listen) {
   return absl::OkStatus();
 }
 
+void Metrics::StopServing() { impl_->exposer.reset(); }
+
 int Metrics::port() const {
   const std::vector<int> ports =
       impl_->exposer == nullptr ? std::vector<int>() : impl_->exposer->GetListeningPorts();

@@ -47,6 +47,9 @@ class Metrics {
 
   // Serves GET /metrics; UNAVAILABLE naming the address when the port is taken.
   absl::Status Serve(const std::string& listen);
+  // No scrape over the network is under way any more, and none comes: what OnScrape's functions
+  // read may go.
+  void StopServing();
   int port() const;  // of Serve, also where it was asked for port 0; 0 when nothing is served
   std::string Text() const;  // the exposition format
 

@@ -91,6 +91,11 @@ TEST(MetricsTest, ServesWhatTextSays) {
   EXPECT_THAT(HttpGet(metrics.port(), "/metrics"), HasSubstr("trivium_scrapes 1\n"));
   EXPECT_THAT(HttpGet(metrics.port(), "/metrics"), HasSubstr("trivium_scrapes 2\n"));
   EXPECT_THAT(HttpGet(metrics.port(), "/"), HasSubstr("404"));
+  const int port = metrics.port();
+  metrics.StopServing();
+  EXPECT_EQ(HttpGet(port, "/metrics"), "");
+  EXPECT_EQ(metrics.port(), 0);
+  EXPECT_THAT(metrics.Text(), HasSubstr("trivium_scrapes 3\n"));
 }
 
 TEST(MetricsTest, TakenPortAndBadAddressAreErrors) {

@@ -80,7 +80,7 @@ struct Router {
   Router(const v1::RouterConfig& config, std::shared_ptr<const model::Model> model,
          const std::string& cluster_token)
       : validator(model, config.default_max_tokens()),
-        metrics(registry.get()),
+        metrics(&registry),
         channels(MakeChannels(config)),
         stages(channels, cluster_token),
         dispatcher({.table = TableOptions(config, model->fingerprint),
@@ -98,22 +98,22 @@ struct Router {
             channels, cluster_token,
             {[this](WorkerIndex i, const v1::WorkerState& s) { dispatcher.OnWorkerState(i, s); },
              [this](WorkerIndex i, const absl::Status& s) { dispatcher.OnWatchEnd(i, s); }}),
-        tasks(kTokenizerThreads, kTokenizerTasks),
         ticker([this] {
           watches.Tick(Clock::Real().Now());
           dispatcher.Tick();
         }),
         service({&validator, &dispatcher, &tasks, &metrics, std::string(config::Version())}),
-        openai({&validator, &dispatcher, &tasks, &metrics, registry.get()}) {
-    telemetry::AddProcessMetrics(registry.get(), "router", config::Version());
-    registry->OnScrape([this] {
+        openai({&validator, &dispatcher, &tasks, &metrics, &registry}),
+        tasks(kTokenizerThreads, kTokenizerTasks) {
+    telemetry::AddProcessMetrics(&registry, "router", config::Version());
+    registry.OnScrape([this] {
       const Dispatcher::Counts counts = dispatcher.counts();
       metrics.Cluster(counts.waiting, counts.running, dispatcher.Workers());
     });
   }
 
   // A scrape asks the dispatcher: no more of them before it goes.
-  ~Router() { registry.reset(); }
+  ~Router() { registry.StopServing(); }
 
   static std::vector<std::shared_ptr<grpc::Channel>> MakeChannels(const v1::RouterConfig& config) {
     std::vector<std::shared_ptr<grpc::Channel>> channels;
@@ -124,16 +124,16 @@ struct Router {
   }
 
   RequestValidator validator;
-  std::unique_ptr<telemetry::Metrics> registry = std::make_unique<telemetry::Metrics>();
+  telemetry::Metrics registry;
   RouterMetrics metrics;
   std::vector<std::shared_ptr<grpc::Channel>> channels;
   GrpcStageClients stages;
   Dispatcher dispatcher;
   WatchClients watches;
-  TaskPool tasks;
   Ticker ticker;
   InferenceService service;
   openai::OpenAiHandler openai;
+  TaskPool tasks;  // the first to go: it finishes what it has taken, with all of the above
 };
 
 http::Limits LimitsOf(const v1::HttpConfig& config) {
@@ -153,7 +153,7 @@ absl::StatusOr<std::unique_ptr<http::Server>> StartHttp(const v1::HttpConfig& co
   if (config.listen().empty()) return nullptr;
   return http::Server::Start(
       {.listen = config.listen(), .loopback_only = loopback_only, .limits = LimitsOf(config)},
-      &router->openai, router->registry.get());
+      &router->openai, &router->registry);
 }
 
 absl::Status Serve(const v1::RouterConfig& config) {
@@ -163,7 +163,7 @@ absl::Status Serve(const v1::RouterConfig& config) {
                    model::Model::Load(config.model().path()));
   Router router(config, std::move(model), token);
   if (!config.server().metrics_listen().empty()) {
-    RETURN_IF_ERROR(router.registry->Serve(config.server().metrics_listen()));
+    RETURN_IF_ERROR(router.registry.Serve(config.server().metrics_listen()));
   }
   ASSIGN_OR_RETURN(const std::unique_ptr<http::Server> http,
                    StartHttp(config.http(), token.empty(), &router));
