@@ -102,8 +102,8 @@ struct Router {
           watches.Tick(Clock::Real().Now());
           dispatcher.Tick();
         }),
-        service({&validator, &dispatcher, &tasks, &metrics, std::string(config::Version())}),
-        openai({&validator, &dispatcher, &tasks, &metrics, &registry}),
+        service(backend, std::string(config::Version())),
+        openai(backend, &registry),
         tasks(kTokenizerThreads, kTokenizerTasks) {
     telemetry::AddProcessMetrics(&registry, "router", config::Version());
     registry.OnScrape([this] {
@@ -131,6 +131,7 @@ struct Router {
   Dispatcher dispatcher;
   WatchClients watches;
   Ticker ticker;
+  const Backend backend{&validator, &dispatcher, &tasks, &metrics};
   InferenceService service;
   openai::OpenAiHandler openai;
   TaskPool tasks;  // the first to go: it finishes what it has taken, with all of the above

@@ -57,16 +57,16 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
 };
 
 // On a thread of the pool. `request` is gRPC's until the outlet has been given an end.
-void StartRun(const InferenceService::Parts& parts, const net::Parsed<v1::GenerateRequest>& request,
+void StartRun(const Backend& backend, const net::Parsed<v1::GenerateRequest>& request,
               std::optional<TimePoint> deadline, GenerateReactor::Call& call) {
-  auto run = request.status.ok() ? parts.validator->Prepare(request.message)
+  auto run = request.status.ok() ? backend.validator->Prepare(request.message)
                                  : absl::StatusOr<RunRequest>(request.status);
   if (!run.ok()) {
-    parts.metrics->Refused(RefuseReason::kInvalid);
+    backend.metrics->Refused(RefuseReason::kInvalid);
     return call.outlet->OnError(run.status());
   }
   run->deadline = deadline;
-  call.run.Set(parts.dispatcher->Submit(*std::move(run), call.outlet));
+  call.run.Set(backend.dispatcher->Submit(*std::move(run), call.outlet));
 }
 
 absl::Status FillTokens(const RequestValidator& validator,
@@ -82,13 +82,12 @@ absl::Status FillTokens(const RequestValidator& validator,
   return absl::OkStatus();
 }
 
-grpc::Status Busy() { return ToClient(ResourceExhausted("too many prompts wait to be tokenised")); }
-
 }  // namespace
 
 // Two handlers stand in place of the generated ones, at the places that the methods have in the
 // proto file.
-InferenceService::InferenceService(Parts parts) : parts_(std::move(parts)) {
+InferenceService::InferenceService(const Backend& backend, std::string version)
+    : backend_(backend), version_(std::move(version)) {
   using Generate = net::Parsed<v1::GenerateRequest>;
   using Tokenize = net::Parsed<v1::TokenizeRequest>;
   MarkMethodCallback(
@@ -106,14 +105,11 @@ InferenceService::InferenceService(Parts parts) : parts_(std::move(parts)) {
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::StartGenerate(
     grpc::CallbackServerContext* context, const net::Parsed<v1::GenerateRequest>& request) {
   auto* reactor = new GenerateReactor();
-  const bool taken =
-      parts_.tasks->Run([this, &request, deadline = DeadlineOf(*context), call = reactor->call()] {
-        StartRun(parts_, request, deadline, *call);
+  const absl::Status taken =
+      backend_.Enqueue([this, &request, deadline = DeadlineOf(*context), call = reactor->call()] {
+        StartRun(backend_, request, deadline, *call);
       });
-  if (!taken) {
-    parts_.metrics->Refused(RefuseReason::kBusy);
-    reactor->call()->outlet->OnError(ResourceExhausted("too many prompts wait to be tokenised"));
-  }
+  if (!taken.ok()) reactor->call()->outlet->OnError(taken);
   return reactor;
 }
 
@@ -121,19 +117,19 @@ grpc::ServerUnaryReactor* InferenceService::StartTokenize(
     grpc::CallbackServerContext* context, const net::Parsed<v1::TokenizeRequest>& request,
     v1::TokenizeResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-  const bool taken = parts_.tasks->Run([this, &request, response, reactor] {
-    reactor->Finish(ToClient(FillTokens(*parts_.validator, request, response)));
+  const absl::Status taken = backend_.Enqueue([this, &request, response, reactor] {
+    reactor->Finish(ToClient(FillTokens(*backend_.validator, request, response)));
   });
-  if (!taken) reactor->Finish(Busy());
+  if (!taken.ok()) reactor->Finish(ToClient(taken));
   return reactor;
 }
 
 grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,
                                                        const v1::ListModelsRequest*,
                                                        v1::ListModelsResponse* response) {
-  const model::Model& model = parts_.validator->model();
+  const model::Model& model = backend_.validator->model();
   v1::ModelCard* card = response->add_models();
-  card->set_id(parts_.validator->model_id());
+  card->set_id(backend_.validator->model_id());
   card->set_architecture(model.config.architecture);
   card->set_fingerprint(model.fingerprint);
   card->set_context_tokens(model.config.context);
@@ -146,11 +142,11 @@ grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* InferenceService::ClusterStatus(grpc::CallbackServerContext* context,
                                                           const v1::ClusterStatusRequest*,
                                                           v1::ClusterStatusResponse* response) {
-  response->set_router_version(parts_.version);
-  for (v1::WorkerStatus& worker : parts_.dispatcher->Workers()) {
+  response->set_router_version(version_);
+  for (v1::WorkerStatus& worker : backend_.dispatcher->Workers()) {
     *response->add_workers() = std::move(worker);
   }
-  const Dispatcher::Counts counts = parts_.dispatcher->counts();
+  const Dispatcher::Counts counts = backend_.dispatcher->counts();
   response->set_requests_waiting(counts.waiting);
   response->set_requests_running(counts.running);
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();

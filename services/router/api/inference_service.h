@@ -5,25 +5,14 @@
 #include <string>
 
 #include "common/net/parsed.h"
-#include "services/router/api/task_pool.h"
-#include "services/router/api/validation.h"
-#include "services/router/dispatch/dispatcher.h"
-#include "services/router/dispatch/router_metrics.h"
+#include "services/router/api/backend.h"
 #include "trivium/v1/inference.grpc.pb.h"
 
 namespace trivium::router {
 
 class InferenceService final : public v1::Inference::CallbackService {
  public:
-  // Everything outlives the service.
-  struct Parts {
-    const RequestValidator* validator = nullptr;
-    Dispatcher* dispatcher = nullptr;
-    TaskPool* tasks = nullptr;
-    RouterMetrics* metrics = nullptr;
-    std::string version;
-  };
-  explicit InferenceService(Parts parts);
+  InferenceService(const Backend& backend, std::string version);
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest* request,
@@ -39,7 +28,8 @@ class InferenceService final : public v1::Inference::CallbackService {
                                           const net::Parsed<v1::TokenizeRequest>& request,
                                           v1::TokenizeResponse* response);
 
-  const Parts parts_;
+  const Backend backend_;
+  const std::string version_;
 };
 
 }  // namespace trivium::router

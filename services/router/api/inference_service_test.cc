@@ -79,8 +79,8 @@ class ServiceTest : public testing::Test {
   DispatchFixture fixture_;
   RequestValidator validator_{TinyModel(), 16};
   TaskPool tasks_{2, 8};
-  InferenceService service_{
-      {&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics, "test"}};
+  InferenceService service_{{&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics},
+                            "test"};
   std::unique_ptr<net::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Inference::Stub> stub_;
@@ -294,7 +294,7 @@ TEST_F(ServiceTest, ChoicesComeEachWithItsOwnEnd) {
 TEST_F(ServiceTest, NoRoomCarriesARetryHint) {
   DispatchFixture full({.sim = {}, .attempts_max = 8, .queue = {.requests_max = 0}});
   for (int i = 0; i < 4; ++i) full.cluster.Kill(i);
-  InferenceService service({&validator_, &full.dispatcher, &tasks_, &full.metrics, "test"});
+  InferenceService service({&validator_, &full.dispatcher, &tasks_, &full.metrics}, "test");
   auto server =
       *net::Server::Start({.listen = "127.0.0.1:0", .services = {&service}, .loopback_only = true});
   const auto stub =

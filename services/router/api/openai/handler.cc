@@ -51,8 +51,8 @@ AnswerHead HeadOf(const Question& question, const RequestValidator& validator,
 
 }  // namespace
 
-OpenAiHandler::OpenAiHandler(Parts parts)
-    : parts_(std::move(parts)), started_(std::time(nullptr)) {}
+OpenAiHandler::OpenAiHandler(const Backend& backend, const telemetry::Metrics* registry)
+    : backend_(backend), registry_(*registry), started_(std::time(nullptr)) {}
 
 std::optional<http::Response> OpenAiHandler::Refuse(const http::RequestHead& head) {
   const std::string_view method = MethodOf(head.path);
@@ -82,9 +82,8 @@ http::Response OpenAiHandler::Error(int status, std::string_view message) const 
 }
 
 void OpenAiHandler::Enqueue(const Exchange& exchange, std::function<void()> task) {
-  if (parts_.tasks->Run(std::move(task))) return;
-  parts_.metrics->Refused(RefuseReason::kBusy);
-  exchange->Send(ErrorResponse(ResourceExhausted("too many prompts wait to be tokenised")));
+  const absl::Status taken = backend_.Enqueue(std::move(task));
+  if (!taken.ok()) exchange->Send(ErrorResponse(taken));
 }
 
 void OpenAiHandler::Handle(http::Request request, Exchange exchange) {
@@ -97,7 +96,7 @@ void OpenAiHandler::Handle(http::Request request, Exchange exchange) {
   if (path == "/metrics") {
     return Enqueue(exchange, [this, exchange] {
       exchange->Send({.status = 200,
-                      .body = parts_.registry->Text(),
+                      .body = registry_.Text(),
                       .content_type = "text/plain; version=0.0.4; charset=utf-8"});
     });
   }
@@ -110,21 +109,21 @@ void OpenAiHandler::Handle(http::Request request, Exchange exchange) {
 void OpenAiHandler::Answer(Endpoint endpoint, const std::string& body, const Exchange& exchange) {
   const absl::StatusOr<Question> question = ParseQuestion(endpoint, body);
   if (question.ok()) return Start(*question, exchange);
-  parts_.metrics->Refused(RefuseReason::kInvalid);
+  backend_.metrics->Refused(RefuseReason::kInvalid);
   exchange->Send(ErrorResponse(question.status()));
 }
 
 void OpenAiHandler::Start(const Question& question, const Exchange& exchange) {
   std::vector<RunRequest> runs;
   for (const v1::GenerateRequest& request : question.requests) {
-    absl::StatusOr<RunRequest> run = parts_.validator->Prepare(request);
+    absl::StatusOr<RunRequest> run = backend_.validator->Prepare(request);
     if (!run.ok()) {
-      parts_.metrics->Refused(RefuseReason::kInvalid);
+      backend_.metrics->Refused(RefuseReason::kInvalid);
       return exchange->Send(ErrorResponse(InClientTerms(run.status(), question, runs.size())));
     }
     runs.push_back(*std::move(run));
   }
-  AnswerHead head = HeadOf(question, *parts_.validator, runs[0].id);
+  AnswerHead head = HeadOf(question, *backend_.validator, runs[0].id);
   std::shared_ptr<ResponseSink> sink;
   if (question.is_stream) {
     sink = std::make_shared<StreamAnswer>(std::move(head), exchange);
@@ -136,16 +135,16 @@ void OpenAiHandler::Start(const Question& question, const Exchange& exchange) {
       std::make_shared<PromptFanIn>(sink, runs.size(), sampling.has_n() ? sampling.n() : 1);
   exchange->OnGone([all] { all->Cancel(); });
   for (size_t i = 0; i < runs.size(); ++i) {
-    all->run(i).Set(parts_.dispatcher->Submit(std::move(runs[i]), all->SinkOf(i)));
+    all->run(i).Set(backend_.dispatcher->Submit(std::move(runs[i]), all->SinkOf(i)));
   }
 }
 
 std::string OpenAiHandler::ModelCard() const {
-  return Json{{"id", parts_.validator->model_id()},
+  return Json{{"id", backend_.validator->model_id()},
               {"object", "model"},
               {"created", started_},
               {"owned_by", "trivium"},
-              {"max_model_len", parts_.validator->model().config.context}}
+              {"max_model_len", backend_.validator->model().config.context}}
       .dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -154,7 +153,7 @@ http::Response OpenAiHandler::Models() const {
 }
 
 http::Response OpenAiHandler::OneModel(const std::string& name) const {
-  const absl::Status served = parts_.validator->CheckModel(name);
+  const absl::Status served = backend_.validator->CheckModel(name);
   if (!served.ok()) return ErrorResponse(served);
   return {.status = 200, .body = ModelCard()};
 }

@@ -7,26 +7,16 @@
 #include <string>
 
 #include "common/telemetry/metrics.h"
+#include "services/router/api/backend.h"
 #include "services/router/api/openai/question.h"
-#include "services/router/api/task_pool.h"
-#include "services/router/api/validation.h"
-#include "services/router/dispatch/dispatcher.h"
-#include "services/router/dispatch/router_metrics.h"
 #include "services/router/http/message.h"
 
 namespace trivium::router::openai {
 
 class OpenAiHandler final : public http::Handler {
  public:
-  // Everything outlives the handler.
-  struct Parts {
-    const RequestValidator* validator = nullptr;
-    Dispatcher* dispatcher = nullptr;
-    TaskPool* tasks = nullptr;
-    RouterMetrics* metrics = nullptr;
-    const telemetry::Metrics* registry = nullptr;  // what /metrics shows
-  };
-  explicit OpenAiHandler(Parts parts);
+  // `registry` is what /metrics shows; it outlives the handler.
+  OpenAiHandler(const Backend& backend, const telemetry::Metrics* registry);
 
   std::optional<http::Response> Refuse(const http::RequestHead& head) override;
   void Handle(http::Request request, std::shared_ptr<http::Exchange> exchange) override;
@@ -41,7 +31,8 @@ class OpenAiHandler final : public http::Handler {
   http::Response OneModel(const std::string& name) const;
   std::string ModelCard() const;
 
-  const Parts parts_;
+  const Backend backend_;
+  const telemetry::Metrics& registry_;
   const int64_t started_;  // seconds since 1970
 };
 

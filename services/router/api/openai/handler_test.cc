@@ -84,7 +84,7 @@ class HandlerTest : public testing::Test {
   RequestValidator validator_{TinyModel(), 16};
   TaskPool tasks_{2, 8};
   OpenAiHandler handler_{
-      {&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics, &fixture_.registry}};
+      {&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics}, &fixture_.registry};
   std::unique_ptr<http::Server> server_;
   std::atomic<bool> is_over_{false};
   std::atomic<int64_t> steps_left_{kNoLimit};  // that the workers still make
