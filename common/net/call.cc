@@ -1,11 +1,7 @@
-#include <algorithm>
-
 #include "common/net/server.h"
 
 namespace trivium::net {
 namespace {
-
-constexpr size_t kRequestIdBytesMax = 64;
 
 // Takes as long for a wrong secret as for the right one.
 bool SameSecret(std::string_view given, std::string_view secret) {
@@ -29,18 +25,6 @@ grpc::Status CheckClusterToken(const grpc::CallbackServerContext& context, std::
   const std::string_view given(found->second.data(), found->second.size());
   if (metadata.count(kClusterTokenKey) == 1 && SameSecret(given, token)) return grpc::Status::OK;
   return grpc::Status(grpc::StatusCode::UNAUTHENTICATED, "wrong cluster token");
-}
-
-std::string RequestIdOf(const grpc::CallbackServerContext& context) {
-  const auto& metadata = context.client_metadata();
-  const auto found = metadata.find(kRequestIdKey);
-  if (found == metadata.end() || found->second.size() > kRequestIdBytesMax) return "";
-  const std::string id(found->second.data(), found->second.size());
-  const auto allowed = [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
-           c == '_' || c == '-';
-  };
-  return std::all_of(id.begin(), id.end(), allowed) ? id : "";
 }
 
 }  // namespace trivium::net

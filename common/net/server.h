@@ -78,7 +78,5 @@ std::optional<Duration> RetryAfter(const grpc::Status& status);
 
 // UNAUTHENTICATED unless the call carries `token`; constant time. An empty token admits everybody.
 grpc::Status CheckClusterToken(const grpc::CallbackServerContext& context, std::string_view token);
-// At most 64 bytes of [A-Za-z0-9._-]; anything else gives "".
-std::string RequestIdOf(const grpc::CallbackServerContext& context);
 
 }  // namespace trivium::net

@@ -45,14 +45,12 @@ class OpenStream final : public grpc::ServerWriteReactor<v1::GenerateResponse> {
 class TestService final : public v1::Inference::CallbackService {
  public:
   std::string token;
-  std::string request_id;
   bool stubborn = false;
 
   grpc::ServerUnaryReactor* ListModels(grpc::CallbackServerContext* context,
                                        const v1::ListModelsRequest*,
                                        v1::ListModelsResponse* response) override {
     grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
-    request_id = RequestIdOf(*context);
     response->add_models()->set_id("m");
     reactor->Finish(CheckClusterToken(*context, token));
     return reactor;
@@ -206,22 +204,6 @@ TEST(ServerTest, ClusterToken) {
   EXPECT_EQ(
       f.ListModels({{kClusterTokenKey, f.service.token}, {kClusterTokenKey, "x"}}).error_code(),
       grpc::UNAUTHENTICATED);
-}
-
-TEST(ServerTest, RequestIdIsCheckedBeforeItIsBelieved) {
-  Fixture f;
-  const std::pair<std::string, std::string> table[] = {{"r-1_A.z", "r-1_A.z"},
-                                                       {std::string(64, 'a'), std::string(64, 'a')},
-                                                       {std::string(65, 'a'), ""},
-                                                       {"a b", ""},
-                                                       {"a\"b", ""},
-                                                       {"", ""}};
-  for (const auto& [sent, seen] : table) {
-    ASSERT_TRUE(f.ListModels({{kRequestIdKey, sent}}).ok());
-    EXPECT_EQ(f.service.request_id, seen);
-  }
-  ASSERT_TRUE(f.ListModels({}).ok());
-  EXPECT_EQ(f.service.request_id, "");
 }
 
 TEST(ServerTest, LongestErrorWithHintArrivesWhole) {

@@ -152,11 +152,6 @@ std::vector<v1::WorkerStatus> Dispatcher::Workers() const {
   return table_.Status(context_.clock->Now());
 }
 
-absl::Status Dispatcher::CheckReady() const {
-  std::lock_guard lock(mutex_);
-  return CheckStages(table_.cluster());
-}
-
 void Dispatcher::Wait(uint64_t ticket, const RequestShape& shape, TimePoint waiting_since) {
   Calls calls;
   {

@@ -51,8 +51,6 @@ class Dispatcher final : public RunHost {
   };
   Counts counts() const;
   std::vector<v1::WorkerStatus> Workers() const;
-  // OK when a request could be served now; else which stage is missing.
-  absl::Status CheckReady() const;
 
   // RunHost.
   void Wait(uint64_t ticket, const RequestShape& shape, TimePoint waiting_since) override;

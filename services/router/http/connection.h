@@ -47,9 +47,6 @@ class Connection final : public std::enable_shared_from_this<Connection> {
   template <typename T>
   using Awaitable = boost::asio::awaitable<T>;
   using Error = boost::system::error_code;
-  struct Framing {
-    bool is_chunked = false, has_length = false;
-  };
 
   Awaitable<bool> ServeOne();  // false: close
   Awaitable<bool> AwaitBytes();

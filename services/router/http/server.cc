@@ -45,7 +45,6 @@ struct Server::Impl {
   asio::awaitable<void> Accept();
   void Admit(Tcp::socket socket);
   void RefuseConnection(Tcp::socket socket);
-  void Started(const std::shared_ptr<Connection>& connection);
   void Drain();
 
   HttpMetrics metrics;
