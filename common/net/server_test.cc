@@ -320,6 +320,37 @@ TEST_F(DrainTest, SecondSignalCancels) {
   waiter_.get();
 }
 
+class FakeDoor final : public Door {
+ public:
+  void Drain() override { drained.set_value(); }
+  void AwaitClosed() override { closed.get_future().wait(); }
+  void Abort() override {
+    is_aborted = true;
+    closed.set_value();
+  }
+  std::promise<void> drained, closed;
+  bool is_aborted = false;
+};
+
+TEST(ServerTest, AnotherDoorIsDrainedAwaitedAndCutShortLikeTheServer) {
+  for (const bool ends_by_itself : {true, false}) {
+    Fixture f;
+    FakeDoor door;
+    auto waiter =
+        std::async(std::launch::async, [&] { f.server->WaitForShutdown(nullptr, &door); });
+    f.server->Shutdown();
+    door.drained.get_future().wait();
+    EXPECT_EQ(waiter.wait_for(std::chrono::seconds(0)), std::future_status::timeout);
+    if (ends_by_itself) {
+      door.closed.set_value();
+    } else {
+      ASSERT_EQ(kill(getpid(), SIGTERM), 0);
+    }
+    waiter.get();
+    EXPECT_NE(door.is_aborted, ends_by_itself);
+  }
+}
+
 // Over an hour's drain: a watcher that held it would hang this test.
 TEST(ServerTest, HealthWatchFollowsAndDoesNotHoldTheDrain) {
   Fixture f(3600);
