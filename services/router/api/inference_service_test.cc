@@ -7,22 +7,20 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <cmath>
 #include <functional>
 #include <map>
-#include <random>
 #include <thread>
 
 #include "common/net/server.h"
-#include "services/router/dispatch/dispatch_fixture.h"
+#include "services/router/dispatch/stage_thread.h"
 
 namespace trivium::router {
 namespace {
 
 using testing::HasSubstr;
 
-// A router whose workers answer as fast as they are stepped, on a thread of its own.
+// A router behind its gRPC server, with workers that answer at once.
 class ServiceTest : public testing::Test {
  protected:
   ServiceTest() {
@@ -32,18 +30,6 @@ class ServiceTest : public testing::Test {
     server_ = *std::move(started);
     channel_ = net::MakeChannel("127.0.0.1:" + std::to_string(server_->port()));
     stub_ = v1::Inference::NewStub(channel_);
-    stages_ = std::thread([this] {
-      std::mt19937_64 random(1);
-      while (!is_over_) {
-        if (!is_held_ && !fixture_.cluster.StepRandomCall(random, 0)) std::this_thread::yield();
-        fixture_.Pass(Dispatcher::kTickInterval);
-      }
-    });
-  }
-  ~ServiceTest() override {
-    server_.reset();
-    is_over_ = true;
-    stages_.join();
   }
 
   struct Answer {
@@ -81,11 +67,10 @@ class ServiceTest : public testing::Test {
   TaskPool tasks_{2, 8};
   InferenceService service_{{&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics},
                             "test"};
+  StageThread stages_{&fixture_};
   std::unique_ptr<net::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::Inference::Stub> stub_;
-  std::atomic<bool> is_over_{false}, is_held_{false};
-  std::thread stages_;
 };
 
 struct BadRequest {
@@ -309,7 +294,7 @@ TEST_F(ServiceTest, NoRoomCarriesARetryHint) {
 }
 
 TEST_F(ServiceTest, CancelAndDeadlineReachTheStages) {
-  is_held_ = true;
+  stages_.steps_left = 0;
   for (const bool by_deadline : {false, true}) {
     grpc::ClientContext context;
     if (by_deadline) {

@@ -4,12 +4,10 @@
 
 #include <gtest/gtest.h>
 
-#include <atomic>
 #include <nlohmann/json.hpp>
-#include <random>
 #include <thread>
 
-#include "services/router/dispatch/dispatch_fixture.h"
+#include "services/router/dispatch/stage_thread.h"
 #include "services/router/http/server.h"
 #include "services/router/http/test_client.h"
 
@@ -20,9 +18,7 @@ using http::Answer;
 using http::TestClient;
 using Json = nlohmann::json;
 
-constexpr int64_t kNoLimit = int64_t{1} << 40;
-
-// A router whose workers answer as fast as they are stepped, on a thread of its own.
+// A router behind its HTTP server, with workers that answer at once.
 class HandlerTest : public testing::Test {
  protected:
   HandlerTest() {
@@ -31,22 +27,6 @@ class HandlerTest : public testing::Test {
                             &handler_, &fixture_.registry);
     TRIVIUM_CHECK(started.ok(), "{}", Message(started.status()));
     server_ = *std::move(started);
-    stages_ = std::thread([this] {
-      std::mt19937_64 random(1);
-      while (!is_over_) {
-        if (steps_left_ <= 0 || !fixture_.cluster.StepRandomCall(random, 0)) {
-          std::this_thread::yield();
-        } else {
-          --steps_left_;
-        }
-        fixture_.Pass(Dispatcher::kTickInterval);
-      }
-    });
-  }
-  ~HandlerTest() override {
-    server_.reset();
-    is_over_ = true;
-    stages_.join();
   }
 
   Answer Post(const std::string& path, const std::string& body) {
@@ -83,12 +63,10 @@ class HandlerTest : public testing::Test {
   DispatchFixture fixture_;
   RequestValidator validator_{TinyModel(), 16};
   TaskPool tasks_{2, 8};
-  OpenAiHandler handler_{
-      {&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics}, &fixture_.registry};
+  OpenAiHandler handler_{{&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics},
+                         &fixture_.registry};
+  StageThread stages_{&fixture_};
   std::unique_ptr<http::Server> server_;
-  std::atomic<bool> is_over_{false};
-  std::atomic<int64_t> steps_left_{kNoLimit};  // that the workers still make
-  std::thread stages_;
 };
 
 constexpr char kChatPath[] = "/v1/chat/completions", kTextPath[] = "/v1/completions";
@@ -213,7 +191,7 @@ TEST_F(HandlerTest, OtherPathsAndMethods) {
 }
 
 TEST_F(HandlerTest, AClientThatLeavesCancelsItsRuns) {
-  steps_left_ = 0;
+  stages_.steps_left = 0;
   for (const char* body :
        {R"({"prompt":"hello"})", R"({"prompt":["hello","world"],"stream":true})"}) {
     TestClient client(server_->port());
@@ -226,12 +204,12 @@ TEST_F(HandlerTest, AClientThatLeavesCancelsItsRuns) {
 }
 
 TEST_F(HandlerTest, ALostClusterIs503AndInAStreamAnEvent) {
-  steps_left_ = 0;
+  stages_.steps_left = 0;
   TestClient client(server_->port());
   client.SendJson(kChatPath, std::string(kChat) + "}");
   while (fixture_.cluster.calls_not_cancelled() == 0) std::this_thread::yield();
   for (int i = 0; i < fixture_.cluster.worker_count(); ++i) fixture_.cluster.Kill(i);
-  steps_left_ = kNoLimit;
+  stages_.steps_left = StageThread::kNoLimit;
   const Answer answer = client.Read();
   EXPECT_EQ(answer.status, 503);
   EXPECT_TRUE(answer.Has("Retry-After: 1\r\n"));
@@ -242,11 +220,11 @@ TEST_F(HandlerTest, AFailureInAStreamIsItsLastEvent) {
   TestClient client(server_->port());
   std::string body = kChat;
   body.replace(body.find("8"), 1, "900");
-  steps_left_ = 100;  // some tokens, not all
+  stages_.steps_left = 100;  // some tokens, not all
   client.SendJson(kChatPath, body + R"(,"stream":true})");
   EXPECT_EQ(client.ReadHead().status, 200);
   for (int i = 0; i < fixture_.cluster.worker_count(); ++i) fixture_.cluster.Kill(i);
-  steps_left_ = kNoLimit;
+  stages_.steps_left = StageThread::kNoLimit;
   std::string line, last;
   while ((line = client.ReadLine()) != "0") {
     if (line.substr(0, 6) == "data: ") last = line.substr(6);
