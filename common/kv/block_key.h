@@ -14,6 +14,7 @@
 #include <compare>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -88,7 +89,8 @@ struct KeyedBlock {
 class BlockChain {
  public:
   // INVALID_ARGUMENT unless the domains' ends rise, lie on block borders, and the last is
-  // INT32_MAX; no domains at all is a chain that stays empty. `media`: sorted by position.
+  // INT32_MAX; no domains at all is a chain that stays empty. `media`: sorted by position, none
+  // over another, else INVALID_ARGUMENT too; as for blocks of less than 1 or more than 4096 tokens.
   static absl::StatusOr<BlockChain> Create(const KeySpace& space, std::vector<Domain> domains,
                                            std::vector<MediaSpan> media = {});
   BlockChain() = default;  // stays empty
@@ -99,13 +101,21 @@ class BlockChain {
   KeyedBlock block(int32_t index) const;
   const Domain& domain(int32_t index) const;  // of a block
   std::span<const BlockKey> keys() const { return keys_; }
+  // The last domain, whose owner the sequence is; nothing for a chain without domains.
+  std::optional<DomainTag> owner() const {
+    return tags_.empty() ? std::nullopt : std::optional(tags_.back());
+  }
 
  private:
+  BlockKey NextKey();
+  size_t DomainIndex(int32_t block) const;
+
   int32_t block_tokens_ = 0;
   BlockKey root_;
   std::vector<Domain> domains_;
   std::vector<DomainTag> tags_;  // by domain
   std::vector<MediaSpan> media_;
+  size_t media_begin_ = 0;  // those before it lie in full blocks
   std::vector<int32_t> tokens_;
   std::vector<BlockKey> keys_;
 };

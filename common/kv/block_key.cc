@@ -1,0 +1,224 @@
+#include "common/kv/block_key.h"
+
+#include <openssl/core_names.h>
+#include <openssl/evp.h>
+#include <openssl/params.h>
+
+#include <algorithm>
+#include <bit>
+#include <climits>
+#include <utility>
+
+namespace trivium::kv {
+namespace {
+
+static_assert(std::endian::native == std::endian::little, "keys are made of little-endian words");
+
+using Bytes32 = std::array<uint8_t, 32>;
+constexpr int32_t kBlockTokensMax = 4096;
+
+// What a hash is for, as BLAKE2b's personalisation: 16 bytes, so that no hash of one purpose ever
+// equals one of another, whatever goes in.
+constexpr char kForMaster[] = "trivium.master  ";
+constexpr char kForDomain[] = "trivium.domain  ";
+constexpr char kForTag[] = "trivium.tag     ";
+constexpr char kForSpace[] = "trivium.kvspace ";
+constexpr char kForBlock[] = "trivium.kvblock ";
+// For what is no secret.
+constexpr std::string_view kPublicKey = "trivium";
+
+// Fetching an algorithm takes libcrypto longer than hashing a hundred blocks, so it is done once.
+EVP_MAC* Blake2b() {
+  static EVP_MAC* const mac = EVP_MAC_fetch(nullptr, "BLAKE2BMAC", nullptr);
+  TRIVIUM_CHECK(mac != nullptr, "libcrypto has no BLAKE2BMAC");
+  return mac;
+}
+
+// Keyed BLAKE2b-256 for one purpose. A context remembers its purpose but not which thread it is
+// for.
+class Hasher {
+ public:
+  explicit Hasher(const char* purpose) : context_(EVP_MAC_CTX_new(Blake2b())) {
+    TRIVIUM_CHECK(context_ != nullptr, "out of memory");
+    size_t size = sizeof(Bytes32);
+    const OSSL_PARAM params[] = {
+        OSSL_PARAM_construct_size_t(OSSL_MAC_PARAM_SIZE, &size),
+        OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_CUSTOM, const_cast<char*>(purpose), 16),
+        OSSL_PARAM_construct_end()};
+    TRIVIUM_CHECK(EVP_MAC_CTX_set_params(context_, params) == 1, "libcrypto refused BLAKE2BMAC");
+  }
+  ~Hasher() { EVP_MAC_CTX_free(context_); }
+  Hasher(const Hasher&) = delete;
+  Hasher& operator=(const Hasher&) = delete;
+
+  // `key`: 1 … 64 bytes.
+  Bytes32 operator()(std::string_view key, std::string_view message) {
+    Bytes32 out;
+    size_t size = 0;
+    const bool ok = EVP_MAC_init(context_, reinterpret_cast<const unsigned char*>(key.data()),
+                                 key.size(), nullptr) == 1 &&
+                    EVP_MAC_update(context_, reinterpret_cast<const unsigned char*>(message.data()),
+                                   message.size()) == 1 &&
+                    EVP_MAC_final(context_, out.data(), &size, out.size()) == 1 &&
+                    size == out.size();
+    TRIVIUM_CHECK(ok, "libcrypto failed to hash");
+    return out;
+  }
+
+ private:
+  EVP_MAC_CTX* const context_;
+};
+
+std::string_view ViewOf(const Bytes32& bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+// A message of typed parts: a letter, the length as 4 bytes, the bytes.
+class Parts {
+ public:
+  void Clear() { bytes_.clear(); }
+  void Add(char type, const void* data, size_t size) {
+    const auto length = static_cast<uint32_t>(size);
+    bytes_.push_back(type);
+    bytes_.append(reinterpret_cast<const char*>(&length), sizeof(length));
+    bytes_.append(static_cast<const char*>(data), size);
+  }
+  void Add(char type, std::string_view text) { Add(type, text.data(), text.size()); }
+  template <typename T>
+  void AddInt(char type, T value) {
+    Add(type, &value, sizeof(value));
+  }
+  std::string_view bytes() const { return bytes_; }
+
+ private:
+  std::string bytes_;
+};
+
+BlockKey RootOf(const KeySpace& space) {
+  Parts parts;
+  parts.Add('m', space.model);
+  parts.Add('n', space.numerics_class);
+  parts.AddInt<uint32_t>('f', space.kv_format);
+  parts.AddInt<int32_t>('b', space.block_tokens);
+  return {Hasher(kForSpace)(kPublicKey, parts.bytes())};
+}
+
+absl::Status CheckDomains(std::span<const Domain> domains, int32_t block_tokens) {
+  if (domains.empty()) return absl::OkStatus();
+  int32_t begin = 0;
+  for (const Domain& domain : domains.first(domains.size() - 1)) {
+    if (domain.token_end <= begin || domain.token_end % block_tokens != 0) {
+      return InvalidArgument(
+          "a domain of the tokens {} to {}: it must end on a border of blocks of {}", begin,
+          domain.token_end, block_tokens);
+    }
+    begin = domain.token_end;
+  }
+  if (domains.back().token_end == INT32_MAX) return absl::OkStatus();
+  return InvalidArgument("the last domain ends at token {}", domains.back().token_end);
+}
+
+absl::Status CheckMedia(std::span<const MediaSpan> media) {
+  int32_t begin = 0;
+  for (const MediaSpan& span : media) {
+    if (span.position < begin || span.tokens < 1 || span.tokens > INT32_MAX - span.position) {
+      return InvalidArgument("a picture of {} tokens at {}, where those before it end at {}",
+                             span.tokens, span.position, begin);
+    }
+    begin = span.position + span.tokens;
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+CutKey Cut(const BlockKey& key) {
+  CutKey cut;
+  std::memcpy(&cut.high, key.bytes.data(), sizeof(cut.high));
+  std::memcpy(&cut.low, key.bytes.data() + sizeof(cut.high), sizeof(cut.low));
+  return cut;
+}
+
+absl::StatusOr<DomainKey> DeriveDomainKey(std::string_view master, std::string_view domain_id,
+                                          uint64_t epoch) {
+  if (master.size() < 32) {
+    return InvalidArgument("a master key of {} bytes, at least 32 are needed", master.size());
+  }
+  // A key of BLAKE2b has at most 64 bytes, a file may have more.
+  const Bytes32 key = Hasher(kForMaster)(kPublicKey, master);
+  Parts parts;
+  parts.Add('d', domain_id);
+  parts.AddInt<uint64_t>('e', epoch);
+  return DomainKey{Hasher(kForDomain)(ViewOf(key), parts.bytes())};
+}
+
+DomainTag TagOf(const DomainKey& key) {
+  thread_local Hasher hasher(kForTag);
+  const Bytes32 hash = hasher(ViewOf(key.bytes), {});
+  DomainTag tag;
+  std::memcpy(&tag.value, hash.data(), sizeof(tag.value));
+  return tag;
+}
+
+absl::StatusOr<BlockChain> BlockChain::Create(const KeySpace& space, std::vector<Domain> domains,
+                                              std::vector<MediaSpan> media) {
+  if (space.block_tokens < 1 || space.block_tokens > kBlockTokensMax) {
+    return InvalidArgument("blocks of {} tokens", space.block_tokens);
+  }
+  RETURN_IF_ERROR(CheckDomains(domains, space.block_tokens));
+  RETURN_IF_ERROR(CheckMedia(media));
+  BlockChain chain;
+  if (domains.empty()) return chain;
+  chain.block_tokens_ = space.block_tokens;
+  chain.root_ = RootOf(space);
+  for (const Domain& domain : domains) chain.tags_.push_back(TagOf(domain.key));
+  chain.domains_ = std::move(domains);
+  chain.media_ = std::move(media);
+  return chain;
+}
+
+void BlockChain::Append(std::span<const int32_t> tokens) {
+  if (domains_.empty()) return;
+  tokens_.insert(tokens_.end(), tokens.begin(), tokens.end());
+  const size_t full = tokens_.size() / static_cast<size_t>(block_tokens_);
+  while (keys_.size() < full) keys_.push_back(NextKey());
+}
+
+BlockKey BlockChain::NextKey() {
+  thread_local Hasher hasher(kForBlock);
+  thread_local Parts parts;
+  const int32_t begin = size() * block_tokens_, end = begin + block_tokens_;
+  const BlockKey& parent = keys_.empty() ? root_ : keys_.back();
+  parts.Clear();
+  parts.Add('p', ViewOf(parent.bytes));
+  parts.Add('t', tokens_.data() + begin, static_cast<size_t>(block_tokens_) * sizeof(int32_t));
+  for (; media_begin_ < media_.size(); ++media_begin_) {
+    const MediaSpan& span = media_[media_begin_];
+    if (span.position >= end) break;
+    // Which part of the picture lies where in this block.
+    parts.AddInt<int32_t>('o', span.position - begin);
+    parts.AddInt<int32_t>('l', span.tokens);
+    parts.Add('i', ViewOf(span.digest));
+    if (span.position + span.tokens > end) break;  // goes on in the next block
+  }
+  return {hasher(ViewOf(domain(size()).key.bytes), parts.bytes())};
+}
+
+size_t BlockChain::DomainIndex(int32_t index) const {
+  const int64_t begin = int64_t{index} * block_tokens_;
+  size_t i = 0;
+  while (domains_[i].token_end <= begin) ++i;
+  return i;
+}
+
+KeyedBlock BlockChain::block(int32_t index) const {
+  const auto at = static_cast<size_t>(index), width = static_cast<size_t>(block_tokens_);
+  return {.key = keys_[at],
+          .parent = index == 0 ? root_ : keys_[at - 1],
+          .domain = tags_[DomainIndex(index)],
+          .tokens = std::span(tokens_).subspan(at * width, width)};
+}
+
+const Domain& BlockChain::domain(int32_t index) const { return domains_[DomainIndex(index)]; }
+
+}  // namespace trivium::kv
