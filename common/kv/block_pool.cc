@@ -1,82 +1,17 @@
 #include "common/kv/block_pool.h"
 
+#include <algorithm>
 #include <mutex>
 #include <utility>
 
+#include "common/kv/pool_state.h"
+
 namespace trivium::kv {
-
-struct BlockRecord {
-  uint32_t generation = 0;
-  int32_t owners = 0;   // reservations
-  int32_t holders = 0;  // reservations, and those that have gone but whose leases have not
-};
-
-struct PoolState {
-  explicit PoolState(int32_t blocks, BlockScrubber scrub)
-      : total(blocks), scrubber(std::move(scrub)), records(static_cast<size_t>(blocks)) {
-    free.reserve(records.size());
-    for (int32_t i = blocks - 1; i >= 0; --i) free.push_back(BlockId{i});
-  }
-
-  BlockRecord& Record(BlockId block) { return records[static_cast<size_t>(block.value)]; }
-  BlockId TakeFree() {
-    const BlockId block = free.back();
-    free.pop_back();
-    ++Record(block).generation;
-    ++used;
-    return block;
-  }
-  void Hold(BlockId block) {
-    ++Record(block).owners;
-    ++Record(block).holders;
-  }
-  absl::Status CheckFree(int64_t count) const {
-    if (count <= static_cast<int64_t>(free.size())) return absl::OkStatus();
-    return ResourceExhausted("{} KV blocks are needed, {} of {} are free", count, free.size(),
-                             total);
-  }
-
-  const int32_t total;
-  const BlockScrubber scrubber;
-  mutable std::mutex mutex;
-  std::vector<BlockId>
-      free;  // the last one is handed out first: its bytes are the likeliest in cache
-  std::vector<BlockRecord> records;
-  int32_t used = 0;
-  int32_t leased = 0;
-};
-
-// Shared by a reservation and its leases. Whoever is the last to hold a block returns it.
-struct ReservationState {
-  std::shared_ptr<PoolState> pool;
-  std::vector<BlockId> blocks;
-
-  ReservationState(std::shared_ptr<PoolState> owner, std::vector<BlockId> ids)
-      : pool(std::move(owner)), blocks(std::move(ids)) {}
-  ReservationState(const ReservationState&) = delete;
-  ReservationState& operator=(const ReservationState&) = delete;
-
-  ~ReservationState() {
-    KeepLastHeld();
-    if (pool->scrubber) {
-      for (BlockId block : blocks) pool->scrubber(block);
-    }
-    std::lock_guard lock(pool->mutex);
-    pool->leased -= static_cast<int32_t>(blocks.size());
-    // Reversed, so that the next owner gets the lowest index of this group first.
-    pool->free.insert(pool->free.end(), blocks.rbegin(), blocks.rend());
-  }
-
-  // Leaves the blocks that nobody else holds.
-  void KeepLastHeld() {
-    std::lock_guard lock(pool->mutex);
-    std::erase_if(blocks, [this](BlockId block) { return --pool->Record(block).holders > 0; });
-  }
-};
 
 Reservation::Reservation(Reservation&& other) noexcept
     : blocks_(std::exchange(other.blocks_, {})),
       table_(std::exchange(other.table_, {})),
+      cached_blocks_(std::exchange(other.cached_blocks_, 0)),
       state_(std::move(other.state_)) {}
 
 Reservation& Reservation::operator=(Reservation&& other) noexcept {
@@ -84,6 +19,7 @@ Reservation& Reservation::operator=(Reservation&& other) noexcept {
     Release();
     blocks_ = std::exchange(other.blocks_, {});
     table_ = std::exchange(other.table_, {});
+    cached_blocks_ = std::exchange(other.cached_blocks_, 0);
     state_ = std::move(other.state_);
   }
   return *this;
@@ -97,17 +33,20 @@ absl::Status Reservation::Extend(int32_t blocks) {
   if (blocks < 1) return InvalidArgument("an extension by {} KV blocks", blocks);
   if (state_ == nullptr) return FailedPrecondition("an empty reservation cannot grow");
   PoolState& pool = *state_->pool;
-  std::lock_guard lock(pool.mutex);
-  RETURN_IF_ERROR(pool.CheckFree(blocks));
-  for (int32_t i = 0; i < blocks; ++i) {
-    const BlockId block = pool.TakeFree();
-    pool.Hold(block);
-    blocks_.push_back(block);
-    table_.push_back(block.value);
-    // Leases read this list only after this reservation has let go of it.
-    state_->blocks.push_back(block);
+  Taken taken;
+  absl::Status status;
+  {
+    std::lock_guard lock(pool.mutex);
+    status = pool.Take(blocks, 0, state_->asker, taken);
+    for (BlockId block : taken.blocks) {
+      pool.Hold(block);
+      blocks_.push_back(block);
+      table_.push_back(block.value);
+      state_->blocks.push_back(block);
+    }
   }
-  return absl::OkStatus();
+  pool.Settle(taken.evicted, status.ok());
+  return status;
 }
 
 void Reservation::Release() {
@@ -115,20 +54,17 @@ void Reservation::Release() {
   {
     PoolState& pool = *state_->pool;
     std::lock_guard lock(pool.mutex);
-    for (BlockId block : blocks_) {
-      if (--pool.Record(block).owners > 0) continue;
-      --pool.used;
-      ++pool.leased;
-    }
+    for (BlockId block : state_->blocks) pool.DropOwner(block);
   }
   blocks_.clear();
   table_.clear();
+  cached_blocks_ = 0;
   state_.reset();
 }
 
-BlockPool::BlockPool(int32_t total_blocks, BlockScrubber scrubber) {
+BlockPool::BlockPool(int32_t total_blocks, BlockScrubber scrubber, const Clock& clock) {
   TRIVIUM_CHECK(total_blocks >= 0, "a pool of {} blocks", total_blocks);
-  state_ = std::make_shared<PoolState>(total_blocks, std::move(scrubber));
+  state_ = std::make_shared<PoolState>(total_blocks, std::move(scrubber), clock);
 }
 
 BlockPool::~BlockPool() {
@@ -137,45 +73,92 @@ BlockPool::~BlockPool() {
                 now.leased);
 }
 
-absl::StatusOr<Reservation> BlockPool::Reserve(int32_t blocks) {
+absl::StatusOr<Reservation> BlockPool::Reserve(int32_t blocks, const PrefixUse& prefix) {
   ASSIGN_OR_RETURN(std::vector<Reservation> one,
-                   ReserveGroup({.shared = 0, .own = blocks, .members = 1}));
+                   ReserveGroup({.shared = 0, .own = blocks, .members = 1}, prefix));
   return std::move(one.front());
 }
 
-absl::StatusOr<std::vector<Reservation>> BlockPool::ReserveGroup(const GroupNeed& need) {
-  if (need.shared < 0 || need.own < 1 || need.members < 1) {
-    return InvalidArgument("a reservation of {} shared and {} own KV blocks for each of {}",
-                           need.shared, need.own, need.members);
+absl::StatusOr<std::vector<Reservation>> BlockPool::ReserveGroup(const GroupNeed& need,
+                                                                 const PrefixUse& prefix) {
+  if (need.shared < 0 || need.own < 1 || need.members < 1 || need.spare < 0) {
+    return InvalidArgument(
+        "a reservation of {} shared and {} own KV blocks for each of {}, {} spare", need.shared,
+        need.own, need.members, need.spare);
   }
   if (need.Blocks() > state_->total) {
     return InvalidArgument("{} KV blocks are needed, the pool has {}", need.Blocks(),
                            state_->total);
   }
-  std::vector<Reservation> group(static_cast<size_t>(need.members));
+  const std::optional<DomainTag> asker =
+      prefix.chain == nullptr ? std::nullopt : prefix.chain->owner();
+  const int32_t hits_max = need.members == 1 ? need.shared + need.own : need.shared;
+  std::vector<BlockId> sequence;  // what is found, and then what is taken
+  size_t hits = 0;
+  Taken taken;
+  absl::Status status;
   {
     std::lock_guard lock(state_->mutex);
-    RETURN_IF_ERROR(state_->CheckFree(need.Blocks()));
-    std::vector<BlockId> shared;
-    for (int32_t i = 0; i < need.shared; ++i) shared.push_back(state_->TakeFree());
-    for (Reservation& member : group) {
-      member.blocks_ = shared;
-      for (int32_t i = 0; i < need.own; ++i) member.blocks_.push_back(state_->TakeFree());
-      for (BlockId block : member.blocks_) {
-        state_->Hold(block);
-        member.table_.push_back(block.value);
-      }
+    if (asker) sequence = state_->Find(*prefix.chain, std::min(prefix.blocks_max, hits_max));
+    hits = sequence.size();
+    for (BlockId block : sequence) state_->Share(block);
+    status = state_->Take(need.Blocks() - static_cast<int64_t>(hits), need.spare, asker, taken);
+    if (!status.ok()) {
+      for (BlockId block : sequence) state_->Unshare(block);
+    }
+    for (BlockId block : taken.blocks) state_->Hold(block);
+    // What several members share is held once by now.
+    for (int32_t i = 0; status.ok() && i < need.shared; ++i) {
+      const auto at = static_cast<size_t>(i);
+      const BlockId block = at < hits ? sequence[at] : taken.blocks[at - hits];
+      for (int32_t member = 1; member < need.members; ++member) state_->Hold(block);
     }
   }
+  state_->Settle(taken.evicted, status.ok());
+  RETURN_IF_ERROR(status);
+  sequence.insert(sequence.end(), taken.blocks.begin(), taken.blocks.end());
+  std::vector<Reservation> group(static_cast<size_t>(need.members));
+  auto own = sequence.begin() + need.shared;
   for (Reservation& member : group) {
-    member.state_ = std::make_shared<ReservationState>(state_, member.blocks_);
+    member.blocks_.assign(sequence.begin(), sequence.begin() + need.shared);
+    member.blocks_.insert(member.blocks_.end(), own, own + need.own);
+    own += need.own;
+    for (BlockId block : member.blocks_) member.table_.push_back(block.value);
+    member.cached_blocks_ = static_cast<int32_t>(hits);
+    member.state_ = std::make_shared<ReservationState>(state_, member.blocks_, asker,
+                                                       static_cast<int32_t>(hits));
   }
   return group;
 }
 
+int32_t BlockPool::Publish(Reservation& reservation, const BlockChain& chain, int32_t complete) {
+  if (reservation.state_ == nullptr) return 0;
+  ReservationState& state = *reservation.state_;
+  const int32_t most =
+      std::min({complete, chain.size(), static_cast<int32_t>(reservation.blocks_.size())});
+  if (state.published >= most) return state.published;
+  std::vector<BlockId> evicted;
+  {
+    std::lock_guard lock(state_->mutex);
+    for (int32_t& i = state.published; i < most; ++i) {
+      const BlockId block = reservation.blocks_[static_cast<size_t>(i)];
+      if (!state_->Publish(state, block, chain, i, evicted)) break;
+    }
+  }
+  state_->Settle(evicted, false);
+  return state.published;
+}
+
 BlockPool::Counts BlockPool::counts() const {
   std::lock_guard lock(state_->mutex);
-  return {state_->total, static_cast<int32_t>(state_->free.size()), state_->used, state_->leased};
+  Eviction& eviction = state_->eviction;
+  eviction.EndPins(state_->clock.Now());
+  return {.total = state_->total,
+          .free = state_->free(),
+          .used = state_->used,
+          .leased = state_->leased,
+          .cached = eviction.cached(),
+          .kept = eviction.cached() - eviction.reachable(std::nullopt)};
 }
 
 uint32_t BlockPool::generation(BlockId block) const {
@@ -184,5 +167,7 @@ uint32_t BlockPool::generation(BlockId block) const {
   std::lock_guard lock(state_->mutex);
   return state_->Record(block).generation;
 }
+
+const EventLog& BlockPool::events() const { return state_->events; }
 
 }  // namespace trivium::kv

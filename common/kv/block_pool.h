@@ -1,15 +1,28 @@
-// Who owns which KV block. Accounting only; the bytes lie in KvStorage.
+// Who owns which KV block, and which blocks hold KV that another sequence may use. Accounting only;
+// the bytes lie in KvStorage.
 //
-// A block is free, used (owned by Reservations: one, or the members of one group that share it) or
-// leased (its last owner has gone, but transfers in flight may still touch it, or it is being
-// scrubbed). Invariant at every moment: free + used + leased = total; a shared block counts once.
-// A reservation gets all the blocks that it asks for, or none; it may grow if blocks are free then.
-// Every block carries a generation, raised each time the block leaves the free list, so that a late
+// A block is free, used (owned by Reservations: one, or several that share it) or leased (its last
+// owner has gone, but transfers in flight may still touch it, or it is being scrubbed). Invariant
+// at every moment: free + used + leased = total; a shared block counts once. A free block is empty,
+// or cached: full of KV that somebody published, kept until its room is needed. A reservation gets
+// all the blocks that it asks for, or none; it may grow if blocks are free then.
+//
+// Published blocks are found by their keys (BlockChain), compared with their tokens, and shared by
+// reference. Nobody may write them. Who owns a published block owns all before it in its chain, so
+// that no cached block has a child in use; of cached ones, children go before their parents. Among
+// the rest the order is by age and cost to recompute (eviction.h). A domain never holds more
+// published blocks than its quota, others never make it hold fewer than its floor, and a pinned
+// block is not evicted while its pin lasts.
+//
+// Every block carries a generation, raised each time an empty block is given out, so that a late
 // message for a former owner can be told apart. The first owner of a block sees 1.
 //
-// The scrubber runs once, on the thread that lets a block go last, outside the pool's lock, while
-// the block still counts as leased: no byte of one owner is ever there when Reserve hands the block
-// to the next.
+// The scrubber runs once, on the thread that lets a block go last or that evicts it, outside the
+// pool's lock, while the block counts as leased: no byte of one owner is ever there when Reserve
+// hands the block to the next, but those of published blocks to whoever has their keys.
+//
+// Bounds: about 400 bytes a block. Reserve and Publish take O(log blocks) for each block that they
+// share, publish or evict, whatever else the pool holds.
 //
 // Thread-safety: all methods, any thread. A Reservation belongs to one owner at a time; its
 // destructor returns the blocks.
@@ -21,8 +34,11 @@
 #include <span>
 #include <vector>
 
+#include "common/base/clock.h"
 #include "common/base/ids.h"
 #include "common/base/status.h"
+#include "common/kv/block_key.h"
+#include "common/kv/event_log.h"
 
 namespace trivium::kv {
 
@@ -49,10 +65,13 @@ class Reservation {
   std::span<const BlockId> blocks() const { return blocks_; }
   // The same as plain indices, as kernels want them.
   std::span<const int32_t> block_table() const { return table_; }
+  // How many of the leading blocks held the KV of the prompt already when they were reserved. Never
+  // to be written.
+  int32_t cached_blocks() const { return cached_blocks_; }
   bool empty() const { return blocks_.empty(); }
 
   // Adds `blocks` free blocks of its own behind those that it has, or changes nothing:
-  // RESOURCE_EXHAUSTED when fewer are free now, INVALID_ARGUMENT for blocks < 1,
+  // RESOURCE_EXHAUSTED when fewer can be had now, INVALID_ARGUMENT for blocks < 1,
   // FAILED_PRECONDITION for an empty reservation. Ends the spans given out before.
   absl::Status Extend(int32_t blocks);
 
@@ -66,6 +85,7 @@ class Reservation {
 
   std::vector<BlockId> blocks_;
   std::vector<int32_t> table_;
+  int32_t cached_blocks_ = 0;
   std::shared_ptr<ReservationState> state_;
 };
 
@@ -73,32 +93,63 @@ class Reservation {
 // of them may read and none may write once there are two, and then `own` ones.
 struct GroupNeed {
   int32_t shared = 0, own = 0, members = 1;
+  int32_t spare = 0;  // blocks that can still be had afterwards, or nothing is given
   int64_t Blocks() const { return shared + int64_t{own} * members; }
+};
+
+// What a reservation may find in the pool instead of empty blocks.
+struct PrefixUse {
+  const BlockChain* chain = nullptr;  // of the prompt; read during the call only. Null: nothing
+  int32_t blocks_max = 0;  // leading blocks of it; ⌊(n − 1) / block_tokens⌋ for n tokens leaves a
+                           // row to compute logits from
 };
 
 class BlockPool {
  public:
   // Without a scrubber, blocks keep their bytes: only for pools that serve a single owner (tests,
-  // tools).
-  explicit BlockPool(int32_t total_blocks, BlockScrubber scrubber = nullptr);
+  // tools). The clock (which must outlive the pool) ends pins.
+  explicit BlockPool(int32_t total_blocks, BlockScrubber scrubber = nullptr,
+                     const Clock& clock = Clock::Real());
   ~BlockPool();  // every reservation and lease must be gone
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;
 
-  // RESOURCE_EXHAUSTED when fewer are free now; INVALID_ARGUMENT when the pool could never hold
-  // them, and for blocks < 1.
-  absl::StatusOr<Reservation> Reserve(int32_t blocks);
+  // The leading blocks that `prefix` finds are shared, the rest comes from the empty ones, and
+  // where these are too few, from cached ones. The domain at the end of the chain is the one that
+  // asks: its own floor does not keep its blocks from it. RESOURCE_EXHAUSTED when fewer can be had
+  // now; FAILED_PRECONDITION when they could not be had even if nothing was used, because of other
+  // domains' floors and pins; INVALID_ARGUMENT when the pool could never hold them, and for blocks
+  // < 1.
+  absl::StatusOr<Reservation> Reserve(int32_t blocks, const PrefixUse& prefix = {});
   // The same for all members at once: all get their blocks, or none does. A member that goes gives
-  // its own blocks back; the last one, the shared ones too. INVALID_ARGUMENT also for shared < 0,
-  // own < 1 and members < 1.
-  absl::StatusOr<std::vector<Reservation>> ReserveGroup(const GroupNeed& need);
+  // its own blocks back; the last one, the shared ones too. Where there are several members, only
+  // `shared` blocks are looked for. INVALID_ARGUMENT also for shared < 0, own < 1, members < 1 and
+  // spare < 0.
+  absl::StatusOr<std::vector<Reservation>> ReserveGroup(const GroupNeed& need,
+                                                        const PrefixUse& prefix = {});
+
+  // Says that the first `complete` blocks of `chain` lie, complete in all layers, in the leading
+  // blocks of `reservation`: they may be found from now on, for others to read and for nobody to
+  // write. Cheap to repeat as a sequence grows, what was published before being skipped. `chain`:
+  // the one it was reserved with, or an equal one that has grown.
+  // Where the pool has a block with this key already, that one stays the block to be found, and the
+  // reservation holds it beside its own for as long as it lives (one more used block).
+  // A domain at its quota loses the oldest of its own blocks for a new one; where it has none to
+  // lose, neither this block nor any behind it is published. Returns how many leading blocks of the
+  // chain are published. 0 for an empty reservation.
+  int32_t Publish(Reservation& reservation, const BlockChain& chain, int32_t complete);
 
   struct Counts {
     int32_t total = 0, free = 0, used = 0, leased = 0;
+    int32_t cached = 0;  // of the free ones
+    int32_t kept = 0;    // of the cached ones, those that floors and pins keep from a domain that
+                         // has none: free - kept can be had, or nearly as many
   };
   Counts counts() const;
-  // 0 for a block that never left the free list.
+  // 0 for a block that was never given out.
   uint32_t generation(BlockId block) const;
+  // What was published and evicted, and the keys of all that can be found.
+  const EventLog& events() const;
 
  private:
   std::shared_ptr<PoolState> state_;

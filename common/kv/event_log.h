@@ -1,0 +1,67 @@
+// What a pool holds to be found, told to those who watch: numbered events in the order in which
+// they happened, and a snapshot for a watcher that starts or has fallen behind. Keys only, never
+// tokens.
+//
+// Each watcher keeps the number of the next event that it wants and reads when it likes; the log
+// knows nothing of watchers, so any number may read. It remembers the last kEventsMax events;
+// whoever asks for an older one gets a snapshot. A parent is stored before its children and removed
+// after them, in events as in snapshots.
+//
+// Bounds: 48 bytes a block of the pool and 24 an event. A snapshot is one pass over
+// memory, during which the pool that wants to write waits.
+//
+// Thread-safety: all methods, any thread.
+#pragma once
+
+#include <cstdint>
+#include <deque>
+#include <mutex>
+#include <vector>
+
+#include "common/base/ids.h"
+#include "common/kv/block_key.h"
+
+namespace trivium::kv {
+
+struct KvChange {
+  bool stored = true;  // or removed
+  CutKey key;
+  friend bool operator==(const KvChange&, const KvChange&) = default;
+};
+
+class EventLog {
+ public:
+  static constexpr size_t kEventsMax = 65536;
+
+  explicit EventLog(int32_t blocks);
+
+  // For the pool. A block is stored once until it is removed.
+  void Stored(BlockId block, const CutKey& key);
+  void Removed(BlockId block);
+
+  struct Reading {
+    bool is_snapshot = false;  // `changes` are all that is stored; forget what was known before
+    std::vector<KvChange> changes;
+    uint64_t next = 1;  // what to ask for next time
+  };
+  // The events from number `next` (from 1) on, at most `most`; a snapshot, of any size, when that
+  // is 0, no longer remembered, or was never reached (a number of another log).
+  Reading Read(uint64_t next, size_t most = 4096) const;
+
+ private:
+  struct Slot {
+    CutKey key;
+    BlockId block{-1};  // < 0: removed since
+  };
+  void Append(const KvChange& change);
+  void Compact();
+
+  mutable std::mutex mutex_;
+  uint64_t next_ = 1;
+  std::deque<KvChange> recent_;  // those before next_
+  std::vector<Slot> slots_;      // in order of storing; at most twice as many as are stored, or 64
+  std::vector<uint32_t> slot_of_;  // by block
+  size_t stored_ = 0;
+};
+
+}  // namespace trivium::kv

@@ -1,0 +1,164 @@
+#include "common/kv/pool_state.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace trivium::kv {
+
+PoolState::PoolState(int32_t blocks, BlockScrubber scrub, const Clock& time)
+    : total(blocks),
+      scrubber(std::move(scrub)),
+      clock(time),
+      records(static_cast<size_t>(blocks)),
+      index(blocks),
+      eviction(blocks),
+      events(blocks) {
+  empty.reserve(records.size());
+  for (int32_t i = blocks - 1; i >= 0; --i) empty.push_back(BlockId{i});
+}
+
+std::vector<BlockId> PoolState::Find(const BlockChain& chain, int32_t most) const {
+  std::vector<BlockId> found;
+  for (int32_t i = 0; i < std::min(most, chain.size()); ++i) {
+    const KeyedBlock wanted = chain.block(i);
+    const std::optional<BlockId> block = index.Find(wanted.key);
+    if (!block || !index.Holds(*block, wanted)) break;
+    found.push_back(*block);
+  }
+  return found;
+}
+
+void PoolState::Hold(BlockId block) {
+  ++Record(block).owners;
+  ++Record(block).holders;
+}
+
+void PoolState::Share(BlockId block) {
+  const BlockRecord& record = Record(block);
+  if (record.owners == 0) {
+    if (record.holders == 0) {
+      eviction.Use(block);
+    } else {
+      --leased;
+    }
+    ++used;
+  }
+  Hold(block);
+}
+
+void PoolState::Unshare(BlockId block) {
+  DropOwner(block);
+  BlockRecord& record = Record(block);
+  if (--record.holders > 0) return;
+  --leased;
+  eviction.PutBack(block);
+}
+
+void PoolState::DropOwner(BlockId block) {
+  if (--Record(block).owners > 0) return;
+  --used;
+  ++leased;
+}
+
+bool PoolState::DropHolder(BlockId block) {
+  if (--Record(block).holders > 0) return false;
+  if (!index.Contains(block)) return true;
+  --leased;
+  eviction.Cache(block, clock.Now());
+  return false;
+}
+
+absl::Status PoolState::Take(int64_t count, int32_t spare, std::optional<DomainTag> asker,
+                             Taken& taken) {
+  eviction.EndPins(clock.Now());
+  const int64_t available = static_cast<int64_t>(empty.size()) + eviction.reachable(asker);
+  if (count + spare > available) return Shortage(count, spare, asker);
+  while (static_cast<int64_t>(empty.size() + taken.evicted.size()) < count) {
+    const std::optional<BlockId> victim = eviction.Next(asker);
+    if (!victim) return Shortage(count, spare, asker);
+    Evict(*victim);
+    taken.evicted.push_back(*victim);
+  }
+  const auto from_empty = static_cast<size_t>(count) - taken.evicted.size();
+  taken.blocks.assign(empty.rbegin(), empty.rbegin() + static_cast<std::ptrdiff_t>(from_empty));
+  empty.resize(empty.size() - from_empty);
+  used += static_cast<int32_t>(from_empty);
+  taken.blocks.insert(taken.blocks.end(), taken.evicted.begin(), taken.evicted.end());
+  for (BlockId block : taken.blocks) ++Record(block).generation;
+  return absl::OkStatus();
+}
+
+absl::Status PoolState::Shortage(int64_t count, int32_t spare,
+                                 std::optional<DomainTag> asker) const {
+  const int32_t kept = eviction.cached() - eviction.reachable(asker);
+  const std::string why =
+      fmt::format("{} KV blocks are needed, {} of {} are free{}{}", count, free(), total,
+                  spare > 0 ? fmt::format(", {} of them spare", spare) : "",
+                  kept > 0 ? fmt::format(", {} of them kept by floors and pins", kept) : "");
+  if (kept > 0 && count > total - kept) return FailedPrecondition("{}", why);
+  return ResourceExhausted("{}", why);
+}
+
+void PoolState::Evict(BlockId block) {
+  eviction.Drop(block);
+  if (const std::optional<BlockId> parent = index.Remove(block)) eviction.SetLeaf(*parent, true);
+  events.Removed(block);
+  ++leased;
+}
+
+bool PoolState::Publish(ReservationState& reservation, BlockId block, const BlockChain& chain,
+                        int32_t at, std::vector<BlockId>& evicted) {
+  const KeyedBlock content = chain.block(at);
+  if (const std::optional<BlockId> older = index.Find(content.key)) {
+    if (!index.Holds(*older, content)) return false;
+    if (*older == block) return true;
+    Share(*older);
+    reservation.blocks.push_back(*older);
+    return true;
+  }
+  std::optional<BlockId> parent;
+  if (at > 0) {
+    parent = index.Find(content.parent);
+    if (!parent) return false;
+  }
+  const auto position = static_cast<int64_t>(content.tokens.size()) * at;
+  while (!eviction.Publish(block, content.domain, chain.domain(at), position)) {
+    const std::optional<BlockId> oldest = eviction.NextOf(content.domain);
+    if (!oldest) return false;
+    Evict(*oldest);
+    evicted.push_back(*oldest);
+  }
+  index.Add(block, content, parent);
+  if (parent) eviction.SetLeaf(*parent, false);
+  events.Stored(block, Cut(content.key));
+  return true;
+}
+
+void PoolState::Settle(const std::vector<BlockId>& blocks, bool as_used) {
+  if (blocks.empty()) return;
+  if (scrubber) {
+    for (BlockId block : blocks) scrubber(block);
+  }
+  std::lock_guard lock(mutex);
+  leased -= static_cast<int32_t>(blocks.size());
+  if (as_used) {
+    used += static_cast<int32_t>(blocks.size());
+  } else {
+    // Reversed, so that the next owner gets the lowest index of this group first.
+    empty.insert(empty.end(), blocks.rbegin(), blocks.rend());
+  }
+}
+
+ReservationState::ReservationState(std::shared_ptr<PoolState> owner, std::vector<BlockId> held,
+                                   std::optional<DomainTag> domain, int32_t hits)
+    : pool(std::move(owner)), blocks(std::move(held)), asker(domain), published(hits) {}
+
+ReservationState::~ReservationState() {
+  {
+    std::lock_guard lock(pool->mutex);
+    std::erase_if(blocks, [this](BlockId block) { return !pool->DropHolder(block); });
+  }
+  pool->Settle(blocks, false);
+}
+
+}  // namespace trivium::kv

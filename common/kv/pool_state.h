@@ -1,0 +1,94 @@
+// What a BlockPool and its reservations share: the books of every block, behind one lock. Internal
+// to block_pool; nobody else includes this.
+//
+// Thread-safety: whoever calls a method holds `mutex`, but for Settle, which takes it.
+#pragma once
+
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <vector>
+
+#include "common/base/clock.h"
+#include "common/base/ids.h"
+#include "common/base/status.h"
+#include "common/kv/block_pool.h"
+#include "common/kv/event_log.h"
+#include "common/kv/eviction.h"
+#include "common/kv/prefix_index.h"
+
+namespace trivium::kv {
+
+struct BlockRecord {
+  uint32_t generation = 0;
+  int32_t owners = 0;   // reservations
+  int32_t holders = 0;  // reservations, and those that have gone but whose leases have not
+};
+
+// Blocks on their way to an owner.
+struct Taken {
+  std::vector<BlockId> blocks;
+  std::vector<BlockId> evicted;  // of these; leased, to be settled outside the lock
+};
+
+struct PoolState {
+  PoolState(int32_t blocks, BlockScrubber scrub, const Clock& time);
+
+  BlockRecord& Record(BlockId block) { return records[static_cast<size_t>(block.value)]; }
+  int32_t free() const { return static_cast<int32_t>(empty.size()) + eviction.cached(); }
+
+  // The leading blocks of the chain that are published.
+  std::vector<BlockId> Find(const BlockChain& chain, int32_t most) const;
+  // A reservation comes to own a published block, or goes without having used it.
+  void Share(BlockId block);
+  void Unshare(BlockId block);
+  // A reservation comes to own a block that was just taken.
+  void Hold(BlockId block);
+  // A reservation goes: as owner, and when its leases have gone too, as holder. True: nobody is
+  // left and nobody can find the block, so it is to be settled.
+  void DropOwner(BlockId block);
+  bool DropHolder(BlockId block);
+
+  // Takes `count` blocks for `asker` if `spare` more are left then. What it evicted is to be
+  // settled whether it succeeds or not.
+  absl::Status Take(int64_t count, int32_t spare, std::optional<DomainTag> asker, Taken& taken);
+  // False when it is not to be. `evicted` is to be settled.
+  bool Publish(ReservationState& reservation, BlockId block, const BlockChain& chain, int32_t index,
+               std::vector<BlockId>& evicted);
+  // Scrubs leased blocks, which end as used ones, or as empty ones.
+  void Settle(const std::vector<BlockId>& blocks, bool as_used);
+
+  const int32_t total;
+  const BlockScrubber scrubber;
+  const Clock& clock;
+  mutable std::mutex mutex;
+  std::vector<BlockId>
+      empty;  // the last one is given out first: its bytes are the likeliest in cache
+  std::vector<BlockRecord> records;
+  int32_t used = 0;
+  int32_t leased = 0;
+  PrefixIndex index;
+  Eviction eviction;
+  EventLog events;
+
+ private:
+  void Evict(BlockId block);
+  absl::Status Shortage(int64_t count, int32_t spare, std::optional<DomainTag> asker) const;
+};
+
+// Shared by a reservation and its leases. Whoever is the last to hold a block returns it.
+struct ReservationState {
+  ReservationState(std::shared_ptr<PoolState> owner, std::vector<BlockId> held,
+                   std::optional<DomainTag> domain, int32_t hits);
+  ~ReservationState();
+  ReservationState(const ReservationState&) = delete;
+  ReservationState& operator=(const ReservationState&) = delete;
+
+  const std::shared_ptr<PoolState> pool;
+  // Leases read this only after the reservation has let go of it.
+  std::vector<BlockId> blocks;  // its own, and published ones that stand for these
+  const std::optional<DomainTag> asker;
+  int32_t published;  // leading blocks of the chain
+};
+
+}  // namespace trivium::kv

@@ -1,0 +1,44 @@
+#include "common/kv/prefix_index.h"
+
+#include <algorithm>
+
+#include "common/base/status.h"
+
+namespace trivium::kv {
+
+PrefixIndex::PrefixIndex(int32_t blocks) : entries_(static_cast<size_t>(blocks)) {}
+
+std::optional<BlockId> PrefixIndex::Find(const BlockKey& key) const {
+  const auto found = by_key_.find(key);
+  if (found == by_key_.end()) return std::nullopt;
+  return found->second;
+}
+
+bool PrefixIndex::Holds(BlockId block, const KeyedBlock& wanted) const {
+  const Entry& entry = At(block);
+  return entry.key == wanted.key && std::equal(entry.tokens.begin(), entry.tokens.end(),
+                                               wanted.tokens.begin(), wanted.tokens.end());
+}
+
+void PrefixIndex::Add(BlockId block, const KeyedBlock& content, std::optional<BlockId> parent) {
+  Entry& entry = At(block);
+  const bool is_new = by_key_.emplace(content.key, block).second;
+  TRIVIUM_CHECK(is_new && !entry.key, "block {} is published twice", block.value);
+  entry.key = content.key;
+  entry.tokens.assign(content.tokens.begin(), content.tokens.end());
+  entry.parent = parent;
+  if (parent) ++At(*parent).children;
+}
+
+std::optional<BlockId> PrefixIndex::Remove(BlockId block) {
+  Entry& entry = At(block);
+  TRIVIUM_CHECK(entry.key && entry.children == 0, "block {} is removed before its children",
+                block.value);
+  by_key_.erase(*entry.key);
+  entry.key.reset();
+  std::fill(entry.tokens.begin(), entry.tokens.end(), 0);  // somebody's text
+  if (entry.parent && --At(*entry.parent).children == 0) return entry.parent;
+  return std::nullopt;
+}
+
+}  // namespace trivium::kv
