@@ -62,6 +62,10 @@ struct SequenceSpan {
   int row_begin = 0;
   int row_count = 0;
   const int32_t* block_table = nullptr;  // covers every position of the span
+  // How many leading keys lie in the same pages as those of the span before it in the list; at most
+  // the first position of either. Attention then may read them once for both; 0 is always allowed.
+  // Lists sorted by block table have each common prefix in neighbours.
+  int32_t shared_tokens = 0;
 };
 
 struct AttentionArgs {
@@ -74,6 +78,9 @@ struct AttentionArgs {
   float scale = 0;       // usually 1 / sqrt(D)
   float* out = nullptr;  // [R, H, D]
   float* lse = nullptr;  // [R, H] natural log of the sum of exp(score); null: not wanted
+  // Grows by the bytes of keys and values that were read, counted where that is done; null: not
+  // wanted.
+  int64_t* kv_bytes_read = nullptr;
 };
 
 struct StoreKvArgs {

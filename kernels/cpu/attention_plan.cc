@@ -7,14 +7,23 @@
 namespace trivium::kernels {
 namespace {
 
-// Whole blocks as items balance well enough from this many items a thread.
+// Whole blocks as items balance well enough when the largest is this part of a thread's share.
 constexpr int64_t kItemsPerThread = 4;
+// Partial results of single chunks that are kept at a time: 9 MB with a head size of 64.
+constexpr int64_t kWindowQueries = 32768;
+// Merges of a row worth waking another thread for.
+constexpr int64_t kMergesPerPart = 256;
+// Sequences with a shorter common prefix are attended apart.
+constexpr int kLeastSharedTokens = 64;
 
 int64_t ScratchFloats(int64_t queries, int64_t padded_dim) {
   return queries * (padded_dim + kChunkKeys) + kTileKeys * padded_dim;
 }
 
-int64_t PartialFloats(int64_t queries, int64_t padded_dim) { return queries * (padded_dim + 2); }
+bool MayJoin(const SequenceSpan& span, int block_rows) {
+  return span.shared_tokens >= kLeastSharedTokens && span.row_count <= kBlockRows &&
+         block_rows + span.row_count <= kSharedRows;
+}
 
 }  // namespace
 
@@ -25,37 +34,57 @@ void AttentionPlan::Run(const AttentionArgs& args) {
   padded_dim_ = (args.layout.head_dim + 7) / 8 * 8;
   FindBlocks(args);
   if (blocks_.empty()) return;
-  const auto items = static_cast<int64_t>(blocks_.size()) * groups_;
-  const bool long_rows = chunk_count_ > static_cast<int64_t>(blocks_.size());
-  if (pool_.threads() > 1 && items < kItemsPerThread * pool_.threads() && long_rows) {
+  loaded_rows_.assign(pool_.threads(), {});
+  if (FewItemsHoldTheWork()) {
     RunSplit(args);
   } else {
     RunWhole(args);
   }
+  if (args.kv_bytes_read == nullptr) return;
+  for (const Counter& rows : loaded_rows_)
+    *args.kv_bytes_read += rows.value * args.layout.head_dim * 2;
 }
 
 void AttentionPlan::FindBlocks(const AttentionArgs& args) {
+  rows_.clear();
   blocks_.clear();
-  chunk_count_ = 0;
-  int most_rows = 0;
   for (const SequenceSpan& span : args.spans) {
-    const int end = span.row_begin + span.row_count;
-    for (int row = span.row_begin; row < end; row += kBlockRows) {
-      const int rows = std::min(kBlockRows, end - row);
-      const int last = *std::max_element(args.positions + row, args.positions + row + rows);
-      const int chunks = last / kChunkKeys + 1;
-      blocks_.push_back({&span, row, rows, chunks, chunk_count_});
-      chunk_count_ += chunks;
-      most_rows = std::max(most_rows, rows);
+    const bool joins = !blocks_.empty() && MayJoin(span, blocks_.back().rows);
+    for (int i = 0; i < span.row_count; ++i) {
+      if (i % kBlockRows == 0 && !joins) blocks_.push_back({static_cast<int>(rows_.size()), 0, 0});
+      const int row = span.row_begin + i;
+      const int32_t position = args.positions[row];
+      const int32_t shared = i == 0 ? span.shared_tokens : kSameSequence;
+      KERNELS_CHECK(i > 0 || shared <= position);
+      rows_.push_back({row, position, shared, span.block_table});
+      Block& block = blocks_.back();
+      block.rows += 1;
+      block.chunks = std::max(block.chunks, position / kChunkKeys + 1);
     }
   }
+  int most_rows = 0;
+  most_chunks_ = 0;
+  for (const Block& block : blocks_) {
+    most_rows = std::max(most_rows, block.rows);
+    most_chunks_ = std::max(most_chunks_, block.chunks);
+  }
   queries_ = most_rows * (args.heads / groups_);
+}
+
+bool AttentionPlan::FewItemsHoldTheWork() const {
+  int64_t total = 0, largest = 0;
+  for (const Block& block : blocks_) {
+    total += block.work();
+    largest = std::max(largest, block.work());
+  }
+  return pool_.threads() > 1 && most_chunks_ > 1 &&
+         largest * kItemsPerThread * pool_.threads() > total * groups_;
 }
 
 void AttentionPlan::SizeWorkspaces(int64_t partials) {
   const auto scratch = static_cast<size_t>(pool_.threads() * ScratchFloats(queries_, padded_dim_));
   if (scratch_.size() < scratch) scratch_.resize(scratch);
-  const auto floats = static_cast<size_t>(partials * PartialFloats(queries_, padded_dim_));
+  const auto floats = static_cast<size_t>(partials * (padded_dim_ + 2));
   if (partials_.size() < floats) partials_.resize(floats);
 }
 
@@ -63,15 +92,14 @@ AttentionTask AttentionPlan::TaskOf(const AttentionArgs& args, const Block& bloc
                                     int group) const {
   const KvLayout& layout = args.layout;
   AttentionTask task;
+  task.rows = rows_.data() + block.row_begin;
+  task.row_count = block.rows;
   task.heads = args.heads / groups_;
   task.head_dim = layout.head_dim;
   task.padded_dim = padded_dim_;
   task.q_stride = int64_t{args.heads} * layout.head_dim;
-  task.q = args.q + block.row_begin * task.q_stride + int64_t{group} * task.heads * layout.head_dim;
-  task.positions = args.positions + block.row_begin;
-  task.rows = block.rows;
+  task.q = args.q + int64_t{group} * task.heads * layout.head_dim;
   task.kv_group = args.kv_layer + int64_t{group} * layout.head_dim;
-  task.block_table = block.span->block_table;
   task.block_tokens = layout.block_tokens;
   task.page_elems = layout.PageElems();
   task.row_elems = layout.RowElems();
@@ -82,77 +110,109 @@ AttentionTask AttentionPlan::TaskOf(const AttentionArgs& args, const Block& bloc
 AttentionScratch AttentionPlan::ScratchOf(int thread) {
   float* q = scratch_.data() + thread * ScratchFloats(queries_, padded_dim_);
   float* scores = q + int64_t{queries_} * padded_dim_;
-  return {q, scores, scores + int64_t{queries_} * kChunkKeys};
+  return {q, scores, scores + int64_t{queries_} * kChunkKeys, &loaded_rows_[thread].value};
 }
 
-AttentionPartial AttentionPlan::PartialAt(int64_t index) {
-  float* out = partials_.data() + index * PartialFloats(queries_, padded_dim_);
-  float* max = out + int64_t{queries_} * padded_dim_;
-  return {out, max, max + queries_};
+// Of queries `query` and following ones.
+AttentionPartial AttentionPlan::PartialAt(int64_t query) {
+  const auto queries = static_cast<int64_t>(partials_.size()) / (padded_dim_ + 2);
+  float* max = partials_.data() + queries * padded_dim_;
+  return {partials_.data() + query * padded_dim_, max + query, max + queries + query};
 }
 
-void AttentionPlan::Finish(const AttentionArgs& args, const Block& block, int group,
-                           const AttentionTask& task, const AttentionPartial& total) const {
-  float* out =
-      args.out + block.row_begin * task.q_stride + int64_t{group} * task.heads * task.head_dim;
-  float* lse = args.lse == nullptr
-                   ? nullptr
-                   : args.lse + int64_t{block.row_begin} * args.heads + int64_t{group} * task.heads;
-  kernels_.finish(task, total, out, task.q_stride, lse, args.heads);
+int64_t AttentionPlan::FirstQuery(const AttentionArgs& args, const Block& block, int group) const {
+  return int64_t{block.row_begin} * args.heads +
+         int64_t{group} * block.rows * (args.heads / groups_);
 }
 
-// One item does all chunks of a block, merging each as it comes. Later blocks of a prompt see more
-// keys, so neighbours are dealt out in turn.
-void AttentionPlan::RunWhole(const AttentionArgs& args) {
+void AttentionPlan::Finish(const AttentionArgs& args, int group, const AttentionTask& task,
+                           const AttentionPartial& total) const {
+  const int64_t head = int64_t{group} * task.heads;
+  kernels_.finish(task, total, args.out + head * task.head_dim,
+                  args.lse == nullptr ? nullptr : args.lse + head, args.heads);
+}
+
+// Later blocks of a prompt see more keys, and blocks differ in rows, so neighbours are dealt out in
+// turn.
+template <typename Fn>
+void AttentionPlan::Deal(int64_t items, const Fn& fn) {
   const int threads = pool_.threads();
-  SizeWorkspaces(2 * threads);
-  const auto items = static_cast<int64_t>(blocks_.size()) * groups_;
   pool_.ParallelFor(threads, 1, [&](int64_t begin, int64_t end, int thread) {
-    const AttentionScratch scratch = ScratchOf(thread);
-    const AttentionPartial total = PartialAt(2 * thread), next = PartialAt(2 * thread + 1);
     for (int64_t first = begin; first < end; ++first) {
-      for (int64_t item = first; item < items; item += threads) {
-        const Block& block = blocks_[item / groups_];
-        const int group = static_cast<int>(item % groups_);
-        const AttentionTask task = TaskOf(args, block, group);
-        kernels_.attend_chunk(task, 0, scratch, total);
-        for (int chunk = 1; chunk < block.chunks; ++chunk) {
-          kernels_.attend_chunk(task, chunk, scratch, next);
-          kernels_.merge_chunk(task, chunk, total, next);
-        }
-        Finish(args, block, group, task, total);
-      }
+      for (int64_t item = first; item < items; item += threads) fn(item, thread);
     }
   });
 }
 
-// One item is one chunk; the merge follows when all are there.
-void AttentionPlan::RunSplit(const AttentionArgs& args) {
-  SizeWorkspaces(chunk_count_ * groups_);
-  pool_.ParallelFor(chunk_count_ * groups_, 1, [&](int64_t begin, int64_t end, int thread) {
+// One item does all chunks of a block, merging each as it comes.
+void AttentionPlan::RunWhole(const AttentionArgs& args) {
+  SizeWorkspaces(int64_t{2} * pool_.threads() * queries_);
+  Deal(static_cast<int64_t>(blocks_.size()) * groups_, [&](int64_t item, int thread) {
     const AttentionScratch scratch = ScratchOf(thread);
-    auto block = blocks_.begin();
-    for (int64_t item = begin; item < end; ++item) {
-      while (item / groups_ >= block->partial + block->chunks) ++block;
-      const auto chunk = static_cast<int>(item / groups_ - block->partial);
-      const AttentionTask task = TaskOf(args, *block, static_cast<int>(item % groups_));
-      kernels_.attend_chunk(task, chunk, scratch, PartialAt(item));
+    const AttentionPartial total = PartialAt(int64_t{2} * thread * queries_);
+    const AttentionPartial next = PartialAt((int64_t{2} * thread + 1) * queries_);
+    const Block& block = blocks_[item / groups_];
+    const int group = static_cast<int>(item % groups_);
+    const AttentionTask task = TaskOf(args, block, group);
+    kernels_.attend_chunk(task, 0, scratch, total);
+    for (int chunk = 1; chunk < block.chunks; ++chunk) {
+      kernels_.attend_chunk(task, chunk, scratch, next);
+      kernels_.merge_chunk(task, chunk, total, next);
     }
+    Finish(args, group, task, total);
   });
-  const auto items = static_cast<int64_t>(blocks_.size()) * groups_;
-  pool_.ParallelFor(items, 16, [&](int64_t begin, int64_t end, int) {
-    for (int64_t item = begin; item < end; ++item) {
-      const Block& block = blocks_[item / groups_];
-      const int group = static_cast<int>(item % groups_);
-      const AttentionTask task = TaskOf(args, block, group);
-      const AttentionPartial total = PartialAt(block.partial * groups_ + group);
-      for (int chunk = 1; chunk < block.chunks; ++chunk) {
-        const AttentionPartial next = PartialAt((block.partial + chunk) * groups_ + group);
-        kernels_.merge_chunk(task, chunk, total, next);
+}
+
+// One item is one chunk; the merge follows when those of a window are there.
+void AttentionPlan::RunSplit(const AttentionArgs& args) {
+  const int64_t queries = static_cast<int64_t>(rows_.size()) * args.heads;
+  const int width =
+      static_cast<int>(std::clamp<int64_t>(kWindowQueries / queries, 1, most_chunks_));
+  SizeWorkspaces((1 + width) * queries);
+  for (int begin = 0; begin < most_chunks_; begin += width) {
+    const Chunks window = {begin, std::min(begin + width, most_chunks_)};
+    AttendWindow(args, window);
+    MergeWindow(args, window);
+  }
+}
+
+// The partial results of the window's first chunk lie behind the totals, then those of the next.
+// The first chunk of all needs no merge: it is the total.
+void AttentionPlan::AttendWindow(const AttentionArgs& args, Chunks window) {
+  const int64_t width = window.end - window.begin;
+  const int64_t queries = static_cast<int64_t>(rows_.size()) * args.heads;
+  Deal(static_cast<int64_t>(blocks_.size()) * width * groups_, [&](int64_t item, int thread) {
+    const Block& block = blocks_[item / groups_ / width];
+    const auto chunk = static_cast<int>(window.begin + item / groups_ % width);
+    const auto group = static_cast<int>(item % groups_);
+    if (chunk >= block.chunks) return;
+    const AttentionTask task = TaskOf(args, block, group);
+    const int64_t slot = chunk == 0 ? 0 : 1 + chunk - window.begin;
+    kernels_.attend_chunk(task, chunk, ScratchOf(thread),
+                          PartialAt(slot * queries + FirstQuery(args, block, group)));
+  });
+}
+
+void AttentionPlan::MergeWindow(const AttentionArgs& args, Chunks window) {
+  const int64_t queries = static_cast<int64_t>(rows_.size()) * args.heads;
+  const int64_t grain = std::max<int64_t>(1, kMergesPerPart / (window.end - window.begin));
+  for (const Block& block : blocks_) {
+    if (block.chunks <= window.begin) continue;
+    pool_.ParallelFor(block.rows * groups_, grain, [&](int64_t begin, int64_t end, int) {
+      for (int64_t item = begin; item < end; ++item) {
+        const auto row = static_cast<int>(item / groups_), group = static_cast<int>(item % groups_);
+        const AttentionTask task = TaskOf(args, {block.row_begin + row, 1, block.chunks}, group);
+        const int64_t query = FirstQuery(args, block, group) + int64_t{row} * task.heads;
+        const AttentionPartial total = PartialAt(query);
+        const int end_chunk = std::min(window.end, block.chunks);
+        for (int chunk = std::max(1, window.begin); chunk < end_chunk; ++chunk) {
+          const int64_t slot = 1 + chunk - window.begin;
+          kernels_.merge_chunk(task, chunk, total, PartialAt(slot * queries + query));
+        }
+        if (end_chunk == block.chunks) Finish(args, group, task, total);
       }
-      Finish(args, block, group, task, total);
-    }
-  });
+    });
+  }
 }
 
 }  // namespace trivium::kernels

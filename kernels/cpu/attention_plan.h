@@ -1,6 +1,7 @@
-// Spreads the attention of a batch over the pool: work items are blocks of query rows of one
-// sequence and one key-value head, and where those are too few for the threads, single chunks of
-// their keys. Both ways do the same operations in the same order for each row, so the results are
+// Spreads the attention of a batch over the pool. A block is a few query rows of one sequence, or
+// of sequences with a common prefix, which is then read once for all of them; a work item is a
+// block and one key-value head, and where a few such items would hold the most work, single chunks
+// of their keys. All ways do the same operations in the same order for each row, so the results are
 // the same bits. Not thread-safe: one plan belongs to one Ops. Keeps its workspaces between calls.
 #pragma once
 
@@ -20,34 +21,47 @@ class AttentionPlan {
   void Run(const AttentionArgs& args);
 
  private:
-  // Rows row_begin … row_begin + rows - 1 of a span.
   struct Block {
-    const SequenceSpan* span;
-    int row_begin;
+    int row_begin;  // in rows_
     int rows;
-    int chunks;       // of the row that sees the most keys
-    int64_t partial;  // index of its first chunk among all chunks of the batch
+    int chunks;  // of the row that sees the most keys
+    int64_t work() const { return int64_t{rows} * chunks; }
+  };
+  // On a cache line of its own.
+  struct alignas(64) Counter {
+    int64_t value = 0;
+  };
+  struct Chunks {
+    int begin, end;
   };
 
   void FindBlocks(const AttentionArgs& args);
+  bool FewItemsHoldTheWork() const;
   void SizeWorkspaces(int64_t partials);
   AttentionTask TaskOf(const AttentionArgs& args, const Block& block, int group) const;
   AttentionScratch ScratchOf(int thread);
   AttentionPartial PartialAt(int64_t index);
-  void Finish(const AttentionArgs& args, const Block& block, int group, const AttentionTask& task,
+  int64_t FirstQuery(const AttentionArgs& args, const Block& block, int group) const;
+  void Finish(const AttentionArgs& args, int group, const AttentionTask& task,
               const AttentionPartial& total) const;
   void RunWhole(const AttentionArgs& args);
   void RunSplit(const AttentionArgs& args);
+  void AttendWindow(const AttentionArgs& args, Chunks window);
+  void MergeWindow(const AttentionArgs& args, Chunks window);
+  template <typename Fn>
+  void Deal(int64_t items, const Fn& fn);
 
   const KernelTable& kernels_;
   ThreadPool& pool_;
+  std::vector<AttentionRow> rows_;
   std::vector<Block> blocks_;
-  int64_t chunk_count_ = 0;  // over all blocks
-  int queries_ = 0;          // most queries of a block: rows * heads of a group
+  int most_chunks_ = 0;  // of a block
+  int queries_ = 0;      // most queries of a block: rows * heads of a group
   int groups_ = 0;
   int padded_dim_ = 0;
   std::vector<float> scratch_;
   std::vector<float> partials_;
+  std::vector<Counter> loaded_rows_;  // by thread
 };
 
 }  // namespace trivium::kernels

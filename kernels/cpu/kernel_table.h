@@ -124,20 +124,31 @@ struct MatmulTask {
 // Keys are attended in chunks of this many positions; the chunk borders are multiples of it,
 // whatever the batch, so that a row is always the same merge of the same partial results.
 inline constexpr int kChunkKeys = 256;
-inline constexpr int kTileKeys = 32;   // converted to float32 at a time
-inline constexpr int kBlockRows = 16;  // query rows that share a conversion
+inline constexpr int kTileKeys = 32;    // converted to float32 at a time
+inline constexpr int kBlockRows = 16;   // query rows of one sequence that share a conversion
+inline constexpr int kSharedRows = 64;  // query rows of sequences with a common prefix
 
-// Rows of one sequence (at most kBlockRows) and the query heads of one key-value head.
+// A query row and its keys.
+struct AttentionRow {
+  int32_t row = 0;  // in the packed batch
+  int32_t position = 0;
+  // Leading keys that lie in the same pages as those of the row before it in the task;
+  // kSameSequence where all do. Else at most the positions of both, so that both see them.
+  int32_t shared = 0;
+  const int32_t* block_table = nullptr;
+};
+inline constexpr int32_t kSameSequence = INT32_MAX;
+
+// Rows (at most kSharedRows) and the query heads of one key-value head.
 struct AttentionTask {
-  const float* q = nullptr;            // row 0, first head of the group; rows are q_stride apart
-  int64_t q_stride = 0;                // heads * head_dim
-  const int32_t* positions = nullptr;  // [rows]
-  int rows = 0;
-  int heads = 0;  // query heads of this kv head
+  const AttentionRow* rows = nullptr;
+  int row_count = 0;
+  const float* q = nullptr;  // row 0 of the batch, first head of the group; rows are q_stride apart
+  int64_t q_stride = 0;      // heads of all groups * head_dim
+  int heads = 0;             // query heads of this kv head
   int head_dim = 0;
   int padded_dim = 0;                  // head_dim rounded up to 8
   const uint16_t* kv_group = nullptr;  // kv_layer + kv head * head_dim
-  const int32_t* block_table = nullptr;
   int block_tokens = 0;
   int64_t page_elems = 0, row_elems = 0;
   float scale = 0;
@@ -145,17 +156,18 @@ struct AttentionTask {
 
 // Scratch of one thread, with anything in it; sizes in floats.
 struct AttentionScratch {
-  float* q = nullptr;       // [kBlockRows * heads, padded_dim]
-  float* scores = nullptr;  // [kBlockRows * heads, kChunkKeys]
-  float* tile = nullptr;    // [kTileKeys, padded_dim]
+  float* q = nullptr;              // [row_count * heads, padded_dim]
+  float* scores = nullptr;         // [row_count * heads, kChunkKeys]
+  float* tile = nullptr;           // [kTileKeys, padded_dim]
+  int64_t* loaded_rows = nullptr;  // grows by the keys and values read, counted where it is done
 };
 
 // Softmax over some keys, not yet divided: out = sum(exp(s - max) * v), sum = sum(exp(s - max)).
-// Query i = row * heads + head.
+// Query i = place of the row in the task * heads + head.
 struct AttentionPartial {
-  float* out = nullptr;  // [rows * heads, padded_dim]
-  float* max = nullptr;  // [rows * heads]
-  float* sum = nullptr;  // [rows * heads]
+  float* out = nullptr;  // [row_count * heads, padded_dim]
+  float* max = nullptr;  // [row_count * heads]
+  float* sum = nullptr;  // [row_count * heads]
 };
 
 struct KernelTable {
@@ -170,9 +182,10 @@ struct KernelTable {
   // Adds the partial of a later chunk into `total`, for the rows that see it.
   void (*merge_chunk)(const AttentionTask& task, int chunk, const AttentionPartial& total,
                       const AttentionPartial& partial);
-  // out (rows out_stride apart) = total.out / total.sum; lse [row * lse_stride + head] unless null.
-  void (*finish)(const AttentionTask& task, const AttentionPartial& total, float* out,
-                 int64_t out_stride, float* lse, int64_t lse_stride);
+  // out (row 0 of the batch, rows q_stride apart) = total.out / total.sum;
+  // lse [row of the batch * lse_stride + head] unless null.
+  void (*finish)(const AttentionTask& task, const AttentionPartial& total, float* out, float* lse,
+                 int64_t lse_stride);
 
   void (*rms_norm)(const float* x, const float* weight, float eps, int dim, float* out);  // one row
   // One row; cosines and sines of the rope_dim / 2 pairs.

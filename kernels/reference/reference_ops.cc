@@ -45,6 +45,15 @@ const uint16_t* KeyAt(const uint16_t* layer, const KvLayout& layout, const int32
          p % layout.block_tokens * layout.RowElems();
 }
 
+// Every head of every row reads all its keys and values.
+void CountReads(const AttentionArgs& args, const SequenceSpan& span) {
+  if (args.kv_bytes_read == nullptr) return;
+  for (int row = span.row_begin; row < span.row_begin + span.row_count; ++row) {
+    *args.kv_bytes_read +=
+        (args.positions[row] + int64_t{1}) * args.heads * args.layout.head_dim * 4;
+  }
+}
+
 // The softmax of one query row and head over its keys, and the sum of the values weighted by it.
 class HeadAttention {
  public:
@@ -192,6 +201,7 @@ class ReferenceOps final : public Ops {
           }
         }
       });
+      CountReads(args, span);
     }
   }
 

@@ -1,25 +1,45 @@
-// Attention of a block of query rows over one chunk of keys, in three passes: scores, softmax,
-// values. Keys and values are converted to float32 one tile at a time and shared by all queries of
-// the block.
+// Attention of some query rows over one chunk of keys, in three passes: scores, softmax, values.
+// Keys and values are read and converted to float32 one tile at a time, once for all neighbours
+// that have them in the same pages.
 #include "kernels/cpu/simd/simd.h"
 
 namespace trivium::kernels::TRIVIUM_SIMD {
 namespace {
 
+// Rows begin … end - 1 of a task.
+struct RowRange {
+  int begin = 0, end = 0;
+};
+
 // How many keys of the chunk a row sees.
 inline int VisibleKeys(const AttentionTask& task, int row, int chunk) {
-  const int keys = task.positions[row] + 1 - chunk * kChunkKeys;
+  const int keys = task.rows[row].position + 1 - chunk * kChunkKeys;
   if (keys <= 0) return 0;
   return keys < kChunkKeys ? keys : kChunkKeys;
 }
 
-inline int MostVisibleKeys(const AttentionTask& task, int chunk) {
+// How many keys of the tile that begins with the chunk's key `tile_begin`.
+inline int TileKeys(const AttentionTask& task, int row, int chunk, int tile_begin) {
+  const int keys = VisibleKeys(task, row, chunk) - tile_begin;
+  if (keys <= 0) return 0;
+  return keys < kTileKeys ? keys : kTileKeys;
+}
+
+inline int MostVisibleKeys(const AttentionTask& task, RowRange rows, int chunk) {
   int most = 0;
-  for (int row = 0; row < task.rows; ++row) {
+  for (int row = rows.begin; row < rows.end; ++row) {
     const int keys = VisibleKeys(task, row, chunk);
     if (keys > most) most = keys;
   }
   return most;
+}
+
+// The first rows of the range, up to one that has less than `keys` leading keys in common with the
+// row before it.
+inline RowRange LeadingSharers(const AttentionTask& task, RowRange rows, int keys) {
+  int end = rows.begin + 1;
+  while (end < rows.end && task.rows[end].shared >= keys) ++end;
+  return {rows.begin, end};
 }
 
 // Pads with zeros: an earlier call may have left anything there, and 0 * NaN is NaN.
@@ -33,13 +53,15 @@ inline void ConvertRow(const uint16_t* half, int dim, int padded_dim, float* out
   for (; d < padded_dim; ++d) out[d] = 0;
 }
 
-// Keys (offset 0) or values (offset of the second half of a page) first … first + count - 1.
-void LoadTile(const AttentionTask& task, int first, int count, int64_t offset, float* tile) {
-  int block = first / task.block_tokens;
-  int slot = first % task.block_tokens;
-  for (int i = 0; i < count; ++i) {
+// Fills the rows begin … end - 1 of a tile with the keys (offset 0) or values (offset of the second
+// half of a page) from position `first` on.
+void LoadTile(const AttentionTask& task, const int32_t* block_table, int first, RowRange part,
+              int64_t offset, float* tile) {
+  int block = (first + part.begin) / task.block_tokens;
+  int slot = (first + part.begin) % task.block_tokens;
+  for (int i = part.begin; i < part.end; ++i) {
     const uint16_t* row =
-        task.kv_group + task.block_table[block] * task.page_elems + offset + slot * task.row_elems;
+        task.kv_group + block_table[block] * task.page_elems + offset + slot * task.row_elems;
     ConvertRow(row, task.head_dim, task.padded_dim, tile + int64_t{i} * task.padded_dim);
     if (++slot == task.block_tokens) {
       slot = 0;
@@ -48,11 +70,32 @@ void LoadTile(const AttentionTask& task, int first, int count, int64_t offset, f
   }
 }
 
+// Calls use(run) for each run of rows that have the tile in the same pages, when it is loaded. What
+// a run shares with the one before it is in the tile already.
+template <typename Use>
+inline void ForRunsOfTile(const AttentionTask& task, RowRange rows, int chunk, int tile_begin,
+                          int64_t offset, const AttentionScratch& s, const Use& use) {
+  const int first = chunk * kChunkKeys + tile_begin;
+  for (int begin = rows.begin; begin < rows.end;) {
+    const RowRange run = LeadingSharers(task, {begin, rows.end}, first + kTileKeys);
+    int count = MostVisibleKeys(task, run, chunk) - tile_begin;
+    if (count > kTileKeys) count = kTileKeys;
+    const int kept = begin == rows.begin ? 0 : task.rows[begin].shared - first;
+    if (count > 0) {
+      const RowRange missing = {kept > 0 ? kept : 0, count};
+      LoadTile(task, task.rows[begin].block_table, first, missing, offset, s.tile);
+      *s.loaded_rows += missing.end - missing.begin;
+      use(run);
+    }
+    begin = run.end;
+  }
+}
+
 // The scaled queries, padded with zeros. Query i = row * heads + head.
 void LoadQueries(const AttentionTask& task, float* q) {
-  for (int i = 0; i < task.rows * task.heads; ++i) {
-    const float* source =
-        task.q + i / task.heads * task.q_stride + int64_t{i % task.heads} * task.head_dim;
+  for (int i = 0; i < task.row_count * task.heads; ++i) {
+    const float* source = task.q + task.rows[i / task.heads].row * task.q_stride +
+                          int64_t{i % task.heads} * task.head_dim;
     float* row = q + int64_t{i} * task.padded_dim;
     for (int d = 0; d < task.head_dim; ++d) row[d] = source[d] * task.scale;
     for (int d = task.head_dim; d < task.padded_dim; ++d) row[d] = 0;
@@ -99,16 +142,16 @@ void ScoreTile(const float* q, const float* tile, int dim, int count, float* sco
 }
 
 // Scores past a row's last key are computed where a neighbour needs them, and not used.
-void ScoreRows(const AttentionTask& task, int chunk, int tile_begin, const AttentionScratch& s) {
-  const int queries = task.rows * task.heads;
-  for (int query = 0; query < queries;) {
-    const int count = queries - query < 3 ? queries - query : 3;
+void ScoreRows(const AttentionTask& task, RowRange rows, int chunk, int tile_begin,
+               const AttentionScratch& s) {
+  const int end = rows.end * task.heads;
+  for (int query = rows.begin * task.heads; query < end;) {
+    const int count = end - query < 3 ? end - query : 3;
     int seen = 0;
     for (int i = query; i < query + count; ++i) {
-      const int keys = VisibleKeys(task, i / task.heads, chunk) - tile_begin;
+      const int keys = TileKeys(task, i / task.heads, chunk, tile_begin);
       if (keys > seen) seen = keys;
     }
-    if (seen > kTileKeys) seen = kTileKeys;
     const float* q = s.q + int64_t{query} * task.padded_dim;
     float* scores = s.scores + int64_t{query} * kChunkKeys + tile_begin;
     if (count == 3) {
@@ -176,28 +219,59 @@ void WeighTile(const float* weights, const float* tile, int dim, int count, floa
   for (; d < dim; d += 8) WeighValues<kHeads, 1>(weights, tile + d, dim, count, out + d);
 }
 
+// Queries begin … end - 1, which all see `count` keys of the tile.
+void WeighQueries(const AttentionTask& task, int begin, int end, int count, const float* weights,
+                  const float* tile, float* out) {
+  for (int query = begin; query < end;) {
+    const int left = end - query;
+    const float* from = weights + int64_t{query} * kChunkKeys;
+    float* sums = out + int64_t{query} * task.padded_dim;
+    if (left >= 3) {
+      WeighTile<3>(from, tile, task.padded_dim, count, sums);
+    } else if (left == 2) {
+      WeighTile<2>(from, tile, task.padded_dim, count, sums);
+    } else {
+      WeighTile<1>(from, tile, task.padded_dim, count, sums);
+    }
+    query += left < 3 ? left : 3;
+  }
+}
+
 // Stops at each row's own last key: a value that a row must not see is never multiplied, not even
 // by 0.
-void WeighRows(const AttentionTask& task, int chunk, int tile_begin, const AttentionScratch& s,
-               float* out) {
-  for (int row = 0; row < task.rows; ++row) {
-    int count = VisibleKeys(task, row, chunk) - tile_begin;
-    if (count <= 0) continue;
-    if (count > kTileKeys) count = kTileKeys;
-    for (int head = 0; head < task.heads;) {
-      const int64_t query = int64_t{row} * task.heads + head;
-      const float* weights = s.scores + query * kChunkKeys + tile_begin;
-      float* sums = out + query * task.padded_dim;
-      const int left = task.heads - head;
-      if (left >= 3) {
-        WeighTile<3>(weights, s.tile, task.padded_dim, count, sums);
-      } else if (left == 2) {
-        WeighTile<2>(weights, s.tile, task.padded_dim, count, sums);
-      } else {
-        WeighTile<1>(weights, s.tile, task.padded_dim, count, sums);
-      }
-      head += left < 3 ? left : 3;
+void WeighRows(const AttentionTask& task, RowRange rows, int chunk, int tile_begin,
+               const AttentionScratch& s, float* out) {
+  for (int row = rows.begin; row < rows.end;) {
+    const int count = TileKeys(task, row, chunk, tile_begin);
+    int end = row + 1;
+    while (end < rows.end && TileKeys(task, end, chunk, tile_begin) == count) ++end;
+    if (count > 0) {
+      WeighQueries(task, row * task.heads, end * task.heads, count, s.scores + tile_begin, s.tile,
+                   out);
     }
+    row = end;
+  }
+}
+
+// Rows of which each has keys of this chunk in common with the one before it.
+void AttendSharers(const AttentionTask& task, RowRange rows, int chunk, const AttentionScratch& s,
+                   const AttentionPartial& partial) {
+  const int keys = MostVisibleKeys(task, rows, chunk);
+  for (int t = 0; t < keys; t += kTileKeys) {
+    ForRunsOfTile(task, rows, chunk, t, 0, s,
+                  [&](RowRange run) { ScoreRows(task, run, chunk, t, s); });
+  }
+  for (int i = rows.begin * task.heads; i < rows.end * task.heads; ++i) {
+    const int seen = VisibleKeys(task, i / task.heads, chunk);
+    if (seen == 0) continue;
+    Softmax(s.scores + int64_t{i} * kChunkKeys, seen, partial.max + i, partial.sum + i);
+    float* out = partial.out + int64_t{i} * task.padded_dim;
+    for (int d = 0; d < task.padded_dim; ++d) out[d] = 0;
+  }
+  const int64_t values = task.block_tokens * task.row_elems;
+  for (int t = 0; t < keys; t += kTileKeys) {
+    ForRunsOfTile(task, rows, chunk, t, values, s,
+                  [&](RowRange run) { WeighRows(task, run, chunk, t, s, partial.out); });
   }
 }
 
@@ -207,30 +281,17 @@ inline float ExpScalar(float x) { return _mm256_cvtss_f32(Exp(_mm256_set1_ps(x))
 
 void AttendChunk(const AttentionTask& task, int chunk, const AttentionScratch& scratch,
                  const AttentionPartial& partial) {
-  const int keys = MostVisibleKeys(task, chunk);
-  const int first = chunk * kChunkKeys;
   LoadQueries(task, scratch.q);
-  for (int t = 0; t < keys; t += kTileKeys) {
-    LoadTile(task, first + t, keys - t < kTileKeys ? keys - t : kTileKeys, 0, scratch.tile);
-    ScoreRows(task, chunk, t, scratch);
-  }
-  for (int i = 0; i < task.rows * task.heads; ++i) {
-    const int seen = VisibleKeys(task, i / task.heads, chunk);
-    if (seen == 0) continue;
-    Softmax(scratch.scores + int64_t{i} * kChunkKeys, seen, partial.max + i, partial.sum + i);
-    float* out = partial.out + int64_t{i} * task.padded_dim;
-    for (int d = 0; d < task.padded_dim; ++d) out[d] = 0;
-  }
-  const int64_t values = task.block_tokens * task.row_elems;
-  for (int t = 0; t < keys; t += kTileKeys) {
-    LoadTile(task, first + t, keys - t < kTileKeys ? keys - t : kTileKeys, values, scratch.tile);
-    WeighRows(task, chunk, t, scratch, partial.out);
+  for (int begin = 0; begin < task.row_count;) {
+    const RowRange rows = LeadingSharers(task, {begin, task.row_count}, chunk * kChunkKeys + 1);
+    AttendSharers(task, rows, chunk, scratch, partial);
+    begin = rows.end;
   }
 }
 
 void MergeChunk(const AttentionTask& task, int chunk, const AttentionPartial& total,
                 const AttentionPartial& partial) {
-  for (int i = 0; i < task.rows * task.heads; ++i) {
+  for (int i = 0; i < task.row_count * task.heads; ++i) {
     if (VisibleKeys(task, i / task.heads, chunk) == 0) continue;
     const float max = total.max[i] > partial.max[i] ? total.max[i] : partial.max[i];
     const float a = ExpScalar(total.max[i] - max);
@@ -247,11 +308,12 @@ void MergeChunk(const AttentionTask& task, int chunk, const AttentionPartial& to
 }
 
 void FinishAttention(const AttentionTask& task, const AttentionPartial& total, float* out,
-                     int64_t out_stride, float* lse, int64_t lse_stride) {
-  for (int i = 0; i < task.rows * task.heads; ++i) {
-    const int row = i / task.heads, head = i % task.heads;
+                     float* lse, int64_t lse_stride) {
+  for (int i = 0; i < task.row_count * task.heads; ++i) {
+    const int64_t row = task.rows[i / task.heads].row;
+    const int head = i % task.heads;
     const float* source = total.out + int64_t{i} * task.padded_dim;
-    float* target = out + row * out_stride + int64_t{head} * task.head_dim;
+    float* target = out + row * task.q_stride + int64_t{head} * task.head_dim;
     for (int d = 0; d < task.head_dim; ++d) target[d] = source[d] / total.sum[i];
     if (lse != nullptr) lse[row * lse_stride + head] = total.max[i] + __builtin_logf(total.sum[i]);
   }

@@ -27,7 +27,7 @@ void AttendChunk(const AttentionTask& task, int chunk, const AttentionScratch& s
 void MergeChunk(const AttentionTask& task, int chunk, const AttentionPartial& total,
                 const AttentionPartial& partial);
 void FinishAttention(const AttentionTask& task, const AttentionPartial& total, float* out,
-                     int64_t out_stride, float* lse, int64_t lse_stride);
+                     float* lse, int64_t lse_stride);
 void RmsNormRow(const float* x, const float* weight, float eps, int dim, float* out);
 void RopeRow(float* x, const float* cosines, const float* sines, int heads, int head_dim,
              int rope_dim);
