@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "common/engine/shared_prefix.h"
+
 namespace trivium::engine {
 namespace {
 
@@ -54,6 +56,8 @@ struct Engine::Workspace {
   std::vector<int> logit_rows;  // the packed rows whose logits are wanted, ascending
   std::vector<kernels::SequenceSpan> logit_spans;
   std::vector<int> first_row;
+  int64_t kv_bytes_read = 0;
+  std::vector<bool> written;  // by block of the storage; all false between steps
 
   std::vector<float> x;          // [rows, hidden], the residual stream
   std::vector<float> normed;     // [rows, hidden]
@@ -98,6 +102,7 @@ Engine::Engine(std::shared_ptr<const model::Model> model, std::unique_ptr<kernel
                                   ops_->Pack(layer.up), ops_->Pack(layer.down)});
   }
   workspace_->output = ops_->Pack(model_->output);
+  workspace_->written.resize(static_cast<size_t>(storage_->blocks()));
 }
 
 Engine::~Engine() = default;
@@ -117,6 +122,34 @@ void Engine::CheckRange(const SequenceRange& range) const {
   for (int32_t block : range.block_table) {
     TRIVIUM_CHECK(block >= 0 && block < storage_->blocks(), "block {} of {}", block,
                   storage_->blocks());
+  }
+}
+
+// Blocks may be shared by what lies in them already, never by what a step puts there.
+void Engine::CheckWrites(std::span<const SequenceRange> batch) {
+  std::vector<bool>& written = workspace_->written;
+  const auto block_tokens = static_cast<size_t>(storage_->layout().block_tokens);
+  const auto past = [&](const SequenceRange& range) {
+    return range.block_table.first(static_cast<size_t>(range.position) / block_tokens);
+  };
+  const auto present = [&](const SequenceRange& range) {
+    const size_t end = static_cast<size_t>(range.position) + range.tokens.size();
+    const size_t begin = past(range).size();
+    return range.block_table.subspan(begin, (end + block_tokens - 1) / block_tokens - begin);
+  };
+  for (const SequenceRange& range : batch) {
+    for (const int32_t block : present(range)) {
+      TRIVIUM_CHECK(!written[static_cast<size_t>(block)], "two ranges write to block {}", block);
+      written[static_cast<size_t>(block)] = true;
+    }
+  }
+  for (const SequenceRange& range : batch) {
+    for (const int32_t block : past(range)) {
+      TRIVIUM_CHECK(!written[static_cast<size_t>(block)], "block {} is shared and written", block);
+    }
+  }
+  for (const SequenceRange& range : batch) {
+    for (const int32_t block : present(range)) written[static_cast<size_t>(block)] = false;
   }
 }
 
@@ -147,6 +180,9 @@ void Engine::GatherBatch(std::span<const SequenceRange> batch) {
   w.rows = static_cast<int>(w.ids.size());
   TRIVIUM_CHECK(w.logit_rows.size() <= kMaxLogitRows, "logits of {} rows wanted, at most {}",
                 w.logit_rows.size(), kMaxLogitRows);
+  CheckWrites(batch);
+  GroupBySharedPrefix(w.positions, storage_->layout().block_tokens, w.spans);
+  w.kv_bytes_read = 0;
   w.Reserve(model_->config);
 }
 
@@ -183,6 +219,7 @@ void Engine::KeepLogitRows() {
   CompactRows(w.positions, w.logit_rows, 1);
   w.spans.swap(w.logit_spans);
   w.rows = static_cast<int>(w.logit_rows.size());
+  GroupBySharedPrefix(w.positions, storage_->layout().block_tokens, w.spans);
 }
 
 void Engine::AttendAndFeedForward(int layer) {
@@ -205,7 +242,8 @@ void Engine::AttendAndFeedForward(int layer) {
                    .heads = config.heads,
                    .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
                    .out = w.attn.data(),
-                   .lse = nullptr});
+                   .lse = nullptr,
+                   .kv_bytes_read = &w.kv_bytes_read});
   const int64_t residual = int64_t{w.rows} * config.hidden;
   ops_->Matmul(*packed.attn_out, w.attn.data(), w.rows, w.projected.data());
   ops_->Add(w.x.data(), w.projected.data(), residual);
@@ -241,7 +279,9 @@ StepResult Engine::Step(std::span<const SequenceRange> batch, const LayerDone& l
   }
   if (w.rows > 0) ComputeLogits();
   const size_t logits = w.logit_rows.size() * static_cast<size_t>(model_->config.vocab);
-  return {.logits = {w.logits.data(), logits}, .first_row = w.first_row};
+  return {.logits = {w.logits.data(), logits},
+          .first_row = w.first_row,
+          .kv_bytes_read = w.kv_bytes_read};
 }
 
 }  // namespace trivium::engine

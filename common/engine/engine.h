@@ -3,8 +3,10 @@
 // same step.
 //
 // Thread-safety: one thread drives an Engine. The KV blocks named in a batch must be owned by the
-// caller. Invariants: a row's logits depend only on its own sequence's tokens; positions before a
-// range's first must have been processed (or received) already. Working memory grows with the
+// caller. Ranges whose tables begin with the same blocks share them: attention reads these once for
+// all; no row may write into a block that another range of the step reads (that ends the process).
+// Invariants: a row's logits depend only on its own sequence's tokens; positions before a range's
+// first must have been processed (or received) already. Working memory grows with the
 // largest step seen, up to what kMaxRows and kMaxLogitRows need, and is reused: a step no larger
 // than an earlier one allocates nothing here.
 #pragma once
@@ -36,6 +38,7 @@ using LayerDone = std::function<void(int layer)>;
 struct StepResult {
   std::span<const float> logits;   // [logit rows, vocab], in batch order
   std::span<const int> first_row;  // for each range, its first logit row, or -1
+  int64_t kv_bytes_read = 0;       // by attention, all layers
 };
 
 class Engine {
@@ -65,6 +68,7 @@ class Engine {
   struct PackedLayer;
 
   void CheckRange(const SequenceRange& range) const;
+  void CheckWrites(std::span<const SequenceRange> batch);
   void GatherBatch(std::span<const SequenceRange> batch);
   void ComputeKv(int layer);
   void KeepLogitRows();
