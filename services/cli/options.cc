@@ -17,6 +17,22 @@ CLI::Option* AddSetter(CLI::App* app, const char* name, const char* help, Set se
       name, [set](const T& value) { set(value); }, help);
 }
 
+// CLI::Range and CLI::NonNegativeNumber let "nan" pass.
+CLI::Validator Between(double low, double high) {
+  const std::string what = fmt::format("from {:.15g} to {:.15g}", low, high);
+  return CLI::Validator(
+      [=](const std::string& text) {
+        double value = 0;
+        const bool number = CLI::detail::lexical_cast(text, value);
+        return number && value >= low && value <= high ? std::string() : "must be " + what;
+      },
+      what);
+}
+
+void AddTimeout(CLI::App* app, Options* o, const char* help) {
+  app->add_option("--timeout-s", o->timeout_s, help)->check(Between(0, 86400));
+}
+
 // "ID=BIAS". The router checks the ranges.
 void AddBias(const std::string& text, v1::Sampling* sampling) {
   const size_t equals = text.find('=');
@@ -69,8 +85,7 @@ void AddSampling(CLI::App* app, Options* o) {
       ->take_all();
   app->add_option("--priority", o->priority, "-100 … 100; the lowest is preempted first");
   app->add_option("--model", o->model, "model id; default: the cluster's");
-  app->add_option("--timeout-s", o->timeout_s, "give up after so long")
-      ->check(CLI::NonNegativeNumber);
+  AddTimeout(app, o, "give up after so long; 0 (default) is never");
   app->add_flag("--quiet", o->quiet, "no line of figures after the answer");
 }
 
@@ -108,18 +123,6 @@ void AddGenerate(CLI::App* root, Options* o) {
                      [o](int32_t v) { o->sampling.set_prompt_logprobs(v); });
   app->add_flag_callback(
       "--ignore-eos", [o] { o->sampling.set_ignore_eos(true); }, "go on to --max-tokens");
-}
-
-// CLI::Range lets "nan" pass.
-CLI::Validator Between(double low, double high) {
-  const std::string what = fmt::format("from {:.15g} to {:.15g}", low, high);
-  return CLI::Validator(
-      [=](const std::string& text) {
-        double value = 0;
-        const bool number = CLI::detail::lexical_cast(text, value);
-        return number && value >= low && value <= high ? std::string() : "must be " + what;
-      },
-      what);
 }
 
 void AddOpenLoop(CLI::App* app, BenchOptions* b) {
@@ -165,7 +168,7 @@ void AddBench(CLI::App* root, Options* o) {
   add("--token-id-max", &b->token_id_max, 0, INT32_MAX, "to this one");
   AddOpenLoop(app, b);
   AddMeasured(app, b);
-  app->add_option("--timeout-s", o->timeout_s, "of one request")->check(CLI::NonNegativeNumber);
+  AddTimeout(app, o, "of one request; 0 (default) is none");
   app->add_flag("--json", o->json, "one JSON object at the end");
 }
 
@@ -186,12 +189,10 @@ void AddQuestions(CLI::App* root, Options* o) {
   models->add_flag("--json", o->json, "one JSON object");
   AddPrompt(root->add_subcommand("tokenize", "text as token ids"), o, false);
   CLI::App* wait = root->add_subcommand("wait-ready", "wait until a request could be served");
-  wait->add_option("--timeout-s", o->timeout_s, "give up after so long; default 60")
-      ->check(CLI::Range(0.0, 86400.0));
+  AddTimeout(wait, o, "give up after so long; default 60");
   wait->add_option("--prefill", o->prefill_workers, "ready prefill workers")
-      ->check(CLI::Range(0, 1024));
-  wait->add_option("--decode", o->decode_workers, "ready decode workers")
-      ->check(CLI::Range(0, 1024));
+      ->check(Between(0, 1024));
+  wait->add_option("--decode", o->decode_workers, "ready decode workers")->check(Between(0, 1024));
 }
 
 void AddDocuments(CLI::App* root, Options* o) {

@@ -180,6 +180,9 @@ TEST(OptionsTest, MistakesAreOneLineAndCodeTwo) {
       {"completion", "csh"},
       {"status", "extra"},
       {"wait-ready", "--timeout-s", "-1"},
+      {"wait-ready", "--timeout-s", "nan"},
+      {"generate", "--prompt", "a", "--timeout-s", "nan"},
+      {"bench", "--timeout-s", "1e300"},
       {"chat", "generate"},
   };
   for (const auto& args : table) {
