@@ -23,6 +23,7 @@ class CounterHandle final : public Counter {
  public:
   explicit CounterHandle(prometheus::Counter& counter) : counter_(counter) {}
   void Add(double amount) override { counter_.Increment(amount); }
+  double Value() const override { return counter_.Value(); }
 
  private:
   prometheus::Counter& counter_;

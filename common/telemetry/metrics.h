@@ -18,6 +18,7 @@ class Counter {
  public:
   virtual ~Counter() = default;
   virtual void Add(double amount = 1) = 0;
+  virtual double Value() const = 0;
 };
 class Gauge {
  public:

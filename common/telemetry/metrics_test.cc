@@ -125,6 +125,7 @@ TEST(MetricsTest, ThreadsCountEverything) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_THAT(metrics.Text(), HasSubstr("trivium_n_total{k=\"0\"} 1336\n"));
   EXPECT_THAT(metrics.Text(), HasSubstr("trivium_n_total{k=\"1\"} 1332\n"));
+  EXPECT_EQ(metrics.AddCounter("n_total", "N.", {{"k", "1"}}).Value(), 1332);
 }
 
 TEST(MetricsTest, LatencyBucketsRiseFromTenthMillisecondToHundredSeconds) {

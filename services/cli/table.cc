@@ -84,6 +84,7 @@ std::string StatusJson(const v1::ClusterStatusResponse& status) {
   return Dump({{"router_version", status.router_version()},
                {"requests",
                 {{"running", status.requests_running()}, {"waiting", status.requests_waiting()}}},
+               {"output_tokens", status.output_tokens()},
                {"workers", std::move(workers)}});
 }
 

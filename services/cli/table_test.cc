@@ -12,6 +12,7 @@ v1::ClusterStatusResponse Status() {
   status.set_router_version("0.1.0");
   status.set_requests_running(2);
   status.set_requests_waiting(1);
+  status.set_output_tokens(98765);
   v1::WorkerStatus* worker = status.add_workers();
   worker->set_id("prefill-0");
   worker->set_role("prefill");
@@ -48,6 +49,7 @@ TEST(TableTest, StatusForPeople) {
 TEST(TableTest, StatusForPrograms) {
   const auto json = nlohmann::json::parse(StatusJson(Status()));
   EXPECT_EQ(json["requests"]["running"], 2);
+  EXPECT_EQ(json["output_tokens"], 98765);
   EXPECT_EQ(json["workers"].size(), 2u);
   EXPECT_EQ(json["workers"][0]["blocks"],
             nlohmann::json({{"total", 100}, {"free", 90}, {"used", 8}, {"leased", 2}}));

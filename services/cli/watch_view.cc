@@ -60,7 +60,7 @@ std::string Redraw(const std::vector<std::string>& lines) {
 void WatchView::Update(const v1::ClusterStatusResponse& status, TimePoint now) {
   before_ = std::move(now_);
   now_ = status;
-  interval_s_ = std::chrono::duration<double>(now - updated_).count();
+  if (updated_) interval_s_ = std::chrono::duration<double>(now - *updated_).count();
   updated_ = now;
 }
 
@@ -75,13 +75,8 @@ std::optional<double> WatchView::StepsPerSecond(const v1::WorkerStatus& worker) 
 }
 
 std::optional<double> WatchView::TokensPerSecond() const {
-  std::optional<double> sum;
-  for (const v1::WorkerStatus& worker : now_.workers()) {
-    const auto steps = StepsPerSecond(worker);
-    if (worker.role() != "decode" || !steps) continue;
-    sum = sum.value_or(0) + *steps * worker.requests_running();
-  }
-  return sum;
+  if (interval_s_ <= 0 || now_.output_tokens() < before_.output_tokens()) return std::nullopt;
+  return static_cast<double>(now_.output_tokens() - before_.output_tokens()) / interval_s_;
 }
 
 std::string WatchView::WorkerLine(const v1::WorkerStatus& w) const {
@@ -97,7 +92,7 @@ std::string WatchView::WorkerLine(const v1::WorkerStatus& w) const {
 
 std::vector<std::string> WatchView::Lines(size_t columns) const {
   std::vector<std::string> lines = {
-      fmt::format("router {}: {} running, {} in the queue, about {} tokens/s",
+      fmt::format("router {}: {} running, {} in the queue, {} tokens/s",
                   net::Escape(now_.router_version(), kNameBytesMax), now_.requests_running(),
                   now_.requests_waiting(), Rate(TokensPerSecond())),
       ""};
@@ -115,7 +110,7 @@ std::vector<std::string> WatchView::Lines(size_t columns) const {
 
 std::string WatchView::Summary() const {
   std::string line =
-      fmt::format("{} running, {} in the queue, about {} tokens/s", now_.requests_running(),
+      fmt::format("{} running, {} in the queue, {} tokens/s", now_.requests_running(),
                   now_.requests_waiting(), Rate(TokensPerSecond()));
   for (const v1::WorkerStatus& w : ByStage(now_)) {
     line +=

@@ -26,13 +26,13 @@ class WatchView {
  private:
   // Engine steps per second of a worker; unset until it has been seen twice in one life.
   std::optional<double> StepsPerSecond(const v1::WorkerStatus& worker) const;
-  // A decode step makes one token for each request that runs: near the truth, and no count.
+  // Sent to clients by the router; unset until it has been seen twice in one life.
   std::optional<double> TokensPerSecond() const;
   std::string WorkerLine(const v1::WorkerStatus& worker) const;
 
   v1::ClusterStatusResponse before_, now_;
-  double interval_s_ = 0;
-  TimePoint updated_;
+  double interval_s_ = 0;  // between the two; 0: there is one at most
+  std::optional<TimePoint> updated_;
 };
 
 // "[####......]  40 %": `used` of `total` in `width` cells.
@@ -41,8 +41,8 @@ std::string Bar(int64_t used, int64_t total, size_t width);
 // The first `columns` characters of UTF-8 text.
 std::string CutToWidth(const std::string& text, size_t columns);
 
-// What makes a terminal that shows `before` lines show `lines` in their place, without flicker:
-// each line is overwritten and its rest erased, and what is below is erased.
+// What makes a terminal show `lines` in place of the frame before, without flicker: each line is
+// overwritten and its rest erased, and what is below is erased.
 std::string Redraw(const std::vector<std::string>& lines);
 
 }  // namespace trivium::cli

@@ -9,11 +9,13 @@ namespace {
 using testing::HasSubstr;
 using testing::Not;
 
-v1::ClusterStatusResponse Status(uint64_t decode_steps, uint64_t epoch) {
+v1::ClusterStatusResponse Status(uint64_t decode_steps, uint64_t epoch,
+                                 uint64_t output_tokens = 0) {
   v1::ClusterStatusResponse status;
   status.set_router_version("0.1.0");
   status.set_requests_running(3);
   status.set_requests_waiting(2);
+  status.set_output_tokens(output_tokens);
   for (const char* role : {"decode", "prefill"}) {
     v1::WorkerStatus* worker = status.add_workers();
     worker->set_id(std::string(role) + "-0");
@@ -50,7 +52,7 @@ TEST(WatchViewTest, StagesInTheOrderOfARequest) {
   view.Update(Status(5, 1), WatchView::TimePoint());
   const auto lines = view.Lines(200);
   ASSERT_EQ(lines.size(), 7u);
-  EXPECT_EQ(lines[0], "router 0.1.0: 3 running, 2 in the queue, about - tokens/s");
+  EXPECT_EQ(lines[0], "router 0.1.0: 3 running, 2 in the queue, - tokens/s");
   EXPECT_EQ(lines[3], "prefill");
   EXPECT_THAT(lines[4], HasSubstr("prefill-0"));
   EXPECT_THAT(lines[4], HasSubstr("[########............]  40 %"));
@@ -60,12 +62,15 @@ TEST(WatchViewTest, StagesInTheOrderOfARequest) {
 TEST(WatchViewTest, RatesNeedTwoSnapshotsOfOneLife) {
   const WatchView::TimePoint start;
   WatchView view;
-  view.Update(Status(100, 1), start);
-  view.Update(Status(150, 1), start + std::chrono::seconds(2));
-  EXPECT_THAT(view.Summary(), HasSubstr("about 75.0 tokens/s"));  // 25 steps/s for 3 requests
+  view.Update(Status(100, 1, 1000), start);
+  view.Update(Status(150, 1, 1101), start + std::chrono::seconds(2));
+  EXPECT_THAT(view.Summary(), HasSubstr(", 50.5 tokens/s"));
   EXPECT_THAT(view.Lines(200)[6], HasSubstr(" 25.0"));
-  view.Update(Status(10, 2), start + std::chrono::seconds(4));  // restarted
-  EXPECT_THAT(view.Summary(), HasSubstr("about - tokens/s"));
+  view.Update(Status(10, 2, 1101), start + std::chrono::seconds(4));  // the worker is a new one
+  EXPECT_THAT(view.Summary(), HasSubstr(", 0.0 tokens/s"));
+  EXPECT_THAT(view.Lines(200)[6], HasSubstr(" -"));
+  view.Update(Status(10, 2, 7), start + std::chrono::seconds(5));  // and now the router
+  EXPECT_THAT(view.Summary(), HasSubstr(", - tokens/s"));
 }
 
 TEST(WatchViewTest, EveryWidthAndHostileNames) {

@@ -312,6 +312,7 @@ TEST_F(ServiceTest, CancelAndDeadlineReachTheStages) {
 }
 
 TEST_F(ServiceTest, TokenizeListModelsAndClusterStatus) {
+  ASSERT_EQ(Generate(Good()).ids.size(), 8u);
   v1::TokenizeRequest request;
   v1::TokenizeResponse tokens;
   request.set_text("hello wörld");
@@ -341,6 +342,7 @@ TEST_F(ServiceTest, TokenizeListModelsAndClusterStatus) {
   ASSERT_TRUE(stub_->ClusterStatus(&context, {}, &status).ok());
   ASSERT_EQ(status.workers_size(), 4);
   for (const v1::WorkerStatus& worker : status.workers()) EXPECT_EQ(worker.state(), "ready");
+  EXPECT_EQ(status.output_tokens(), 8u);
 }
 
 TEST(SlugTest, KeepsWhatAUrlMayHold) {

@@ -27,6 +27,7 @@ class RouterMetrics {
   void Answered(Duration in_queue, Duration total);
   // Sent to a client; `since` the token before it, or for index 0 since the submission.
   void Token(int32_t index, Duration since);
+  uint64_t output_tokens() const { return static_cast<uint64_t>(output_tokens_.Value()); }
   void PerToken(Duration mean);
   void Transferred(Duration first_send_to_last_ack);
   void Prompt(int32_t tokens);
