@@ -1,10 +1,9 @@
 #include "services/cli/arrivals.h"
 
-#include <cerrno>
 #include <cmath>
-#include <cstring>
-#include <fstream>
 #include <nlohmann/json.hpp>
+
+#include "services/cli/prompt.h"
 
 namespace trivium::cli {
 namespace {
@@ -87,16 +86,7 @@ absl::StatusOr<std::vector<Arrival>> ParseTrace(std::string_view text, size_t ar
 }
 
 absl::StatusOr<std::vector<Arrival>> ReadTrace(const std::string& path, size_t arrivals_max) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return InvalidArgument("{}: {}", path, std::strerror(errno));
-  std::string text;
-  for (char buffer[1 << 16]; file.read(buffer, sizeof buffer), file.gcount() > 0;) {
-    text.append(buffer, static_cast<size_t>(file.gcount()));
-    if (text.size() > kFileBytesMax) {
-      return InvalidArgument("{} is larger than {} bytes", path, kFileBytesMax);
-    }
-  }
-  if (file.bad()) return InvalidArgument("{} cannot be read", path);
+  ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kFileBytesMax));
   auto arrivals = ParseTrace(text, arrivals_max);
   if (!arrivals.ok()) return InvalidArgument("{}: {}", path, Message(arrivals.status()));
   return arrivals;

@@ -37,7 +37,7 @@ class PoissonClock {
 // At most `arrivals_max`. INVALID_ARGUMENT names the line.
 absl::StatusOr<std::vector<Arrival>> ParseTrace(std::string_view text, size_t arrivals_max);
 
-// The same of a file of at most 64 MiB.
+// The same of a file of at most 64 MiB, or of standard input for "-".
 absl::StatusOr<std::vector<Arrival>> ReadTrace(const std::string& path, size_t arrivals_max);
 
 }  // namespace trivium::cli

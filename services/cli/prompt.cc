@@ -11,33 +11,33 @@ namespace {
 
 constexpr size_t kPromptBytesMax = 8 << 20;
 
-absl::StatusOr<std::string> ReadAll(FILE* file, const std::string& name) {
+absl::StatusOr<std::string> ReadAll(FILE* file, const std::string& name, size_t bytes_max) {
   std::string text;
   char buffer[65536];
   for (size_t n;
-       text.size() <= kPromptBytesMax && (n = std::fread(buffer, 1, sizeof(buffer), file)) > 0;) {
+       text.size() <= bytes_max && (n = std::fread(buffer, 1, sizeof(buffer), file)) > 0;) {
     text.append(buffer, n);
   }
   if (std::ferror(file)) return InvalidArgument("{}: {}", name, std::strerror(errno));
-  if (text.size() > kPromptBytesMax) return InvalidArgument("{}: larger than 8 MiB", name);
-  return text;
-}
-
-absl::StatusOr<std::string> ReadFile(const std::string& path) {
-  if (path == "-") return ReadAll(stdin, "standard input");
-  FILE* file = std::fopen(path.c_str(), "re");
-  if (file == nullptr) return InvalidArgument("{}: {}", path, std::strerror(errno));
-  absl::StatusOr<std::string> text = ReadAll(file, path);
-  std::fclose(file);
+  if (text.size() > bytes_max) return InvalidArgument("{}: larger than {} bytes", name, bytes_max);
   return text;
 }
 
 }  // namespace
 
+absl::StatusOr<std::string> ReadFile(const std::string& path, size_t bytes_max) {
+  if (path == "-") return ReadAll(stdin, "standard input", bytes_max);
+  FILE* file = std::fopen(path.c_str(), "re");
+  if (file == nullptr) return InvalidArgument("{}: {}", path, std::strerror(errno));
+  absl::StatusOr<std::string> text = ReadAll(file, path, bytes_max);
+  std::fclose(file);
+  return text;
+}
+
 absl::StatusOr<std::string> ReadPrompt(const Options& options) {
   std::string text = options.prompt.value_or("");
   if (!options.prompt.has_value()) {
-    ASSIGN_OR_RETURN(text, ReadFile(options.file));
+    ASSIGN_OR_RETURN(text, ReadFile(options.file, kPromptBytesMax));
   }
   if (!net::IsUtf8(text)) return InvalidArgument("the prompt is not valid UTF-8");
   return text;
