@@ -48,14 +48,8 @@ class Conversation {
     if (!net::IsUtf8(text)) return InvalidArgument("the message is not valid UTF-8");
     Append("user", text);
     Answer answer;
-    const bool terminal = isatty(STDOUT_FILENO) == 1;
     const absl::Status status = client_.Generate(
-        request_, &answer,
-        [terminal](const v1::Delta& delta) {
-          std::fputs((terminal ? ForTerminal(delta.text()) : delta.text()).c_str(), stdout);
-          std::fflush(stdout);
-        },
-        canceller_);
+        request_, &answer, [](const v1::Delta& delta) { PrintText(delta.text()); }, canceller_);
     if (!answer.text().empty() || status.ok()) std::puts("");
     std::fflush(stdout);  // before the figures, where both streams go to one place
     if (!status.ok() && !absl::IsCancelled(status)) {

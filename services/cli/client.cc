@@ -1,5 +1,7 @@
 #include "services/cli/client.h"
 
+#include <unistd.h>
+
 #include <chrono>
 #include <cstdio>
 
@@ -94,6 +96,13 @@ absl::Status Explain(const grpc::Status& status, const std::string& address) {
                       std::chrono::duration<double>(*hint).count());
   }
   return plain;
+}
+
+void PrintText(const std::string& text) {
+  static const bool terminal = isatty(STDOUT_FILENO) == 1;
+  const std::string shown = terminal ? ForTerminal(text) : text;
+  std::fwrite(shown.data(), 1, shown.size(), stdout);
+  std::fflush(stdout);
 }
 
 int Fail(const absl::Status& status) {

@@ -49,6 +49,9 @@ class Client {
 // The status with a text that says what to do, where that is known.
 absl::Status Explain(const grpc::Status& status, const std::string& address);
 
+// Text of the model on standard output, at once; a terminal gets what ForTerminal leaves of it.
+void PrintText(const std::string& text);
+
 // "trivium: UNAVAILABLE: …" on stderr; returns the exit code 1.
 int Fail(const absl::Status& status);
 

@@ -1,5 +1,4 @@
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <cstdio>
 
@@ -10,21 +9,14 @@
 namespace trivium::cli {
 namespace {
 
-void Print(const std::string& text) {
-  static const bool terminal = isatty(STDOUT_FILENO) == 1;
-  const std::string shown = terminal ? ForTerminal(text) : text;
-  std::fwrite(shown.data(), 1, shown.size(), stdout);
-  std::fflush(stdout);
-}
-
 // Choices come side by side. The first is shown as it comes, the others when all have ended.
 void PrintDelta(const v1::Delta& delta) {
-  if (delta.choice() == 0) Print(delta.text());
+  if (delta.choice() == 0) PrintText(delta.text());
 }
 
 void PrintOthers(const Answer& answer) {
   for (size_t i = 1; i < answer.choices().size(); ++i) {
-    Print(fmt::format("--- choice {} ---\n{}\n", i, answer.choices()[i].text));
+    PrintText(fmt::format("--- choice {} ---\n{}\n", i, answer.choices()[i].text));
   }
 }
 
