@@ -36,12 +36,13 @@ class InstalledTree(unittest.TestCase):
     def tearDownClass(cls):
         cls.temporary.cleanup()
 
-    def test_the_programs_run_from_there_and_search_no_folder_of_the_build(self):
+    def test_the_programs_run_from_there_and_name_no_folder_of_the_build(self):
         for program in PROGRAMS:
             with self.subTest(program=program):
                 path = self.prefix / "bin" / program
                 self.assertIn(program, output(path, "--help"))
                 self.assertNotRegex(output("readelf", "-d", path), "RPATH|RUNPATH")
+                self.assertNotIn(os.fsencode(ROOT), path.read_bytes(), "the place of a check that failed")
 
     def test_the_example_configurations_are_accepted_and_fit_together(self):
         with tempfile.NamedTemporaryFile(suffix=".gguf") as model:
@@ -85,7 +86,8 @@ class InstalledTree(unittest.TestCase):
 class DebianPackage(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.deb = output(ROOT / "deploy/package").splitlines()[-1]
+        cls.deb = output("env", "DEBFULLNAME=Ann / Bob & Co", "DEBEMAIL=ann@example.org",
+                         ROOT / "deploy/package").splitlines()[-1]
 
     def test_it_depends_on_what_the_programs_link_to(self):
         depends = {d.split()[0] for d in output("dpkg-deb", "-f", self.deb, "Depends").split(", ")}
@@ -93,6 +95,9 @@ class DebianPackage(unittest.TestCase):
         linked = set(re.findall(r"\blib[a-z+-]+[\d.]+\b", re.sub(r"(?s)^.*?AS base", "", dockerfile)))
         named = {d.removesuffix("-fmt9") for d in depends} - {"libc6", "libgcc-s1", "libstdc++6"}
         self.assertEqual(named, linked)
+
+    def test_its_maintainer_is_who_packs_it(self):
+        self.assertEqual(output("dpkg-deb", "-f", self.deb, "Maintainer"), "Ann / Bob & Co <ann@example.org>\n")
 
     def test_its_version_is_the_projects(self):
         project = re.search(r"project\(trivium VERSION (\S+)", (ROOT / "CMakeLists.txt").read_text()).group(1)
@@ -107,6 +112,8 @@ class DebianPackage(unittest.TestCase):
             self.assertEqual(mode[8], "-", f"{path}: others can write")
         for program in PROGRAMS:
             self.assertEqual(files[f"./usr/bin/{program}"], "-rwxr-xr-x")
+        for file in ["doc/trivium/copyright", "man/man1/trivium.1.gz"]:
+            self.assertEqual(files[f"./usr/share/{file}"], "-rw-r--r--")
         with tempfile.TemporaryDirectory() as control:
             output("dpkg-deb", "-e", self.deb, control)
             conffiles = pathlib.Path(control, "conffiles").read_text().split()
