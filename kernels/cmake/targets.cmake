@@ -25,7 +25,9 @@ find_package(Threads REQUIRED)
 find_package(GTest CONFIG REQUIRED)
 
 add_library(trivium_flags INTERFACE)
-target_compile_options(trivium_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow)
+# A check that fails names its file as the repository does, wherever that was checked out.
+target_compile_options(trivium_flags INTERFACE -Wall -Wextra -Wpedantic -Wshadow
+  -fmacro-prefix-map=${TRIVIUM_ROOT}/=)
 target_include_directories(trivium_flags INTERFACE ${TRIVIUM_ROOT})
 target_link_libraries(trivium_flags INTERFACE Threads::Threads)
 if(TRIVIUM_SANITIZE)
