@@ -39,13 +39,17 @@ class Cluster:
         self.start("router", "--listen", at["router"], "--http-listen", at["http"],
                    "--worker", "prefill=" + at["prefill"], "--worker", "decode=" + at["decode"])
         self.url = f"http://{at['http']}"
-        subprocess.run([self.bin / "trivium", "wait-ready", "--router", at["router"],
-                        "--timeout-s", str(READY_S)], check=True)
+        try:
+            subprocess.run([self.bin / "trivium", "wait-ready", "--router", at["router"],
+                            "--timeout-s", str(READY_S)], check=True)
+        except subprocess.CalledProcessError:
+            self.stop()
+            raise
 
     def start(self, role, *arguments):
-        log = open(os.path.join(self.logs.name, role + ".log"), "w")
-        self.processes[role] = subprocess.Popen(
-            [self.bin / f"trivium-{role}", "--model", MODEL, *arguments], stdout=log, stderr=log)
+        with open(os.path.join(self.logs.name, role + ".log"), "w") as log:
+            self.processes[role] = subprocess.Popen(
+                [self.bin / f"trivium-{role}", "--model", MODEL, *arguments], stdout=log, stderr=log)
 
     def get(self, url):
         with urllib.request.urlopen(url, timeout=10) as answer:
@@ -61,6 +65,7 @@ class Cluster:
         deadline = time.monotonic() + IDLE_S
         while not holds(value := self.metric(series, of_decode)):
             assert time.monotonic() < deadline, f"{series} stays at {value}"
+            time.sleep(0.05)
 
     def await_idle(self):
         self.await_metric('kv_blocks{state="used"}', lambda used: used == 0, of_decode=True)
