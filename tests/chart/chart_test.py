@@ -8,6 +8,7 @@ import http.server
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -338,8 +339,7 @@ class FetchModel(unittest.TestCase):
         self.addCleanup(self.server.server_close)
         self.addCleanup(self.server.shutdown)
 
-    @unittest.skipUnless(any(os.access(os.path.join(p, "curl"), os.X_OK)
-                             for p in os.environ["PATH"].split(":")), "no curl here")
+    @unittest.skipUnless(shutil.which("curl"), "no curl here")
     def test_fetches_once_and_believes_nothing(self):
         right = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
         with tempfile.TemporaryDirectory() as folder:
