@@ -125,13 +125,19 @@ class Rendered(unittest.TestCase):
                                      "address": f"{host}.{NAMESPACE}.svc.{domain}:{port}"})
             self.assertEqual(workers, expected)
 
-    def test_a_changed_list_restarts_the_router(self):
-        def sums(count):
-            release = Release(HELM, [MINIMAL], [f"decode.replicas={count}"])
+    def test_what_processes_read_at_their_start_restarts_them(self):
+        def sums(setting):
+            release = Release(HELM, [MINIMAL], [setting])
             return {role: release.pod(role)["metadata"]["annotations"]["checksum/config"]
                     for role in ROLES}
-        one, two = sums(1), sums(2)
-        self.assertEqual([role for role in ROLES if one[role] != two[role]], ["router"])
+
+        def restarted(before, after):
+            one, two = sums(before), sums(after)
+            return [role for role in ROLES if one[role] != two[role]]
+        self.assertEqual(restarted("decode.replicas=1", "decode.replicas=2"), ["router"])
+        token = "clusterToken.value=0123456789abcde"
+        self.assertEqual(restarted(token + "f", token + "g"), list(ROLES))
+        self.assertEqual(restarted(token + "f", token + "f"), [])
 
     def test_a_model_must_be_named_once(self):
         for settings in ([], ["model.hostPath=/m", "model.existingClaim=c"]):
