@@ -34,6 +34,10 @@ absl::Status FailedPrecondition(fmt::format_string<Args...> format, Args&&... ar
   return MakeStatus(absl::StatusCode::kFailedPrecondition, format, std::forward<Args>(args)...);
 }
 template <typename... Args>
+absl::Status Unimplemented(fmt::format_string<Args...> format, Args&&... args) {
+  return MakeStatus(absl::StatusCode::kUnimplemented, format, std::forward<Args>(args)...);
+}
+template <typename... Args>
 absl::Status Unavailable(fmt::format_string<Args...> format, Args&&... args) {
   return MakeStatus(absl::StatusCode::kUnavailable, format, std::forward<Args>(args)...);
 }

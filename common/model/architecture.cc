@@ -26,11 +26,6 @@ constexpr int32_t kMostFfn = 1 << 20;
 constexpr int32_t kMostVocab = 1 << 21;
 constexpr int32_t kMostContext = 1 << 24;
 
-template <typename... Args>
-absl::Status Unimplemented(fmt::format_string<Args...> format, Args&&... args) {
-  return MakeStatus(absl::StatusCode::kUnimplemented, format, std::forward<Args>(args)...);
-}
-
 class ConfigReader {
  public:
   ConfigReader(const GgufFile& file, const Architecture& architecture)

@@ -46,7 +46,7 @@ absl::StatusOr<NamedRule> FindRule(const GgufFile& file) {
   for (const NamedRule& rule : kRules) {
     if (rule.name == name) return rule;
   }
-  return MakeStatus(absl::StatusCode::kUnimplemented, "{} \"{}\" is not supported", kRuleKey, name);
+  return Unimplemented("{} \"{}\" is not supported", kRuleKey, name);
 }
 
 absl::Status RefuseSpacePrefix(const GgufFile& file) {
@@ -54,8 +54,7 @@ absl::Status RefuseSpacePrefix(const GgufFile& file) {
   if (!file.Has(kPrefix)) return absl::OkStatus();
   ASSIGN_OR_RETURN(bool add_space_prefix, file.Bool(kPrefix));
   if (!add_space_prefix) return absl::OkStatus();
-  return MakeStatus(absl::StatusCode::kUnimplemented,
-                    "{} is not supported in a vocabulary of bytes", kPrefix);
+  return Unimplemented("{} is not supported in a vocabulary of bytes", kPrefix);
 }
 
 // Tokens that are not written in the alphabet stand for their text.

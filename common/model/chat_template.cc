@@ -140,7 +140,7 @@ absl::StatusOr<std::string> ChatTemplate::Checked(Text prompt,
 
 absl::StatusOr<std::string> ChatTemplate::Render(std::span<const ChatMessage> messages) const {
   if (!template_) {
-    return MakeStatus(absl::StatusCode::kUnimplemented, "{}; send text or token ids", unusable_);
+    return Unimplemented("{}; send text or token ids", unusable_);
   }
   if (messages.empty()) return InvalidArgument("messages is empty");
   size_t characters = 0;

@@ -27,11 +27,6 @@ constexpr int64_t kDefaultAlignment = 32;
 constexpr int64_t kLeastAlignment = 8;
 constexpr int64_t kMostAlignment = 1 << 16;
 
-template <typename... Args>
-absl::Status Unimplemented(fmt::format_string<Args...> format, Args&&... args) {
-  return MakeStatus(absl::StatusCode::kUnimplemented, format, std::forward<Args>(args)...);
-}
-
 absl::StatusOr<WeightType> TensorType(uint32_t number, std::string_view name) {
   std::string supported;
   for (WeightType type : kernels::AllWeightTypes()) {

@@ -37,8 +37,8 @@ class TensorReader {
       return InvalidArgument("tensor {} has the shape {}, not {}", name, ShapeText(tensor), size);
     }
     if (tensor.type != WeightType::kF32) {
-      return MakeStatus(absl::StatusCode::kUnimplemented, "tensor {} is {}; norms must be F32",
-                        name, kernels::WeightTypeName(tensor.type));
+      return Unimplemented("tensor {} is {}; norms must be F32", name,
+                           kernels::WeightTypeName(tensor.type));
     }
     return static_cast<const float*>(tensor.data);
   }
@@ -46,8 +46,7 @@ class TensorReader {
   absl::Status CheckAllTaken() const {
     for (const GgufTensor& tensor : file_.tensors()) {
       if (taken_.contains(tensor.name)) continue;
-      return MakeStatus(absl::StatusCode::kUnimplemented,
-                        "tensor {} has no place in this architecture", tensor.name);
+      return Unimplemented("tensor {} has no place in this architecture", tensor.name);
     }
     return absl::OkStatus();
   }

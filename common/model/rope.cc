@@ -15,11 +15,6 @@ constexpr std::string_view kRefused[] = {"rope.scaling.alpha", "rope.scaling.yar
                                          "rope.scaling.yarn_ext_factor",
                                          "rope.scaling.yarn_log_multiplier"};
 
-template <typename... Args>
-absl::Status Unimplemented(fmt::format_string<Args...> format, Args&&... args) {
-  return MakeStatus(absl::StatusCode::kUnimplemented, format, std::forward<Args>(args)...);
-}
-
 class RopeReader {
  public:
   RopeReader(const GgufFile& file, const RopeContext& context) : file_(file), context_(context) {}

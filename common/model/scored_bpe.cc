@@ -54,7 +54,7 @@ absl::Status RefuseNormalisation(const GgufFile& file) {
   constexpr char kCharsMap[] = "tokenizer.ggml.precompiled_charsmap";
   constexpr char kExtraSpaces[] = "tokenizer.ggml.remove_extra_whitespaces";
   const auto refuse = [](std::string_view key) {
-    return MakeStatus(absl::StatusCode::kUnimplemented, "{} is not supported", key);
+    return Unimplemented("{} is not supported", key);
   };
   if (file.Has(kCharsMap)) return refuse(kCharsMap);
   if (!file.Has(kExtraSpaces)) return absl::OkStatus();

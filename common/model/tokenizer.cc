@@ -42,9 +42,8 @@ absl::Status VocabularyTokenizer::Load(const GgufFile& file) {
   } else if (kind == "llama") {
     ASSIGN_OR_RETURN(encoder_, ScoredBpe::Load(file, vocabulary_, digest));
   } else {
-    return MakeStatus(absl::StatusCode::kUnimplemented,
-                      "tokenizer.ggml.model \"{}\" is not supported, only \"gpt2\" and \"llama\"",
-                      kind);
+    return Unimplemented(
+        "tokenizer.ggml.model \"{}\" is not supported, only \"gpt2\" and \"llama\"", kind);
   }
   vocabulary_.AddTo(digest);
   digest_ = digest.Finish();
