@@ -28,9 +28,11 @@ constexpr int64_t kLeastAlignment = 8;
 constexpr int64_t kMostAlignment = 1 << 16;
 
 absl::StatusOr<WeightType> TensorType(uint32_t number, std::string_view name) {
-  std::string supported;
   for (WeightType type : kernels::AllWeightTypes()) {
     if (static_cast<uint32_t>(type) == number) return type;
+  }
+  std::string supported;
+  for (WeightType type : kernels::AllWeightTypes()) {
     supported +=
         fmt::format(" {} ({})", kernels::WeightTypeName(type), static_cast<uint32_t>(type));
   }

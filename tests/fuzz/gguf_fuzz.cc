@@ -41,6 +41,14 @@ void CheckTokenizer(const model::Tokenizer& tokenizer) {
   }
 }
 
+void CheckModel(const model::Model& m) {
+  TRIVIUM_CHECK(m.tokenizer->vocab_size() == m.embedding.rows, "{} tokens for {} rows",
+                m.tokenizer->vocab_size(), m.embedding.rows);
+  TRIVIUM_CHECK(m.layers.size() == static_cast<size_t>(m.config.layers), "layers");
+  CheckTokenizer(*m.tokenizer);
+  (void)m.chat_template.Render(std::vector<model::ChatMessage>{{"user", "Hi"}});
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
@@ -50,15 +58,11 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   for (const model::GgufTensor& tensor : (*file)->tensors()) {
     CheckTensor(tensor, (*file)->parts()[0]);
   }
-  if (const auto tokenizer = model::Tokenizer::Load(**file); tokenizer.ok()) {
+  const auto loaded = model::Model::Load(kPath);
+  if (loaded.ok()) {
+    CheckModel(**loaded);
+  } else if (const auto tokenizer = model::Tokenizer::Load(**file); tokenizer.ok()) {
     CheckTokenizer(**tokenizer);
-  }
-  if (const auto loaded = model::Model::Load(kPath); loaded.ok()) {
-    const model::Model& m = **loaded;
-    TRIVIUM_CHECK(m.tokenizer->vocab_size() == m.embedding.rows, "{} tokens for {} rows",
-                  m.tokenizer->vocab_size(), m.embedding.rows);
-    TRIVIUM_CHECK(m.layers.size() == static_cast<size_t>(m.config.layers), "layers");
-    (void)m.chat_template.Render(std::vector<model::ChatMessage>{{"user", "Hi"}});
   }
   return 0;
 }
