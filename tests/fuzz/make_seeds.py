@@ -10,6 +10,7 @@ import struct
 import sys
 
 HIDDEN, FFN, CONTEXT = 32, 32, 64
+BYTES_MAX = 8192  # tests/nightly cuts longer ones off
 F32, Q4_0, Q8_0, Q4_K = (0, 4, 1), (2, 18, 32), (8, 34, 32), (12, 144, 256)  # number, bytes, elements
 UINT32, INT32, FLOAT, BOOL, STRING, ARRAY = 4, 5, 6, 7, 8, 9
 FORMATS = {UINT32: "<I", INT32: "<i", FLOAT: "<f", BOOL: "<?"}
@@ -56,10 +57,10 @@ def llama(tokens, **more):
             ("tokenizer.ggml.tokens", STRING, tokens)] + list(more.values())
 
 
-def weights(tokens, kind):
-    matrix = lambda name, rows, cols: (name + ".weight", [cols, rows], kind)
+def weights(tokens, embedding=Q4_0):
+    matrix = lambda name, rows, cols: (name + ".weight", [cols, rows], Q4_0)
     norm = lambda name: (name + ".weight", [HIDDEN], F32)
-    return [matrix("token_embd", len(tokens), HIDDEN), norm("output_norm"), norm("blk.0.attn_norm"),
+    return [("token_embd.weight", [HIDDEN, len(tokens)], embedding), norm("output_norm"), norm("blk.0.attn_norm"),
             norm("blk.0.ffn_norm"), matrix("blk.0.attn_q", HIDDEN, HIDDEN), matrix("blk.0.attn_k", 16, HIDDEN),
             matrix("blk.0.attn_v", 16, HIDDEN), matrix("blk.0.attn_output", HIDDEN, HIDDEN),
             matrix("blk.0.ffn_gate", FFN, HIDDEN), matrix("blk.0.ffn_up", FFN, HIDDEN),
@@ -93,15 +94,15 @@ def scored():
 
 def seeds():
     tokens, entries = byte_level()
-    yield "byte_level", gguf(entries, weights(tokens, Q4_0))
+    yield "byte_level", gguf(entries, weights(tokens))
     yield "version2", gguf(entries, weights(tokens, Q8_0), version=2)
     yarn = [("llama.rope.scaling.type", STRING, "yarn"), ("llama.rope.scaling.factor", FLOAT, 4.0),
             ("llama.rope.scaling.original_context_length", UINT32, 16), ("llama.rope.freq_base", FLOAT, 5e5)]
-    yield "yarn", gguf(entries + yarn, weights(tokens, Q8_0))
+    yield "yarn", gguf(entries + yarn, weights(tokens))
     tokens, entries = scored()
-    yield "scored", gguf(entries, weights(tokens, Q4_0))
+    yield "scored", gguf(entries, weights(tokens))
     factors = ("rope_freqs.weight", [8], F32)
-    yield "rope_factors", gguf(entries, weights(tokens, Q8_0) + [factors])
+    yield "rope_factors", gguf(entries, weights(tokens) + [factors])
     split = [("split.no", UINT32, 0), ("split.count", UINT32, 2), ("split.tensors.count", INT32, 1)]
     yield "split", gguf([("general.alignment", UINT32, 64)] + split, [("t", [256, 1], Q4_K)], alignment=64)
 
@@ -110,6 +111,7 @@ def main():
     folder = pathlib.Path(sys.argv[1]) if sys.argv[1:] else pathlib.Path(__file__).parent / "corpus/gguf"
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in seeds():
+        assert len(data) <= BYTES_MAX, f"{name} has {len(data)} bytes"
         (folder / name).write_bytes(data)
 
 
