@@ -1,33 +1,31 @@
 #include "common/model/special_tokens.h"
 
+#include <algorithm>
+#include <iterator>
+
 namespace trivium::model {
-namespace {
-
-uint64_t Edge(uint32_t node, char byte) { return uint64_t{node} << 8 | static_cast<uint8_t>(byte); }
-
-}  // namespace
 
 void SpecialTokens::Add(std::string_view text, int32_t id) {
   if (text.empty() || text.size() > kMaxBytes) return;
-  uint32_t node = 0;
-  for (char byte : text) {
-    auto [edge, added] = children_.emplace(Edge(node, byte), static_cast<uint32_t>(ids_.size()));
-    if (added) ids_.push_back(-1);
-    node = edge->second;
-  }
-  ids_[node] = id;
+  ids_[std::string(text)] = id;
+  begins_[static_cast<uint8_t>(text[0])] = true;
 }
 
+// A token that `text` begins with stands before `text` in order. So does whatever else lies between
+// the longest such token and `text`, but it leaves `text` before the end: all tokens that `text`
+// begins with are then as short as what the two share, which is the next thing to look for.
 SpecialTokens::Match SpecialTokens::MatchAt(std::string_view text) const {
-  Match longest;
-  uint32_t node = 0;
-  for (size_t i = 0; i < text.size(); ++i) {
-    auto edge = children_.find(Edge(node, text[i]));
-    if (edge == children_.end()) break;
-    node = edge->second;
-    if (ids_[node] >= 0) longest = {ids_[node], i + 1};
+  if (text.empty() || !begins_[static_cast<uint8_t>(text[0])]) return {};
+  size_t size = std::min(text.size(), kMaxBytes);
+  while (size > 0) {
+    const auto after = ids_.upper_bound(text.substr(0, size));
+    if (after == ids_.begin()) return {};
+    const auto& [token, id] = *std::prev(after);
+    const auto differs = std::mismatch(token.begin(), token.end(), text.begin(), text.end()).first;
+    size = static_cast<size_t>(differs - token.begin());
+    if (size == token.size()) return {id, size};
   }
-  return longest;
+  return {};
 }
 
 }  // namespace trivium::model

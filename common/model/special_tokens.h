@@ -1,11 +1,13 @@
-// The tokens that stand in a text as they are written, found in one pass: a trie over their bytes.
+// The tokens that stand in a text as they are written: the longest one at a place.
 // Immutable once built; then safe from any thread.
 #pragma once
 
+#include <array>
 #include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
 #include <string_view>
-#include <unordered_map>
-#include <vector>
 
 namespace trivium::model {
 
@@ -19,16 +21,17 @@ class SpecialTokens {
   // A token of more than kMaxBytes bytes or without any is left out: it is never found in a text.
   void Add(std::string_view text, int32_t id);
 
-  // The longest token that starts where `text` starts. At most kMaxBytes steps.
+  // The longest token that starts where `text` starts. One look at its first byte where no token
+  // begins so, a few comparisons of texts elsewhere.
   Match MatchAt(std::string_view text) const;
 
-  bool empty() const { return ids_.size() == 1; }
+  bool empty() const { return ids_.empty(); }
 
   static constexpr size_t kMaxBytes = 256;
 
  private:
-  std::unordered_map<uint64_t, uint32_t> children_;  // node << 8 | byte → node
-  std::vector<int32_t> ids_ = {-1};                  // of the token that ends in a node
+  std::map<std::string, int32_t, std::less<>> ids_;
+  std::array<bool, 256> begins_{};  // whether a token begins with the byte
 };
 
 }  // namespace trivium::model
