@@ -20,6 +20,7 @@ using namespace trivium;  // NOLINT
 constexpr char kControlToken[] = "<|\xC5\x8B|>";
 constexpr std::string_view kMark = "\xC5\x8B", kCapitalMark = "\xC5\x8A";
 constexpr size_t kPromptBytesMax = size_t{16} << 20;
+constexpr size_t kErrorBytesMax = 5000;
 
 bool Has(std::string_view text, std::string_view part) { return text.find(part) != text.npos; }
 
@@ -50,7 +51,9 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const auto chat_template = model::ChatTemplate::FromFile(**file, [] { return std::time_t{0}; });
   const auto prompt = chat_template.Render(Messages());
   if (!prompt.ok()) {
-    TRIVIUM_CHECK(net::IsUtf8(Message(prompt.status())), "an error that is not UTF-8");
+    const std::string error = Message(prompt.status());
+    TRIVIUM_CHECK(error.size() < kErrorBytesMax, "{} bytes of error", error.size());
+    TRIVIUM_CHECK(net::IsUtf8(error), "an error that is not UTF-8");
     return 0;
   }
   TRIVIUM_CHECK(net::IsUtf8(*prompt), "a prompt that is not UTF-8");

@@ -51,7 +51,7 @@ absl::StatusOr<std::array<const Value*, N>> Bind(const Args& args,
     size_t i = 0;
     while (i < N && !Equal(named.name, names[i])) ++i;
     if (i == N || bound[i] != nullptr) {
-      return InvalidArgument("has an unknown or repeated argument '{}'", ToUtf8(named.name));
+      return InvalidArgument("has an unknown or repeated argument '{}'", Excerpt(named.name));
     }
     bound[i] = &named.value;
   }

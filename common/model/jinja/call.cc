@@ -158,7 +158,7 @@ absl::Status Interpreter::BindRest(const MacroDefinition& macro, const Args& arg
     } else if (macro.uses_kwargs) {
       RETURN_IF_ERROR(ws_.SetEntry(*named_rest.dict, Borrow(named.name), named.value));
     } else {
-      return InvalidArgument("takes no argument '{}'", ToUtf8(named.name));
+      return InvalidArgument("takes no argument '{}'", Excerpt(named.name));
     }
   }
   if (macro.uses_kwargs) RETURN_IF_ERROR(Assign(program_.kwargs_id, named_rest, scope));

@@ -231,7 +231,7 @@ class Lexer {
                         number.find_first_not_of('0') != std::string::npos;
     errno = 0;
     const long long integer = std::strtoll(number.c_str(), nullptr, hex ? 16 : 10);
-    if (!is_float && (errno != 0 || padded)) return Fail("'{}' is no 64-bit integer", number);
+    if (!is_float && (errno != 0 || padded)) return Fail("'{:.100}' is no 64-bit integer", number);
     Token& token = Add(is_float ? TokenKind::kFloat : TokenKind::kInteger);
     token.integer = integer;
     token.number = std::strtod(number.c_str(), nullptr);

@@ -74,7 +74,7 @@ constexpr char kSigns[][3] = {"+", "-", "*", "/", "//", "%", "**"};
 }  // namespace
 
 absl::Status UndefinedError(const Value& undefined) {
-  return InvalidArgument("'{}' is undefined", ToUtf8(undefined.text().substr(0, 100)));
+  return InvalidArgument("'{}' is undefined", Excerpt(undefined.text()));
 }
 
 bool IsTrue(const Value& v) {

@@ -189,7 +189,7 @@ absl::StatusOr<Value> FormatBraces(Workspace& ws, Text format, const Args& args)
     }
     if (value == nullptr) {
       return InvalidArgument("the format field {{{}}} is not given or not supported",
-                             ToUtf8(field));
+                             Excerpt(field));
     }
     RETURN_IF_ERROR(AppendStr(out, *value));
   }

@@ -255,7 +255,7 @@ Result ChooseFilter(Workspace& ws, const Value& v, const Args& args) {
   if (args.positional.size() > kTestAt) {
     ASSIGN_OR_RETURN(const Text name, NeedText(&args.positional[kTestAt]));
     test = FindTest(name);
-    if (test == nullptr) return InvalidArgument("no test named '{}'", ToUtf8(name));
+    if (test == nullptr) return InvalidArgument("no test named '{}'", Excerpt(name));
   }
   ASSIGN_OR_RETURN(const std::vector<Value> items, Copied(ws, v));
   std::vector<Value> kept;

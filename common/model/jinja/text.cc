@@ -68,6 +68,8 @@ std::string ToUtf8(Text text) {
   return out;
 }
 
+std::string Excerpt(Text text) { return ToUtf8(text.substr(0, 100)); }
+
 bool Equal(Text a, Text b) { return std::equal(a.begin(), a.end(), b.begin(), b.end(), SamePlain); }
 
 bool Equal(Text a, std::string_view ascii) {

@@ -31,6 +31,8 @@ absl::Status AppendUtf8Text(std::string_view utf8, uint32_t mark, std::u32string
 void AppendAscii(std::string_view ascii, std::u32string& out);
 // Lone surrogates, which a template can write as escapes, become U+FFFD.
 std::string ToUtf8(Text text);
+// The same of the first 100 characters, for messages.
+std::string Excerpt(Text text);
 
 bool Equal(Text a, Text b);
 bool Equal(Text a, std::string_view ascii);
