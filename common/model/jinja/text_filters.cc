@@ -142,12 +142,13 @@ Result IntFilter(Workspace& ws, const Value& v, const Args& args) {
   if (v.IsText()) {
     RETURN_IF_ERROR(ws.Spend(kNumeralSteps));
     const std::string text = ToUtf8(Strip(v.text().substr(0, 100), nullptr, true, true));
+    if (text.empty()) return fallback;
     char* end = nullptr;
     errno = 0;
     const bool has_base = base == 0 || (base >= 2 && base <= 36);
     const long long whole = has_base ? std::strtoll(text.c_str(), &end, static_cast<int>(base)) : 0;
-    if (has_base && !text.empty() && *end == 0 && errno == 0) return Int(whole);
-    number = text.empty() ? NAN : std::strtod(text.c_str(), &end);
+    if (has_base && *end == 0 && errno == 0) return Int(whole);
+    number = std::strtod(text.c_str(), &end);
     if (*end != 0) return fallback;
   }
   if (!(std::fabs(number) < 9.2e18)) return fallback;
@@ -195,7 +196,11 @@ Result RoundFilter(Workspace& ws, const Value& v, const Args& args) {
     return v.IsUndefined() ? UndefinedError(v) : InvalidArgument("needs a number");
   }
   if (precision < -15 || precision > 15) return InvalidArgument("has a precision beyond 15");
-  const bool common = given[1] == nullptr || Equal(given[1]->text(), "common");
+  Text method = U"common";
+  if (given[1] != nullptr) {
+    ASSIGN_OR_RETURN(method, NeedText(given[1]));
+  }
+  const bool common = Equal(method, "common");
   if (common && v.IsInteger()) return RoundInteger(v.AsInteger(), precision);
   RETURN_IF_ERROR(ws.Spend(kNumeralSteps));
   const double scale = std::pow(10.0, static_cast<double>(precision));
@@ -206,7 +211,6 @@ Result RoundFilter(Workspace& ws, const Value& v, const Args& args) {
   }
   const double scaled = v.AsNumber() * scale;
   if (common) return Float(std::nearbyint(scaled) / scale);
-  ASSIGN_OR_RETURN(const Text method, NeedText(given[1]));
   if (Equal(method, "ceil")) return Float(std::ceil(scaled) / scale);
   if (Equal(method, "floor")) return Float(std::floor(scaled) / scale);
   return InvalidArgument("rounds by common, ceil or floor");
