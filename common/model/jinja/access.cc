@@ -6,8 +6,19 @@
 namespace trivium::model::jinja {
 namespace {
 
-bool IsHashable(const Value& key) {
-  return key.kind != Kind::kList && key.kind != Kind::kDict && key.kind != Kind::kView;
+// As in Python a tuple is what its items are: so no key holds a list or a dictionary, and comparing
+// keys ends at the bound on nested tuples.
+absl::StatusOr<bool> IsHashable(Workspace& ws, const Value& key, int depth = 0) {
+  if (key.kind != Kind::kTuple) {
+    return key.kind != Kind::kList && key.kind != Kind::kDict && key.kind != Kind::kView;
+  }
+  if (depth > kValueDepthMax) return ResourceExhausted("tuples are nested too deeply");
+  for (const Value& item : key.sequence->items) {
+    RETURN_IF_ERROR(ws.Spend(1));
+    ASSIGN_OR_RETURN(const bool hashable, IsHashable(ws, item, depth + 1));
+    if (!hashable) return false;
+  }
+  return true;
 }
 
 bool HasItems(const Value& v) {
@@ -65,7 +76,8 @@ absl::StatusOr<Range> Resolve(const SliceBounds& bounds, size_t size) {
 }  // namespace
 
 absl::StatusOr<Entry*> FindEntry(Workspace& ws, const Dict& dict, const Value& key) {
-  if (!IsHashable(key)) return InvalidArgument("{} cannot be a key", TypeName(key));
+  ASSIGN_OR_RETURN(const bool hashable, IsHashable(ws, key));
+  if (!hashable) return InvalidArgument("{} cannot be a key", TypeName(key));
   RETURN_IF_ERROR(ws.Spend(1 + dict.size / 8));
   for (Entry& entry : std::span(dict.entries, dict.size)) {
     if (entry.key.kind != key.kind && !(entry.key.IsNumber() && key.IsNumber())) continue;
@@ -78,9 +90,12 @@ absl::StatusOr<Entry*> FindEntry(Workspace& ws, const Dict& dict, const Value& k
 
 absl::StatusOr<Value> GetItem(Workspace& ws, const Value& value, const Value& key) {
   if (value.IsUndefined()) return UndefinedError(value);
-  if (value.kind == Kind::kDict && IsHashable(key)) {
-    ASSIGN_OR_RETURN(const Entry* entry, FindEntry(ws, *value.dict, key));
-    if (entry != nullptr) return entry->value;
+  if (value.kind == Kind::kDict) {
+    ASSIGN_OR_RETURN(const bool hashable, IsHashable(ws, key));
+    if (hashable) {
+      ASSIGN_OR_RETURN(const Entry* entry, FindEntry(ws, *value.dict, key));
+      if (entry != nullptr) return entry->value;
+    }
   }
   if (key.IsInteger() && (value.IsText() || HasItems(value))) {
     ASSIGN_OR_RETURN(const size_t size, Length(value));
