@@ -57,12 +57,18 @@ class Lexer {
     return tokens_.back();
   }
 
+  // Where the next tag opens, or the end. Looks at no character twice, whatever tags there are.
+  size_t FindTag() const {
+    for (size_t at = source_.find(U'{', at_); at != Text::npos; at = source_.find(U'{', at + 1)) {
+      const Text sign = source_.substr(at + 1, 1);
+      if (sign == U"{" || sign == U"%" || sign == U"#") return at;
+    }
+    return source_.size();
+  }
+
   // The text up to the next tag, and that tag.
   absl::Status ReadData() {
-    size_t tag = source_.size();
-    for (const Text open : {Text(U"{{"), Text(U"{%"), Text(U"{#")}) {
-      tag = std::min(tag, source_.find(open, at_));
-    }
+    const size_t tag = FindTag();
     const Text data = source_.substr(at_, tag - at_);
     if (tag == source_.size()) {
       if (!data.empty()) Add(TokenKind::kData, data);

@@ -20,6 +20,7 @@ Result Lookup(Workspace& ws, Value item, const Value* path) {
   if (path == nullptr || path->IsNone()) return item;
   if (!path->IsText()) return GetItem(ws, item, *path);
   Text rest = path->text();
+  RETURN_IF_ERROR(ws.SpendOnSearch(rest.size()));
   for (bool more = true; more;) {
     RETURN_IF_ERROR(ws.Spend(1));
     const size_t dot = std::min(Find(rest, U"."), rest.size());

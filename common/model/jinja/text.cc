@@ -112,6 +112,7 @@ size_t Find(Text text, Text wanted, size_t from) {
 }
 
 size_t FindLast(Text text, Text wanted) {
+  if (wanted.size() > text.size()) return kNotFound;
   const std::u32string text_reversed(text.rbegin(), text.rend());
   const std::u32string wanted_reversed(wanted.rbegin(), wanted.rend());
   const size_t found = Find(text_reversed, wanted_reversed);
