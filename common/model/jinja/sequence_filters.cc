@@ -229,9 +229,11 @@ Result MapFilter(Workspace& ws, const Value& v, const Args& args) {
     ASSIGN_OR_RETURN(given, (Bind<2>(args, {"attribute", "default"})));
     if (given[0] == nullptr) return InvalidArgument("needs a filter or an attribute");
   } else {
+    // A map of maps of maps goes one list deeper for each argument.
+    if (args.positional.size() > kValueDepthMax) return ResourceExhausted("has too many arguments");
     ASSIGN_OR_RETURN(const Text name, NeedText(&args.positional[0]));
     filter = FindFilter(name);
-    if (filter == nullptr) return InvalidArgument("no filter named '{}'", ToUtf8(name));
+    if (filter == nullptr) return InvalidArgument("no filter named '{}'", Excerpt(name));
   }
   ASSIGN_OR_RETURN(std::vector<Value> items, Copied(ws, v));
   for (Value& item : items) {

@@ -26,6 +26,13 @@ std::string OnLarge(std::string_view large, std::string_view expression) {
                fmt::format("{{% set x = {} %}}", large));
 }
 
+void AddOnEach(std::initializer_list<std::string_view> larges,
+               std::initializer_list<std::string_view> expressions, std::vector<std::string>& out) {
+  for (const std::string_view expression : expressions) {
+    for (const std::string_view large : larges) out.push_back(OnLarge(large, expression));
+  }
+}
+
 void AddLoops(std::vector<std::string>& out) {
   out.push_back(Often(""));
   out.push_back(Often("{{ o }}"));
@@ -53,24 +60,37 @@ void AddRecursion(std::vector<std::string>& out) {
   out.push_back(
       "{% macro m() %}{{ caller() }}{% endmacro %}{% macro n() %}{% call m() %}{{ n() }}"
       "{% endcall %}{% endmacro %}{{ n() }}");
+  // `next` of x makes the x that is 2000 levels deep.
+  const auto nested = [&](std::string_view next, std::string_view end) {
+    out.push_back(
+        fmt::format("{{% set ns = namespace(x=[]) %}}{{% for i in range(2000) %}}"
+                    "{{% set ns.x = {} %}}{{% endfor %}}{{{{ {} }}}}",
+                    next, end));
+  };
+  nested("[ns.x]", "ns.x");
+  nested("[ns.x]", "ns.x | tojson");
+  nested("[ns.x]", "ns.x == ns.x");
+  nested("[ns.x]", "ns.x < ns.x");
+  nested("[ns.x]", "ns.x | map(*(['map'] * 2000)) | list");
+  nested("(ns.x,)", "{ns.x: 1}");
+  nested("{1: ns.x}", "ns.x == ns.x");
 }
 
 void AddGrowth(std::vector<std::string>& out) {
-  const auto grown = [&](std::string_view begin, std::string_view next, std::string_view end) {
+  const auto grown = [&](std::string_view begin, std::string_view next) {
     out.push_back(
         fmt::format("{{% set ns = namespace(x={}) %}}{{% for i in range(99999) %}}"
-                    "{{% set ns.x = {} %}}{{% endfor %}}{}",
-                    begin, next, end));
+                    "{{% set ns.x = {} %}}{{% endfor %}}",
+                    begin, next));
   };
-  grown("'x'", "ns.x * 2", "");
-  grown("'x'", "ns.x ~ ns.x", "");
-  grown("'x'", "ns.x + 'x'", "");
-  grown("[1]", "ns.x + ns.x", "");
-  grown("[1]", "ns.x + [i]", "");
-  grown("[1]", "[ns.x, ns.x]", "{{ ns.x }}");
-  grown("{}", "dict(ns.x, a=ns.x)", "{{ ns.x | tojson }}");
-  grown("[]", "[ns.x]", "{{ ns.x | tojson }}");
-  grown("{}", "dict([(i, i)] + ns.x.items() | list)", "");
+  grown("'x'", "ns.x * 2");
+  grown("'x'", "ns.x ~ ns.x");
+  grown("'x'", "ns.x + 'x'");
+  grown("[1]", "ns.x + ns.x");
+  grown("[1]", "ns.x + [i]");
+  grown("[1]", "[ns.x, ns.x]");
+  grown("{}", "dict(ns.x, a=ns.x)");
+  grown("{}", "dict([(i, i)] + ns.x.items() | list)");
   out.push_back(
       "{% set ns = namespace(x=[1]) %}{% for i in range(30) %}{% set ns.x = [ns.x, ns.x] "
       "%}{% endfor %}{{ ns.x == ns.x | list }}");
@@ -85,96 +105,90 @@ void AddGrowth(std::vector<std::string>& out) {
 
 // A part of what fits, so that it is the repetition that has to be stopped.
 void AddLargeTexts(std::vector<std::string>& out) {
-  for (const char* expression : {"x.replace('b', 'c')",
-                                 "x.replace('aaab', '')",
-                                 "x.split('aaab')",
-                                 "x.rsplit('b', 9)",
-                                 "x.split()",
-                                 "x.splitlines()",
-                                 "x.strip('bcdea')",
-                                 "x | trim",
-                                 "x.find('aaaaaaaaaaaaaaab')",
-                                 "x.rfind('b')",
-                                 "x.count('aaab')",
-                                 "'aaab' in x",
-                                 "x.partition('b')",
-                                 "x == x ~ ''",
-                                 "x < x ~ 'b'",
-                                 "x.startswith(x)",
-                                 "x.removeprefix(x)",
-                                 "x.isalpha()",
-                                 "x.islower()",
-                                 "x is upper",
-                                 "x | wordcount",
-                                 "x[::-1]",
-                                 "x[::2]",
-                                 "x | reverse",
-                                 "x | list",
-                                 "x | upper",
-                                 "x.title()",
-                                 "x | title",
-                                 "x | capitalize",
-                                 "x | e",
-                                 "[x] | string",
-                                 "x | tojson",
-                                 "x | indent",
-                                 "x.format(1)",
-                                 "x | batch(2) | list",
-                                 "{x: 1}[x]",
-                                 "x ~ x",
-                                 "x.zfill(10**9)",
-                                 "[x, x] | join(x)"}) {
-    out.push_back(OnLarge("'a' * 50000", expression));
-    out.push_back(OnLarge("'\\u00e9' * 50000", expression));
-    out.push_back(OnLarge("'\\n' * 25000", expression));
-    out.push_back(OnLarge("'\\x01<' * 12500", expression));
-  }
+  AddOnEach({"'a' * 50000", "'\\u00e9' * 50000", "'\\n' * 25000", "'\\x01<' * 12500"},
+            {"x.replace('b', 'c')",
+             "x.replace('aaab', '')",
+             "x.split('aaab')",
+             "x.rsplit('b', 9)",
+             "x.split()",
+             "x.splitlines()",
+             "x.strip('bcdea')",
+             "x | trim",
+             "x.find('aaaaaaaaaaaaaaab')",
+             "x.rfind('b')",
+             "''.rfind(x)",
+             "[{}, {}] | map(attribute=x) | list",
+             "x.count('aaab')",
+             "'aaab' in x",
+             "x.partition('b')",
+             "x == x ~ ''",
+             "x < x ~ 'b'",
+             "x.startswith(x)",
+             "x.removeprefix(x)",
+             "x.isalpha()",
+             "x.islower()",
+             "x is upper",
+             "x | wordcount",
+             "x[::-1]",
+             "x[::2]",
+             "x | reverse",
+             "x | list",
+             "x | upper",
+             "x.title()",
+             "x | title",
+             "x | capitalize",
+             "x | e",
+             "[x] | string",
+             "x | tojson",
+             "x | indent",
+             "x.format(1)",
+             "x | batch(2) | list",
+             "{x: 1}[x]",
+             "x ~ x",
+             "x.zfill(10**9)",
+             "[x, x] | join(x)"},
+            out);
   out.push_back(OnLarge("'%' ~ '0' * 100000 ~ 'd'", "x % 1"));
 }
 
 void AddLargeLists(std::vector<std::string>& out) {
-  for (const char* expression : {"x | sort",
-                                 "x | sort(reverse=true) | list",
-
-                                 "x | min",
-                                 "x | max",
-                                 "x | list",
-                                 "x | reverse | list",
-                                 "x | batch(1) | list",
-                                 "x | map('string') | list",
-                                 "x | map(attribute='a') | list",
-                                 "x | select | list",
-                                 "x | select('none') | list",
-                                 "x | reject('eq', 3) | list",
-                                 "x | join",
-                                 "x | string",
-                                 "x | tojson",
-                                 "x | tojson(indent=1)",
-                                 "x | length",
-                                 "x[::-1]",
-                                 "x[1:]",
-                                 "x * 2",
-                                 "x + x",
-                                 "x == x + []",
-                                 "x < x + [1]",
-                                 "-1 in x",
-                                 "x.count(-1)",
-                                 "x | first",
-                                 "x | last"}) {
-    out.push_back(OnLarge("range(12500) | list", expression));
-    out.push_back(OnLarge("[0.1] * 25000", expression));
-    out.push_back(OnLarge("[''] * 25000", expression));
-    out.push_back(OnLarge("[[]] * 25000", expression));
-  }
-  for (const char* expression : {"x | sum", "x | map('abs') | list", "x | unique | list"}) {
-    out.push_back(OnLarge("range(12500) | list", expression));
-  }
+  AddOnEach({"range(12500) | list", "[0.1] * 25000", "[''] * 25000", "[[]] * 25000"},
+            {"x | sort",
+             "x | sort(reverse=true) | list",
+             "x | min",
+             "x | max",
+             "x | list",
+             "x | reverse | list",
+             "x | batch(1) | list",
+             "x | map('string') | list",
+             "x | map(attribute='a') | list",
+             "x | select | list",
+             "x | select('none') | list",
+             "x | reject('eq', 3) | list",
+             "x | join",
+             "x | string",
+             "x | tojson",
+             "x | tojson(indent=1)",
+             "x | length",
+             "x[::-1]",
+             "x[1:]",
+             "x * 2",
+             "x + x",
+             "x == x + []",
+             "x < x + [1]",
+             "-1 in x",
+             "x.count(-1)",
+             "x | first",
+             "x | last"},
+            out);
+  AddOnEach({"range(12500) | list"}, {"x | sum", "x | map('abs') | list", "x | unique | list"},
+            out);
   const std::string entries = fmt::format("{{{}}}", Joined("'k{}': 1.5,", 300));
-  for (const char* expression :
-       {"x | dictsort", "x | tojson(sort_keys=true)", "x | tojson", "x.items()", "x | list",
-        "x.nothing1", "x.get('k299')", "dict(x)", "namespace(**x)", "x == dict(x)", "x | string"}) {
-    out.push_back(OnLarge(entries, expression));
-  }
+  AddOnEach(
+      {entries},
+      {"x | dictsort", "x | tojson(sort_keys=true)", "x | tojson", "x.items()", "x | list",
+       "x.nothing1", "x.get('k299')", "dict(x)", "namespace(**x)", "x == dict(x)", "x | string"},
+      out);
   out.push_back(
       Often("{% set z = '{a}{a}{a}' %}{{ z.format(a=1, **x) }}", "{% set x = " + entries + " %}"));
 }
