@@ -3,12 +3,6 @@
 #include <algorithm>
 
 namespace trivium::model::jinja {
-namespace {
-
-// Of operators in a row, and of accesses and filters behind one value.
-constexpr int kChainMax = 200;
-
-}  // namespace
 
 ExpressionParser::Result ExpressionParser::Parse() {
   const TokenStream::Level level(in_);

@@ -23,6 +23,9 @@ class ExpressionParser {
   absl::Status ParseArguments(Expr* call);  // from '(' to ')'
 
  private:
+  // Of operators in a row, and of accesses and filters behind one value.
+  static constexpr int kChainMax = 200;
+
   Result ParseChain(std::initializer_list<std::pair<std::string_view, Operator>> operators,
                     Result (ExpressionParser::*next)());
   Result ParseOr();
@@ -43,6 +46,7 @@ class ExpressionParser {
   Result ParseDict();
   Result ParsePostfix(const Expr* base);
   Result ParseSubscript(const Expr* base);
+  Result ParseCall(const Expr* callee);
   Result ParsePostfixAndFilters(const Expr* base);
   Result ParseTest(const Expr* base);
   bool TakeComparison(Comparison* comparison);

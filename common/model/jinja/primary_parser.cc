@@ -4,7 +4,6 @@
 namespace trivium::model::jinja {
 namespace {
 
-constexpr int kChainMax = 200;
 constexpr size_t kItemsMax = 4000;  // of a list, a dictionary or a call
 
 }  // namespace
@@ -113,9 +112,7 @@ ExpressionParser::Result ExpressionParser::ParsePostfix(const Expr* base) {
     } else if (in_.TakeOperator("[")) {
       ASSIGN_OR_RETURN(base, ParseSubscript(base));
     } else if (in_.SeesOperator("(")) {
-      Expr* call = in_.NewExpr(ExprKind::kCall, {base});
-      RETURN_IF_ERROR(ParseArguments(call));
-      base = call;
+      ASSIGN_OR_RETURN(base, ParseCall(base));
     } else {
       return base;
     }
@@ -140,6 +137,12 @@ ExpressionParser::Result ExpressionParser::ParseSubscript(const Expr* base) {
   if (slice) return in_.NewExpr(ExprKind::kSlice, {base, parts[0], parts[1], parts[2]});
   if (parts[0] == nullptr) return in_.Fail("an expression is missing");
   return in_.NewExpr(ExprKind::kItem, {base, parts[0]});
+}
+
+ExpressionParser::Result ExpressionParser::ParseCall(const Expr* callee) {
+  Expr* call = in_.NewExpr(ExprKind::kCall, {callee});
+  RETURN_IF_ERROR(ParseArguments(call));
+  return call;
 }
 
 absl::Status ExpressionParser::ParseArguments(Expr* call) {
@@ -178,9 +181,7 @@ ExpressionParser::Result ExpressionParser::ParsePostfixAndFilters(const Expr* ba
     } else if (in_.TakeName("is")) {
       ASSIGN_OR_RETURN(base, ParseTest(base));
     } else if (in_.SeesOperator("(")) {
-      Expr* call = in_.NewExpr(ExprKind::kCall, {base});
-      RETURN_IF_ERROR(ParseArguments(call));
-      base = call;
+      ASSIGN_OR_RETURN(base, ParseCall(base));
     } else {
       return base;
     }
