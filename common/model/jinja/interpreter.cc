@@ -19,8 +19,7 @@ Interpreter::Interpreter(const Program& program, Workspace& workspace)
     Value& global = globals_.emplace_back(Undefined(name));
     for (const FunctionInfo& function : Functions()) {
       if (!Equal(name, function.name)) continue;
-      global.kind = Kind::kFunction;
-      global.function = &function;
+      global = {.kind = Kind::kFunction, .function = &function};
     }
   }
 }
@@ -187,9 +186,7 @@ absl::Status Interpreter::RunFor(const Stmt& stmt, Scope* scope) {
 absl::Status Interpreter::RunTurns(const Stmt& stmt, std::span<Value> items, Scope* scope) {
   ASSIGN_OR_RETURN(Loop * loop, ws_.New<Loop>());
   loop->items = items;
-  Value loop_value;
-  loop_value.kind = Kind::kLoop;
-  loop_value.loop = loop;
+  const Value loop_value{.kind = Kind::kLoop, .loop = loop};
   for (size_t i = 0; i < items.size(); ++i) {
     RETURN_IF_ERROR(ws_.Spend(1));
     loop->index = i;
@@ -233,10 +230,7 @@ absl::Status Interpreter::RunCapturing(const Stmt& stmt, Scope* scope) {
 absl::StatusOr<Value> Interpreter::NewMacro(const MacroDefinition& definition, Scope* scope) {
   ASSIGN_OR_RETURN(Macro * macro, ws_.New<Macro>());
   *macro = {&definition, scope};
-  Value value;
-  value.kind = Kind::kMacro;
-  value.macro = macro;
-  return value;
+  return Value{.kind = Kind::kMacro, .macro = macro};
 }
 
 absl::Status Interpreter::RunCallBlock(const Stmt& stmt, Scope* scope) {

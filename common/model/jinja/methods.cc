@@ -120,10 +120,7 @@ absl::StatusOr<Value> FindMethod(Workspace& ws, const Value& value, Text name) {
   if (info == nullptr) return Undefined(name);
   ASSIGN_OR_RETURN(Method * method, ws.New<Method>());
   *method = {value, info};
-  Value v;
-  v.kind = Kind::kMethod;
-  v.method = method;
-  return v;
+  return Value{.kind = Kind::kMethod, .method = method};
 }
 
 }  // namespace trivium::model::jinja

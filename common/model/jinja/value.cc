@@ -6,39 +6,14 @@
 
 namespace trivium::model::jinja {
 
-Value None() {
-  Value v;
-  v.kind = Kind::kNone;
-  return v;
-}
-
-Value Bool(bool b) {
-  Value v;
-  v.kind = Kind::kBool;
-  v.boolean = b;
-  return v;
-}
-
-Value Int(int64_t i) {
-  Value v;
-  v.kind = Kind::kInt;
-  v.integer = i;
-  return v;
-}
-
-Value Float(double f) {
-  Value v;
-  v.kind = Kind::kFloat;
-  v.number = f;
-  return v;
-}
+Value None() { return {.kind = Kind::kNone, .characters = nullptr}; }
+Value Bool(bool b) { return {.kind = Kind::kBool, .boolean = b}; }
+Value Int(int64_t i) { return {.kind = Kind::kInt, .integer = i}; }
+Value Float(double f) { return {.kind = Kind::kFloat, .number = f}; }
 
 Value Borrow(Text text) {
-  Value v;
-  v.kind = Kind::kText;
-  v.size = static_cast<uint32_t>(text.size());
-  v.characters = text.data();
-  return v;
+  return {
+      .kind = Kind::kText, .size = static_cast<uint32_t>(text.size()), .characters = text.data()};
 }
 
 Value Undefined(Text name) {
@@ -100,10 +75,7 @@ absl::StatusOr<Value> Workspace::NewSequence(Kind kind, std::span<const Value> i
   ASSIGN_OR_RETURN(Sequence * sequence, New<Sequence>());
   ASSIGN_OR_RETURN(sequence->items, NewItems(items.size()));
   std::copy(items.begin(), items.end(), sequence->items.begin());
-  Value v;
-  v.kind = kind;
-  v.sequence = sequence;
-  return v;
+  return Value{.kind = kind, .sequence = sequence};
 }
 
 absl::StatusOr<Value> Workspace::NewDict(size_t capacity) {
@@ -114,10 +86,7 @@ absl::StatusOr<Value> Workspace::NewDict(size_t capacity) {
     std::uninitialized_fill_n(dict->entries, capacity, Entry());
   }
   dict->capacity = capacity;
-  Value v;
-  v.kind = Kind::kDict;
-  v.dict = dict;
-  return v;
+  return Value{.kind = Kind::kDict, .dict = dict};
 }
 
 absl::Status Workspace::SetEntry(Dict& dict, const Value& key, const Value& value) {
