@@ -149,7 +149,7 @@ grpc::ServerUnaryReactor* InferenceService::ClusterStatus(grpc::CallbackServerCo
   const Dispatcher::Counts counts = backend_.dispatcher->counts();
   response->set_requests_waiting(counts.waiting);
   response->set_requests_running(counts.running);
-  response->set_output_tokens(parts_.metrics->output_tokens());
+  response->set_output_tokens(backend_.metrics->output_tokens());
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
