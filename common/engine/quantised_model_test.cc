@@ -1,7 +1,6 @@
 // Models of every weight format, and of the mixes in which such files come, answer like their
 // float32 selves: the same values in F32 matrices, run by the reference.
 #include <gtest/gtest.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <cmath>
@@ -9,7 +8,6 @@
 #include <numeric>
 
 #include "common/engine/test_setup.h"
-#include "common/model/testing/tiny_model.h"
 
 namespace trivium::engine {
 namespace {
@@ -28,20 +26,14 @@ struct Mix {
 };
 
 std::shared_ptr<const model::Model> MakeModel(const Mix& mix, bool as_float) {
-  const std::string path = fmt::format("{}quantised-{}.gguf", testing::TempDir(), getpid());
-  const absl::Status written = model::WriteTinyModel(path, {.layers = 3,
-                                                            .hidden = 256,
-                                                            .head_dim = 64,
-                                                            .ffn = 512,
-                                                            .linear_type = mix.linear,
-                                                            .embedding_type = mix.embedding,
-                                                            .as_float = as_float,
-                                                            .seed = 7});
-  TRIVIUM_CHECK(written.ok(), "{}", Message(written));
-  auto loaded = model::Model::Load(path);
-  std::remove(path.c_str());
-  TRIVIUM_CHECK(loaded.ok(), "{}", Message(loaded.status()));
-  return *loaded;
+  return LoadTinyModel({.layers = 3,
+                        .hidden = 256,
+                        .head_dim = 64,
+                        .ffn = 512,
+                        .linear_type = mix.linear,
+                        .embedding_type = mix.embedding,
+                        .as_float = as_float,
+                        .seed = 7});
 }
 
 // The logits of every position of one prompt, in steps of `chunk` tokens: [kTokens][vocab].

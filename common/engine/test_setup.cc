@@ -9,9 +9,8 @@
 #include <numeric>
 #include <string>
 
-#include "common/model/testing/tiny_model.h"
-
 namespace trivium::engine {
+
 std::shared_ptr<const model::Model> LoadTinyModel(const model::TinyModelOptions& options) {
   const char* folder = std::getenv("TMPDIR");
   const std::string path =

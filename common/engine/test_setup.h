@@ -20,6 +20,7 @@ namespace trivium::engine {
 std::shared_ptr<const model::Model> TinyModel(
     kernels::WeightType linear_type = kernels::WeightType::kF32);
 
+// Written, loaded and removed.
 std::shared_ptr<const model::Model> LoadTinyModel(const model::TinyModelOptions& options);
 
 struct TestEngine {
