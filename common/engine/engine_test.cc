@@ -19,7 +19,7 @@ using kernels::WeightType;
 using Logits = std::vector<float>;
 
 // Sanitizers make a step 20 times slower: they get the same tests with fewer repetitions.
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+#if defined(TRIVIUM_TSAN) || defined(__SANITIZE_ADDRESS__)
 constexpr bool kSlow = true;
 #else
 constexpr bool kSlow = false;

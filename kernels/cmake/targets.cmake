@@ -34,8 +34,10 @@ if(TRIVIUM_SANITIZE)
   target_compile_options(trivium_flags INTERFACE -fsanitize=${TRIVIUM_SANITIZE} -fno-omit-frame-pointer)
   target_link_options(trivium_flags INTERFACE -fsanitize=${TRIVIUM_SANITIZE})
   if(TRIVIUM_SANITIZE MATCHES thread)
-    # Under this name protobuf's map fields grow by a member that the packaged library does not know.
+    # Under this name protobuf's map fields grow by a member that the packaged library does not know. Our code and
+    # libstdc++, whose shared_ptr counts otherwise in a way that TSan cannot follow, have names of their own.
     target_compile_options(trivium_flags INTERFACE -U__SANITIZE_THREAD__)
+    target_compile_definitions(trivium_flags INTERFACE TRIVIUM_TSAN _GLIBCXX_TSAN=1)
   endif()
   if(TRIVIUM_SANITIZE MATCHES undefined)
     target_compile_options(trivium_flags INTERFACE -fno-sanitize-recover=undefined)
