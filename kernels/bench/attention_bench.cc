@@ -3,6 +3,7 @@
 //   attention_bench --benchmark_filter=decode
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -14,9 +15,16 @@ namespace {
 constexpr int kHeads = 9;
 constexpr KvLayout kLayout{.block_tokens = 16, .kv_heads = 3, .head_dim = 64};
 
-// `sequences` sequences of `keys` keys each, with queries at their last `rows` positions.
-void RunAttention(benchmark::State& state, const OpsOptions& options, int sequences, int rows) {
-  const auto keys = static_cast<int>(state.range(0));
+// `sequences` sequences of `keys` keys each, with queries at their last `rows` positions. The first
+// `prefix` keys of all lie in the same pages; `told` says whether Attention hears of it.
+struct Shape {
+  int sequences, rows, keys;
+  int prefix = 0;
+  bool told = false;
+};
+
+void RunAttention(benchmark::State& state, const OpsOptions& options, const Shape& shape) {
+  const auto [sequences, rows, keys, prefix, told] = shape;
   const auto ops = MakeOps(options);
   const int pages = (keys + kLayout.block_tokens - 1) / kLayout.block_tokens;
   std::vector<uint16_t> kv(sequences * pages * kLayout.PageElems(), 0x3000);
@@ -25,7 +33,8 @@ void RunAttention(benchmark::State& state, const OpsOptions& options, int sequen
     tables[i] = static_cast<int32_t>(tables.size() - 1 - i);
   std::vector<SequenceSpan> spans;
   for (int s = 0; s < sequences; ++s) {
-    spans.push_back({s * rows, rows, tables.data() + s * pages});
+    spans.push_back({s * rows, rows, tables.data() + s * pages, told && s > 0 ? prefix : 0});
+    std::copy_n(tables.begin(), prefix / kLayout.block_tokens, tables.begin() + s * pages);
     for (int r = 0; r < rows; ++r) positions.push_back(keys - rows + r);
   }
   std::vector<float> q(positions.size() * kHeads * kLayout.head_dim, 0.1f), out(q.size());
@@ -48,17 +57,15 @@ void RunAttention(benchmark::State& state, const OpsOptions& options, int sequen
                                               benchmark::Counter::kIsRate);
 }
 
-void Register(Isa isa, const char* what, int sequences, int rows, int keys) {
+void Register(Isa isa, const std::string& what, const Shape& shape) {
   for (const int threads : {1, 2}) {
-    const std::string name = std::string(IsaName(isa)) + "/" + what +
-                             "/sequences:" + std::to_string(sequences) +
-                             "/threads:" + std::to_string(threads) + "/keys";
+    const std::string name =
+        std::string(IsaName(isa)) + "/" + what + "/sequences:" + std::to_string(shape.sequences) +
+        "/threads:" + std::to_string(threads) + "/keys:" + std::to_string(shape.keys);
     const OpsOptions options{.isa = isa, .numerics = Numerics::kFast, .threads = threads};
-    benchmark::RegisterBenchmark(
-        name.c_str(),
-        [=](benchmark::State& state) { RunAttention(state, options, sequences, rows); })
-        ->Arg(keys)
-        ->UseRealTime();
+    benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+      RunAttention(state, options, shape);
+    })->UseRealTime();
   }
 }
 
@@ -66,10 +73,18 @@ void RegisterAll() {
   for (const Isa isa : SupportedIsas()) {
     if (isa == Isa::kReference) continue;
     for (const int keys : {512, 2048}) {
-      Register(isa, "prefill", 1, keys, keys);
-      Register(isa, "chunk64", 1, 64, keys);
-      Register(isa, "decode", 1, 1, keys);
-      Register(isa, "decode", 16, 1, keys);
+      Register(isa, "prefill", {1, keys, keys});
+      Register(isa, "chunk64", {1, 64, keys});
+      Register(isa, "decode", {1, 1, keys});
+      Register(isa, "decode", {16, 1, keys});
+    }
+    for (const int prefix : {16, 32, 64, 128, 1024}) {
+      for (const int sequences : {2, 16}) {
+        for (const bool told : {false, true}) {
+          Register(isa, (told ? "together/" : "apart/") + std::to_string(prefix),
+                   {sequences, 1, prefix + 160, prefix, told});
+        }
+      }
     }
   }
 }

@@ -13,7 +13,10 @@ constexpr int64_t kItemsPerThread = 4;
 constexpr int64_t kWindowQueries = 32768;
 // Merges of a row worth waking another thread for.
 constexpr int64_t kMergesPerPart = 256;
-// Sequences with a shorter common prefix are attended apart.
+// Sequences with a shorter common prefix are attended apart: rows of many sequences need a larger
+// workspace. Processor time with all keys in the cache, where sharing saves least (attention_bench,
+// apart and together): at 32 common tokens 16 sequences lose 16 %; at 64 they lose 8 % and two gain
+// 30 %; at 1,024 they gain 27 %.
 constexpr int kLeastSharedTokens = 64;
 
 int64_t ScratchFloats(int64_t queries, int64_t padded_dim) {
