@@ -70,9 +70,9 @@ class Reservation {
   int32_t cached_blocks() const { return cached_blocks_; }
   bool empty() const { return blocks_.empty(); }
 
-  // Adds `blocks` free blocks of its own behind those that it has, or changes nothing:
-  // RESOURCE_EXHAUSTED when fewer can be had now, INVALID_ARGUMENT for blocks < 1,
-  // FAILED_PRECONDITION for an empty reservation. Ends the spans given out before.
+  // Adds `blocks` free blocks of its own behind those that it has, or none: RESOURCE_EXHAUSTED and
+  // FAILED_PRECONDITION as in BlockPool::Reserve, FAILED_PRECONDITION also for an empty
+  // reservation, INVALID_ARGUMENT for blocks < 1. Ends the spans given out before.
   absl::Status Extend(int32_t blocks);
 
   // Blocks stay out of the free list until all reservations that own them and every copy of a lease

@@ -3,7 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <climits>
 #include <cmath>
 #include <cstdio>
 #include <deque>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "common/kv/block_pool.h"
+#include "common/kv/chain_testing.h"
 #include "common/kv/eviction.h"
 
 namespace trivium::kv {
@@ -24,27 +24,19 @@ constexpr int32_t kChainBlocks = 8;
 constexpr int32_t kPublicBlocks = 2;
 constexpr int kSequences = 8, kTenants = 3;
 
-Domain DomainOf(const std::string& id, float quota, float floor, int32_t pin_s) {
-  return {.key = *DeriveDomainKey(std::string(32, 'm'), id, 0),
-          .token_end = INT32_MAX,
-          .quota = quota,
-          .floor = floor,
-          .pin_s = pin_s};
-}
-
 // Sequences that are alike for a while: the first blocks in all, the next in half of them, and so
 // on.
 const std::vector<BlockChain>& Chains() {
   static const std::vector<BlockChain> chains = [] {
     std::vector<BlockChain> out;
-    Domain common = DomainOf("public", 0.6f, 0, 10);
-    common.token_end = kPublicBlocks * kBlockTokens;
-    const std::vector<Domain> tenants = {DomainOf("a", 0.5f, 0.3f, 0), DomainOf("b", 1, 0, 0),
-                                         DomainOf("c", 0.2f, 0.1f, 3)};
+    const Domain common =
+        TestDomain("public", {.quota = 0.6f, .pin_s = 10}, kPublicBlocks * kBlockTokens);
+    const std::vector<Domain> tenants = {TestDomain("a", {.quota = 0.5f, .floor = 0.3f}),
+                                         TestDomain("b"), TestDomain("c", {0.2f, 0.1f, 3})};
     for (int tenant = 0; tenant < kTenants; ++tenant) {
       for (int sequence = 0; sequence < kSequences; ++sequence) {
-        BlockChain chain = *BlockChain::Create({"model", "fast", 1, kBlockTokens},
-                                               {common, tenants[static_cast<size_t>(tenant)]});
+        BlockChain chain =
+            TestChain({common, tenants[static_cast<size_t>(tenant)]}, {}, kBlockTokens);
         for (int block = 0; block < kChainBlocks; ++block) {
           const int branch = block < 2 ? 0 : sequence >> std::max(0, 2 - (block - 2) / 2);
           chain.Append(std::vector<int32_t>(kBlockTokens, branch * kChainBlocks + block));
@@ -248,7 +240,7 @@ class Model {
     return found == shares_.end() ? 0 : static_cast<int32_t>(float(total_) * found->second.floor);
   }
   int32_t Quota(DomainTag domain) const {
-    return static_cast<int32_t>(std::ceil(double(total_) * shares_.at(domain).quota));
+    return static_cast<int32_t>(std::ceil(float(total_) * shares_.at(domain).quota));
   }
   int32_t Reachable(std::optional<DomainTag> asker) const {
     int32_t sum = 0;

@@ -12,7 +12,8 @@ bool Eviction::Publish(BlockId id, DomainTag tag, const Domain& domain, int64_t 
   std::unique_ptr<Account>& slot = accounts_[tag];
   if (slot == nullptr) slot = std::make_unique<Account>();
   Account& account = *slot;
-  const auto total = static_cast<double>(blocks_.size());
+  // In float, as the shares are: a fifth of 20 is 4, not a little more.
+  const auto total = static_cast<float>(blocks_.size());
   account.tag = tag;
   account.quota = static_cast<int32_t>(std::ceil(total * std::clamp(domain.quota, 0.0f, 1.0f)));
   account.floor = static_cast<int32_t>(total * std::clamp(domain.floor, 0.0f, 1.0f));

@@ -6,7 +6,9 @@
 
 namespace trivium::kv {
 
-PrefixIndex::PrefixIndex(int32_t blocks) : entries_(static_cast<size_t>(blocks)) {}
+PrefixIndex::PrefixIndex(int32_t blocks) : entries_(static_cast<size_t>(blocks)) {
+  by_key_.reserve(entries_.size());  // so that no step waits for it to grow
+}
 
 std::optional<BlockId> PrefixIndex::Find(const BlockKey& key) const {
   const auto found = by_key_.find(key);
