@@ -1,13 +1,11 @@
 #include "common/kv/block_key.h"
 
-#include <openssl/core_names.h>
-#include <openssl/evp.h>
-#include <openssl/params.h>
-
 #include <algorithm>
 #include <bit>
 #include <climits>
 #include <utility>
+
+#include "common/kv/keyed_hash.h"
 
 namespace trivium::kv {
 namespace {
@@ -17,8 +15,7 @@ static_assert(std::endian::native == std::endian::little, "keys are made of litt
 using Bytes32 = std::array<uint8_t, 32>;
 constexpr int32_t kBlockTokensMax = 4096;
 
-// What a hash is for, as BLAKE2b's personalisation: 16 bytes, so that no hash of one purpose ever
-// equals one of another, whatever goes in.
+// What a hash is for.
 constexpr char kForMaster[] = "trivium.master  ";
 constexpr char kForDomain[] = "trivium.domain  ";
 constexpr char kForTag[] = "trivium.tag     ";
@@ -26,48 +23,6 @@ constexpr char kForSpace[] = "trivium.kvspace ";
 constexpr char kForBlock[] = "trivium.kvblock ";
 // For what is no secret.
 constexpr std::string_view kPublicKey = "trivium";
-
-// Fetching an algorithm takes libcrypto longer than hashing a hundred blocks, so it is done once.
-EVP_MAC* Blake2b() {
-  static EVP_MAC* const mac = EVP_MAC_fetch(nullptr, "BLAKE2BMAC", nullptr);
-  TRIVIUM_CHECK(mac != nullptr, "libcrypto has no BLAKE2BMAC");
-  return mac;
-}
-
-// Keyed BLAKE2b-256 for one purpose. A context remembers its purpose but not which thread it is
-// for.
-class Hasher {
- public:
-  explicit Hasher(const char* purpose) : context_(EVP_MAC_CTX_new(Blake2b())) {
-    TRIVIUM_CHECK(context_ != nullptr, "out of memory");
-    size_t size = sizeof(Bytes32);
-    const OSSL_PARAM params[] = {
-        OSSL_PARAM_construct_size_t(OSSL_MAC_PARAM_SIZE, &size),
-        OSSL_PARAM_construct_octet_string(OSSL_MAC_PARAM_CUSTOM, const_cast<char*>(purpose), 16),
-        OSSL_PARAM_construct_end()};
-    TRIVIUM_CHECK(EVP_MAC_CTX_set_params(context_, params) == 1, "libcrypto refused BLAKE2BMAC");
-  }
-  ~Hasher() { EVP_MAC_CTX_free(context_); }
-  Hasher(const Hasher&) = delete;
-  Hasher& operator=(const Hasher&) = delete;
-
-  // `key`: 1 … 64 bytes.
-  Bytes32 operator()(std::string_view key, std::string_view message) {
-    Bytes32 out;
-    size_t size = 0;
-    const bool ok = EVP_MAC_init(context_, reinterpret_cast<const unsigned char*>(key.data()),
-                                 key.size(), nullptr) == 1 &&
-                    EVP_MAC_update(context_, reinterpret_cast<const unsigned char*>(message.data()),
-                                   message.size()) == 1 &&
-                    EVP_MAC_final(context_, out.data(), &size, out.size()) == 1 &&
-                    size == out.size();
-    TRIVIUM_CHECK(ok, "libcrypto failed to hash");
-    return out;
-  }
-
- private:
-  EVP_MAC_CTX* const context_;
-};
 
 std::string_view ViewOf(const Bytes32& bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
@@ -100,7 +55,7 @@ BlockKey RootOf(const KeySpace& space) {
   parts.Add('n', space.numerics_class);
   parts.AddInt<uint32_t>('f', space.kv_format);
   parts.AddInt<int32_t>('b', space.block_tokens);
-  return {Hasher(kForSpace)(kPublicKey, parts.bytes())};
+  return {KeyedHash(kForSpace)(kPublicKey, parts.bytes())};
 }
 
 absl::Status CheckDomains(std::span<const Domain> domains, int32_t block_tokens) {
@@ -145,15 +100,15 @@ absl::StatusOr<DomainKey> DeriveDomainKey(std::string_view master, std::string_v
     return InvalidArgument("a master key of {} bytes, at least 32 are needed", master.size());
   }
   // A key of BLAKE2b has at most 64 bytes, a file may have more.
-  const Bytes32 key = Hasher(kForMaster)(kPublicKey, master);
+  const Bytes32 key = KeyedHash(kForMaster)(kPublicKey, master);
   Parts parts;
   parts.Add('d', domain_id);
   parts.AddInt<uint64_t>('e', epoch);
-  return DomainKey{Hasher(kForDomain)(ViewOf(key), parts.bytes())};
+  return DomainKey{KeyedHash(kForDomain)(ViewOf(key), parts.bytes())};
 }
 
 DomainTag TagOf(const DomainKey& key) {
-  thread_local Hasher hasher(kForTag);
+  thread_local KeyedHash hasher(kForTag);
   const Bytes32 hash = hasher(ViewOf(key.bytes), {});
   DomainTag tag;
   std::memcpy(&tag.value, hash.data(), sizeof(tag.value));
@@ -185,7 +140,7 @@ void BlockChain::Append(std::span<const int32_t> tokens) {
 }
 
 BlockKey BlockChain::NextKey() {
-  thread_local Hasher hasher(kForBlock);
+  thread_local KeyedHash hasher(kForBlock);
   thread_local Parts parts;
   const int32_t begin = size() * block_tokens_, end = begin + block_tokens_;
   const BlockKey& parent = keys_.empty() ? root_ : keys_.back();
