@@ -42,7 +42,7 @@ struct DiskTierOptions {
 class DiskTier {
  public:
   // INVALID_ARGUMENT for sizes that hold no block or a weak secret, FAILED_PRECONDITION when
-  // another process has the file, UNAVAILABLE when it cannot be opened or has no room.
+  // another process has the file, UNAVAILABLE when it cannot be opened or made as large.
   static absl::StatusOr<std::unique_ptr<DiskTier>> Open(DiskTierOptions options);
   ~DiskTier();
   DiskTier(const DiskTier&) = delete;
