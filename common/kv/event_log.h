@@ -8,7 +8,8 @@
 // after them, in events as in snapshots.
 //
 // Bounds: 48 bytes a block of the pool and 24 an event. A snapshot is one pass over
-// memory, during which the pool that wants to write waits.
+// memory, during which the pool that wants to write waits; so is the clean-up that every so many
+// removals pay for (in a pool of 1 M blocks: 50 and 25 ms on the busy machine where it was tried).
 //
 // Thread-safety: all methods, any thread.
 #pragma once
