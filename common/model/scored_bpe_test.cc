@@ -215,6 +215,13 @@ TEST(ScoredBpe, RefusesHostileVocabulariesByName) {
   const auto unimplemented = absl::StatusCode::kUnimplemented;
   const std::vector<Case> cases = {
       {"tokens[266] repeats \"ab\"", invalid, [](auto& v) { v.entries.push_back({"ab"}); }},
+      {"tokens[266] is not valid UTF-8", invalid,
+       [](auto& v) { v.entries.push_back({"\xE2\x96"}); }},
+      // It would be found inside of U+2581.
+      {"tokens[266] is not valid UTF-8", invalid,
+       [](auto& v) {
+         v.entries.push_back({"\x96", 0, 3});
+       }},
       {"but not <0x41>", invalid, [](auto& v) { v.entries.erase(v.entries.begin() + 3 + 0x41); }},
       {"\"<0xzz>\" is no byte", invalid,
        [](auto& v) {

@@ -326,6 +326,10 @@ TEST(Tokenizer, RefusesVocabulariesByName) {
        [&](GgufWriter& w) {
          kind(w), w.AddStrings("tokenizer.ggml.tokens", {"a", "a"});
        }},
+      {"tokens[1] is not valid UTF-8", invalid,
+       [&](GgufWriter& w) {
+         kind(w), w.AddStrings("tokenizer.ggml.tokens", {"a", "\xC3"});
+       }},
       {"token_type", invalid,
        [&](GgufWriter& w) {
          merges({"a b"})(w), w.AddInt32s("tokenizer.ggml.token_type", {1, 1});

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "common/net/text.h"
+
 namespace trivium::model {
 namespace {
 
@@ -68,6 +70,9 @@ absl::Status Vocabulary::LoadPieces(std::span<const std::string_view> tokens, Sp
   ids.reserve(tokens.size());
   for (size_t i = 0; i < tokens.size(); ++i) {
     const auto id = static_cast<int32_t>(i);
+    if (!net::IsUtf8(tokens[i])) {
+      return InvalidArgument("tokenizer.ggml.tokens[{}] is not valid UTF-8", i);
+    }
     if (!ids.emplace(tokens[i], id).second) {
       return InvalidArgument("tokenizer.ggml.tokens[{}] repeats \"{:.64}\"", i, tokens[i]);
     }

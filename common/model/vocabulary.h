@@ -19,7 +19,7 @@ namespace trivium::model {
 // The numbers of tokenizer.ggml.token_type.
 enum class TokenType : uint8_t { kNormal = 1, kUnknown, kControl, kUserDefined, kUnused, kByte };
 
-// By the text that the file gives; views into the file.
+// By the text that the file gives, which is UTF-8; views into the file.
 using IdsByText = std::unordered_map<std::string_view, int32_t>;
 
 class Vocabulary {
@@ -33,7 +33,8 @@ class Vocabulary {
   };
 
   // Fills `ids` too, which must not outlive the file. INVALID_ARGUMENT for tokens that repeat,
-  // arrays of different lengths, ids out of range.
+  // arrays of different lengths, ids out of range, and tokens that are not UTF-8, as the format
+  // wants all its strings: a special token of half a character would cut a text inside of one.
   absl::Status Load(const GgufFile& file, const Options& options, IdsByText& ids);
 
   int32_t size() const { return static_cast<int32_t>(types_.size()); }
