@@ -94,10 +94,11 @@ struct Router {
                             .host = nullptr,
                             .metrics = &metrics,
                             .attempts_max = config.attempts_max()}}),
-        watches(
-            channels, cluster_token,
-            {[this](WorkerIndex i, const v1::WorkerState& s) { dispatcher.OnWorkerState(i, s); },
-             [this](WorkerIndex i, const absl::Status& s) { dispatcher.OnWatchEnd(i, s); }}),
+        watches(channels, cluster_token,
+                {[this](WorkerIndex i, const v1::WorkerState& s) {
+                   return dispatcher.OnWorkerState(i, s);
+                 },
+                 [this](WorkerIndex i, const absl::Status& s) { dispatcher.OnWatchEnd(i, s); }}),
         ticker([this] {
           watches.Tick(Clock::Real().Now());
           dispatcher.Tick();
@@ -109,6 +110,7 @@ struct Router {
     registry.OnScrape([this] {
       const Dispatcher::Counts counts = dispatcher.counts();
       metrics.Cluster(counts.waiting, counts.running, dispatcher.Workers());
+      metrics.Index(dispatcher.IndexCounts());
     });
   }
 

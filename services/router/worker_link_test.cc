@@ -3,6 +3,7 @@
 #include <grpcpp/grpcpp.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -94,13 +95,29 @@ class WatchTest : public testing::Test {
         std::vector{channel}, token,
         WatchHandlers{[this](WorkerIndex, const v1::WorkerState& state) {
                         log_.Note([&] { log_.sequences.push_back(state.sequence()); });
+                        return state.sequence() != ends_at_;
                       },
                       [this](WorkerIndex, const absl::Status& status) {
                         log_.Note([&] { log_.ends.push_back(status); });
                       }});
   }
+  // Whether a second stream ends too. The pause before it begins once a Tick has seen the end of
+  // the first, and lasts 0.1 s.
+  bool EndsTwice(WatchClients& watch) {
+    for (int i = 0; i < 60000; ++i) {
+      clock_.Advance(std::chrono::milliseconds(25));
+      watch.Tick(clock_.Now());
+      std::unique_lock lock(log_.mutex);
+      if (log_.changed.wait_for(lock, std::chrono::milliseconds(1),
+                                [&] { return log_.ends.size() >= 2; })) {
+        return true;
+      }
+    }
+    return false;
+  }
   VirtualClock clock_;
   Log log_;
+  uint64_t ends_at_ = 0;  // the state that the stream is not to go on from
 };
 
 TEST_F(WatchTest, AStreamThatEndsIsOpenedAgainAfterAPause) {
@@ -110,17 +127,19 @@ TEST_F(WatchTest, AStreamThatEndsIsOpenedAgainAfterAPause) {
   watch->Tick(clock_.Now());
   log_.Await([&] { return log_.ends.size() == 1; });
   EXPECT_EQ(log_.sequences, (std::vector<uint64_t>{1, 2}));
-  // The pause has begun once a Tick has seen the end, and lasts 0.1 s.
-  bool ended_again = false;
-  for (int i = 0; i < 60000 && !ended_again; ++i) {
-    clock_.Advance(std::chrono::milliseconds(25));
-    watch->Tick(clock_.Now());
-    std::unique_lock lock(log_.mutex);
-    ended_again = log_.changed.wait_for(lock, std::chrono::milliseconds(1),
-                                        [&] { return log_.ends.size() >= 2; });
-  }
-  EXPECT_TRUE(ended_again);
+  EXPECT_TRUE(EndsTwice(*watch));
   EXPECT_TRUE(log_.ends[0].ok());
+}
+
+TEST_F(WatchTest, AStreamThatDoesNotAddUpBeginsAnew) {
+  WorkerService service(-1);
+  const auto server = Serve(&service);
+  ends_at_ = 3;
+  const auto watch = Watch(*server, kToken);
+  watch->Tick(clock_.Now());
+  EXPECT_TRUE(EndsTwice(*watch));
+  EXPECT_EQ(log_.ends[0].code(), absl::StatusCode::kCancelled);
+  EXPECT_GE(std::count(log_.sequences.begin(), log_.sequences.end(), 1), 2);
 }
 
 TEST_F(WatchTest, AWrongTokenIsSaidSo) {

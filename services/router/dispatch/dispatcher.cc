@@ -8,6 +8,7 @@ namespace trivium::router {
 
 Dispatcher::Dispatcher(Options options)
     : context_(std::move(options.run)),
+      index_({.workers = options.table.workers.size()}),
       table_(std::move(options.table)),
       ledger_(&table_.cluster()),
       queue_(options.queue) {
@@ -102,6 +103,7 @@ void Dispatcher::Pump(Calls* calls) {
 
 void Dispatcher::TellLost(const std::vector<LostWorker>& lost, Calls* calls) {
   for (const LostWorker& one : lost) {
+    calls->push_back([this, worker = one.worker] { index_.Drop(worker); });
     for (const auto& [ticket, run] : runs_) {
       calls->push_back(
           [run, ticket, one] { run->OnWorkerLost(ticket, one.worker, one.epoch, one.reason); });
@@ -109,15 +111,19 @@ void Dispatcher::TellLost(const std::vector<LostWorker>& lost, Calls* calls) {
   }
 }
 
-void Dispatcher::OnWorkerState(WorkerIndex worker, const v1::WorkerState& state) {
+bool Dispatcher::OnWorkerState(WorkerIndex worker, const v1::WorkerState& state) {
   Calls calls;
+  bool is_refused = false;
   {
     std::lock_guard lock(mutex_);
     TellLost(table_.OnState(worker, state, context_.clock->Now()), &calls);
+    is_refused = table_.cluster().workers[worker].condition == WorkerCondition::kRefused;
     ledger_.OnReport(worker);
     Pump(&calls);
   }
   Make(calls);
+  if (is_refused || !state.has_kv_events()) return true;
+  return index_.Apply(worker, state.kv_events());
 }
 
 void Dispatcher::OnWatchEnd(WorkerIndex worker, const absl::Status& status) {
@@ -139,6 +145,7 @@ void Dispatcher::Tick() {
     }
   }
   Make(calls);
+  index_.Tick(context_.clock->Now());
 }
 
 Dispatcher::Counts Dispatcher::counts() const {

@@ -17,6 +17,7 @@
 #include "services/router/dispatch/request_run.h"
 #include "services/router/dispatch/run_types.h"
 #include "services/router/membership/worker_table.h"
+#include "services/router/prefix_index/prefix_index.h"
 #include "services/router/scheduler/admission_queue.h"
 #include "services/router/scheduler/ledger.h"
 
@@ -38,8 +39,9 @@ class Dispatcher final : public RunHost {
   // Until the streams of all requests have ended, at most `timeout`. Someone has to call Tick.
   bool AwaitClosed(Duration timeout);
 
-  // What the Watch streams say.
-  void OnWorkerState(WorkerIndex worker, const v1::WorkerState& state);
+  // What the Watch streams say. False: events of the worker's cache are missing, and its stream has
+  // to begin anew.
+  bool OnWorkerState(WorkerIndex worker, const v1::WorkerState& state);
   void OnWatchEnd(WorkerIndex worker, const absl::Status& status);
 
   // Runs everything whose time has come; to be called every kTickInterval or so.
@@ -51,6 +53,7 @@ class Dispatcher final : public RunHost {
   };
   Counts counts() const;
   std::vector<v1::WorkerStatus> Workers() const;
+  PrefixIndex::Counts IndexCounts() const { return index_.counts(); }
 
   // RunHost.
   void Wait(uint64_t ticket, const RequestShape& shape, TimePoint waiting_since) override;
@@ -77,6 +80,7 @@ class Dispatcher final : public RunHost {
   PlacedWorker Describe(WorkerIndex worker);
 
   RunContext context_;
+  PrefixIndex index_;  // has locks of its own; events are applied with ours not held
   mutable std::mutex mutex_;
   WorkerTable table_;
   Ledger ledger_;

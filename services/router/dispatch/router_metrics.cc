@@ -58,7 +58,16 @@ RouterMetrics::RouterMetrics(telemetry::Metrics* metrics)
                                          "Prompt tokens of requests that have ended")),
       output_tokens_(metrics->AddCounter("router_output_tokens_total", "Tokens sent to clients")),
       waiting_(metrics->AddGauge("router_requests_waiting", "Requests in the queue")),
-      running_(metrics->AddGauge("router_requests_running", "Requests placed on workers")) {
+      running_(metrics->AddGauge("router_requests_running", "Requests placed on workers")),
+      index_pairs_(metrics->AddGauge("router_index_block_holders",
+                                     "KV blocks known to be at workers, once for each worker")),
+      index_bytes_(metrics->AddGauge("router_index_bytes", "Memory of the prefix index")),
+      index_expected_(metrics->AddGauge("router_index_expected_blocks",
+                                        "KV blocks that running requests will leave at workers")),
+      index_refused_(metrics->AddCounter("router_index_refused_total",
+                                         "KV blocks beyond the bounds of the prefix index")),
+      index_gaps_(metrics->AddCounter("router_index_gaps_total",
+                                      "Watch messages with missing or bad KV events")) {
   for (const Role role : {Role::kPrefill, Role::kDecode}) {
     AddReasons(metrics, "router_retries_total", "Attempts given up for another one", kRetryReasons,
                {{"stage", RoleName(role)}}, &retries_[static_cast<size_t>(role)]);
@@ -94,6 +103,18 @@ void RouterMetrics::Transferred(Duration first_send_to_last_ack) {
   transfer_seconds_.Observe(Seconds(first_send_to_last_ack));
 }
 void RouterMetrics::Prompt(int32_t tokens) { prompt_tokens_.Add(tokens); }
+
+void RouterMetrics::Index(const PrefixIndex::Counts& counts) {
+  index_pairs_.Set(static_cast<double>(counts.pairs));
+  index_bytes_.Set(static_cast<double>(counts.bytes));
+  index_expected_.Set(static_cast<double>(counts.expected));
+  const auto add = [](telemetry::Counter& counter, int64_t before, int64_t now) {
+    counter.Add(static_cast<double>(now - before));
+  };
+  add(index_refused_, index_before_.refused_total, counts.refused_total);
+  add(index_gaps_, index_before_.gaps_total, counts.gaps_total);
+  index_before_ = counts;
+}
 
 void RouterMetrics::Cluster(int32_t waiting, int32_t running,
                             const std::vector<v1::WorkerStatus>& workers) {

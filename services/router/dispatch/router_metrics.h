@@ -7,6 +7,7 @@
 
 #include "common/base/clock.h"
 #include "common/telemetry/metrics.h"
+#include "services/router/prefix_index/prefix_index.h"
 #include "services/router/scheduler/placement.h"
 #include "trivium/v1/inference.pb.h"
 
@@ -32,6 +33,7 @@ class RouterMetrics {
   void Transferred(Duration first_send_to_last_ack);
   void Prompt(int32_t tokens);
   void Cluster(int32_t waiting, int32_t running, const std::vector<v1::WorkerStatus>& workers);
+  void Index(const PrefixIndex::Counts& counts);
 
  private:
   telemetry::Metrics& metrics_;
@@ -43,6 +45,9 @@ class RouterMetrics {
       &per_token_seconds_, &token_gap_seconds_, &transfer_seconds_;
   telemetry::Counter &prompt_tokens_, &output_tokens_;
   telemetry::Gauge &waiting_, &running_;
+  telemetry::Gauge &index_pairs_, &index_bytes_, &index_expected_;
+  telemetry::Counter &index_refused_, &index_gaps_;
+  PrefixIndex::Counts index_before_;  // of the scrape before, which is one at a time
 };
 
 }  // namespace trivium::router

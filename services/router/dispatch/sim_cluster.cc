@@ -349,12 +349,13 @@ bool SimCluster::StepRandomCall(std::mt19937_64& random, double fault) {
   return true;
 }
 
-void SimCluster::Report(WorkerIndex worker) {
+bool SimCluster::Report(WorkerIndex worker, const v1::KvEvents* events) {
   v1::WorkerState state;
+  if (events != nullptr) *state.mutable_kv_events() = *events;
   {
     std::lock_guard lock(mutex_);
     Worker& one = workers_[worker];
-    if (!one.is_up || one.is_stopped) return;
+    if (!one.is_up || one.is_stopped) return true;
     const int32_t total =
         one.role == Role::kPrefill ? options_.prefill_blocks : options_.decode_blocks;
     state.set_sequence(++one.sequence);
@@ -371,7 +372,7 @@ void SimCluster::Report(WorkerIndex worker) {
     state.set_requests_max(kRequestsMax);
     state.set_expected_output_tokens(options_.expected_output_tokens);
   }
-  dispatcher_->OnWorkerState(worker, state);
+  return dispatcher_->OnWorkerState(worker, state);
 }
 
 void SimCluster::Kill(WorkerIndex worker) {

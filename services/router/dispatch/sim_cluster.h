@@ -52,8 +52,9 @@ class SimCluster final : public StageClients {
 
   // One event of one random call; with probability `fault` a failure instead. False: none is open.
   bool StepRandomCall(std::mt19937_64& random, double fault);
-  void Report(WorkerIndex worker);  // a Watch message, unless the worker is stopped or down
-  void Kill(WorkerIndex worker);    // its calls end UNAVAILABLE
+  // A Watch message, unless the worker is stopped or down. False: the stream has to begin anew.
+  bool Report(WorkerIndex worker, const v1::KvEvents* events = nullptr);
+  void Kill(WorkerIndex worker);  // its calls end UNAVAILABLE
   void Restart(WorkerIndex worker);
   void SetStopped(WorkerIndex worker, bool stopped);  // neither events nor reports; calls stay open
   void SetOnOpen(std::function<void()> hook);         // called when the next call is opened, once

@@ -58,7 +58,7 @@ class WatchClients::Watcher {
     explicit Stream(Watcher& watcher_of) : watcher(watcher_of) {}
     void OnReadDone(bool ok) override {
       if (!ok) return;
-      watcher.OnState(state);
+      if (!watcher.OnState(state)) context.TryCancel();
       StartRead(&state);
     }
     void OnDone(const grpc::Status& status) override { watcher.OnEnd(status); }
@@ -69,12 +69,12 @@ class WatchClients::Watcher {
     v1::WorkerState state;
   };
 
-  void OnState(const v1::WorkerState& state) {
-    {
-      std::lock_guard lock(mutex_);
-      backoff_ = Duration(0);
-    }
-    handlers_.on_state(worker_, state);
+  // False: the stream is to end.
+  bool OnState(const v1::WorkerState& state) {
+    const bool goes_on = handlers_.on_state(worker_, state);
+    std::lock_guard lock(mutex_);
+    if (goes_on) backoff_ = Duration(0);
+    return goes_on;
   }
 
   void OnEnd(const grpc::Status& status) {

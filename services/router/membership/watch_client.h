@@ -1,5 +1,6 @@
 // Holds one Watch stream to each worker of the list and opens it again when it ends, after a pause
-// that grows from 0.1 s to 1 s and starts anew once a report has come.
+// that grows from 0.1 s to 1 s and starts anew once a report has come. Ends one by itself where its
+// events no longer add up: the next stream begins with all that the worker holds.
 // Thread-safety: Tick and the destructor on any one thread at a time; handlers come on gRPC's.
 #pragma once
 
@@ -18,7 +19,8 @@
 namespace trivium::router {
 
 struct WatchHandlers {
-  std::function<void(WorkerIndex, const v1::WorkerState&)> on_state;
+  // False: the stream is to begin anew.
+  std::function<bool(WorkerIndex, const v1::WorkerState&)> on_state;
   std::function<void(WorkerIndex, const absl::Status&)> on_end;
 };
 

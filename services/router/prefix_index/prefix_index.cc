@@ -109,7 +109,7 @@ bool PrefixIndex::Apply(WorkerIndex index, const v1::KvEvents& events) {
   const bool is_good = ApplyInOrder(worker, events);
   if (!is_good) {
     BeginAnew(worker);
-    ++restarts_;
+    ++gaps_;
   }
   PurgeNextShard();
   return is_good;
@@ -248,7 +248,7 @@ void PrefixIndex::Tick(TimePoint now) {
 }
 
 PrefixIndex::Counts PrefixIndex::counts() const {
-  Counts counts{.pairs = pairs_, .refused_total = refused_, .restarts_total = restarts_};
+  Counts counts{.pairs = pairs_, .refused_total = refused_, .gaps_total = gaps_};
   for (const auto& shard : shards_) {
     std::shared_lock lock(shard->mutex);
     counts.bytes += static_cast<int64_t>(sizeof(Shard) + shard->table.bytes());

@@ -63,11 +63,11 @@ class PrefixIndex {
   void Tick(TimePoint now);
 
   struct Counts {
-    int64_t pairs = 0;           // those still to be purged included
-    int64_t bytes = 0;           // of all tables, counted anew
-    int64_t expected = 0;        // blocks
-    int64_t refused_total = 0;   // pairs beyond pairs_max, and expected blocks beyond theirs
-    int64_t restarts_total = 0;  // Apply said no
+    int64_t pairs = 0;          // those still to be purged included
+    int64_t bytes = 0;          // of all tables, counted anew
+    int64_t expected = 0;       // blocks
+    int64_t refused_total = 0;  // pairs beyond pairs_max, and expected blocks beyond theirs
+    int64_t gaps_total = 0;     // messages to which Apply said no
   };
   Counts counts() const;
 
@@ -105,7 +105,7 @@ class PrefixIndex {
   std::vector<std::unique_ptr<Worker>> workers_;
   std::vector<std::atomic<uint64_t>> live_;         // a bit for each holder
   std::vector<std::atomic<int64_t>> holder_pairs_;  // by holder
-  std::atomic<int64_t> pairs_{0}, refused_{0}, restarts_{0};
+  std::atomic<int64_t> pairs_{0}, refused_{0}, gaps_{0};
 
   std::mutex purge_mutex_;  // taken after a worker's, before a shard's
   std::atomic<size_t> shards_to_purge_{0};

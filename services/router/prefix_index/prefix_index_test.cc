@@ -110,7 +110,7 @@ TEST(PrefixIndexTest, EqualsTryingEveryWorkerAndBlock) {
       if (step % 4 == 0) cluster.ExpectEqual();
       if (testing::Test::HasFailure()) return;
     }
-    EXPECT_GT(cluster.index().counts().restarts_total, 100);
+    EXPECT_GT(cluster.index().counts().gaps_total, 100);
   }
 }
 
@@ -189,7 +189,7 @@ TEST_F(ProtocolTest, WhatMakesNoSenseIsAGap) {
     EXPECT_EQ(HeldBlocks(), 0);
     source_.Forget();
   }
-  EXPECT_EQ(index_.counts().restarts_total, 2);
+  EXPECT_EQ(index_.counts().gaps_total, 2);
 }
 
 TEST_F(ProtocolTest, LostWorkersLeaveNothingBehind) {
@@ -355,7 +355,7 @@ TEST(PrefixIndexTest, AnHourOfChurnDoesNotGrow) {
   size_t held = 0;
   for (const auto& pool : pools) held += pool.size();
   EXPECT_EQ(index.counts().pairs, static_cast<int64_t>(held));
-  EXPECT_EQ(index.counts().restarts_total, 0);
+  EXPECT_EQ(index.counts().gaps_total, 0);
   EXPECT_LE(heap_most[1], heap_most[0] + heap_most[0] / 20);
 }
 
