@@ -65,6 +65,7 @@ bool Dispatcher::AwaitClosed(Duration timeout) {
 }
 
 PlacedWorker Dispatcher::Describe(WorkerIndex worker) {
+  if (worker == kNoWorker) return {};
   const WorkerView& view = table_.cluster().workers[worker];
   return {worker, view.epoch, table_.IdOf(worker), view.numerics_class};
 }

@@ -95,7 +95,7 @@ void RequestRun::Begin(Leg& leg, const PlacedPair& placed) {
   leg.times.DecodeOpened(Now());
   // News of a loss that overtook the placement has found the leg waiting, and will not come again.
   for (const Role stage : {Role::kDecode, Role::kPrefill}) {
-    if (!context_.host->IsGone(leg.At(stage))) continue;
+    if (leg.At(stage).worker == kNoWorker || !context_.host->IsGone(leg.At(stage))) continue;
     return FailStage(leg, stage, Unavailable("it was lost before the request reached it"), true);
   }
   OpenDecode(leg);
@@ -145,7 +145,9 @@ Message RequestRun::RequestOf(const Leg& leg) const {
 
 void RequestRun::OpenDecode(Leg& leg) {
   auto request = RequestOf<v1::DecodeRequest>(leg);
-  request.set_numerics_class(leg.attempt.at.prefill.numerics_class);
+  request.set_prefills(leg.attempt.is_local());
+  request.set_numerics_class(leg.attempt.is_local() ? leg.attempt.at.decode.numerics_class
+                                                    : leg.attempt.at.prefill.numerics_class);
   request.set_priority(request_.priority);
   request.set_preemptions(leg.preemptions);
   leg.attempt.decode =
@@ -167,19 +169,30 @@ void RequestRun::OpenPrefill(Leg& leg, const v1::LandingTicket& ticket) {
 
 void RequestRun::OnDecodeEvent(Leg& leg, const v1::DecodeEvent& event) {
   if (leg.phase != Phase::kRunning) return;
-  if (event.has_token() && leg.attempt.has_ticket && !prompt_.is_complete()) {
+  if (event.has_token() && leg.attempt.has_begun && !prompt_.is_complete()) {
     HoldToken(leg, event.token());
-  } else if (event.has_token() && leg.attempt.has_ticket) {
+  } else if (event.has_token() && leg.attempt.has_begun) {
     leg.attempt.decode_has_kv = true;
     Accept(leg, event.token(), Role::kDecode);
-  } else if (event.has_ticket() && !leg.attempt.has_ticket) {
-    leg.attempt.has_ticket = true;
-    leg.times.Reserved(Now());
-    context_.host->Reserved(leg.ticket);
+  } else if (leg.attempt.has_begun) {
+    FailStage(leg, Role::kDecode, absl::InternalError("it broke the order of events"));
+  } else if (event.has_ticket() && !leg.attempt.is_local()) {
+    OnReserved(leg);
     OpenPrefill(leg, event.ticket());
+  } else if (event.has_prefilled() && leg.attempt.is_local()) {
+    OnReserved(leg);
+    leg.attempt.has_sent = true;
+    account_.Prefilled(event.prefilled());
+    context_.host->FirstToken(leg.ticket);
   } else {
     FailStage(leg, Role::kDecode, absl::InternalError("it broke the order of events"));
   }
+}
+
+void RequestRun::OnReserved(Leg& leg) {
+  leg.attempt.has_begun = true;
+  leg.times.Reserved(Now());
+  context_.host->Reserved(leg.ticket);
 }
 
 void RequestRun::OnPrefillEvent(Leg& leg, const v1::PrefillEvent& event) {

@@ -64,6 +64,7 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
   template <typename Message>
   Message RequestOf(const Leg& leg) const;
   void OpenDecode(Leg& leg);
+  void OnReserved(Leg& leg);
   void OpenPrefill(Leg& leg, const v1::LandingTicket& ticket);
   void OnDecodeEvent(Leg& leg, const v1::DecodeEvent& event);
   void OnPrefillEvent(Leg& leg, const v1::PrefillEvent& event);

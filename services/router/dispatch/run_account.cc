@@ -40,6 +40,11 @@ void RunAccount::Sent(const v1::PrefillSent& sent) {
   transfer_ms_ = sent.transfer_ms();
   kv_bytes_ += sent.kv_bytes();
   header_bytes_ += sent.header_bytes();
+  if (!cached_.has_value()) cached_ = sent.cached_tokens();
+}
+
+void RunAccount::Prefilled(const v1::Prefilled& prefilled) {
+  if (!cached_.has_value()) cached_ = prefilled.cached_tokens();
 }
 
 Duration RunAccount::time_per_token() const {
@@ -53,6 +58,7 @@ Duration RunAccount::transfer_time() const {
 
 void RunAccount::Fill(v1::Done* done) const {
   done->mutable_usage()->set_completion_tokens(tokens_);
+  done->mutable_usage()->set_cached_prompt_tokens(cached_.value_or(0));
   v1::Timings& timings = *done->mutable_timings();
   timings.set_queue_ms(Milliseconds(queue_));
   timings.set_reserve_ms(Milliseconds(reserve_));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <optional>
 
 #include "common/base/clock.h"
 #include "services/router/scheduler/placement.h"
@@ -42,6 +43,7 @@ class RunAccount {
   // choice; for the first one since the submission.
   Duration Token(int32_t choice, int32_t index, TimePoint now, const LegTimes& leg);
   void Sent(const v1::PrefillSent& sent);
+  void Prefilled(const v1::Prefilled& prefilled);
   // The longest leg counts.
   void LegEnded(const LegTimes& leg);
 
@@ -64,6 +66,7 @@ class RunAccount {
   int32_t longest_ = 0;  // tokens of the longest choice
   double transfer_ms_ = 0;
   int64_t kv_bytes_ = 0, header_bytes_ = 0;
+  std::optional<int32_t> cached_;  // tokens of the first attempt's prompt
 };
 
 }  // namespace trivium::router

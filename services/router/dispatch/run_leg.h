@@ -22,10 +22,13 @@ struct RunAttempt {
   std::string secret;
   PlacedPair at;
   std::shared_ptr<StageCall> decode, prefill;
-  bool has_ticket = false;
+  bool has_begun = false;      // decode has answered: with its ticket, or with its own prefill
   bool decode_has_kv = false;  // it has sent a token: the prefill worker is no longer needed
-  bool has_sent = false;       // the prefill worker's account has come
+  bool has_sent = false;       // the account of who prefilled has come
   bool decode_ended = false, prefill_ended = true;
+  // The decode worker prefills.
+  bool is_local() const { return at.prefill.worker == kNoWorker; }
+
   // Decode's tokens that have overtaken the prompt's; at most max_tokens of each choice.
   std::vector<v1::StageToken> held;
 };

@@ -73,6 +73,7 @@ struct SimCluster::Call final : StageCall {
   std::vector<Member> members;  // by choice
   v1::StageSampling sampling;
   int32_t preemptions = 0;
+  bool prefills = false;  // decode: it waits for no landing
   StageHandlers<v1::PrefillEvent> prefill;
   StageHandlers<v1::DecodeEvent> decode;
   std::shared_ptr<Landing> landing;
@@ -156,6 +157,7 @@ std::shared_ptr<StageCall> SimCluster::Decode(WorkerIndex worker, const v1::Deco
   std::unique_lock lock(call->mutex);
   TRIVIUM_CHECK(request.preemptions() <= kv::kPreemptionsMax, "preempted too often");
   call->preemptions = request.preemptions();
+  call->prefills = request.prefills();
   call->decode = std::move(handlers);
   lock.unlock();
   Refused(call);
@@ -253,6 +255,11 @@ bool SimCluster::HasRoom(Call& call) {
 
 void SimCluster::StepDecode(Call& call, std::mt19937_64& random) {
   v1::DecodeEvent event;
+  if (call.state == 0 && call.prefills) {
+    call.state = 2;
+    event.mutable_prefilled();
+    return call.decode.on_event(event);
+  }
   if (call.state == 0) {
     call.state = 1;
     event.mutable_ticket()->set_landing_id(worker_count() + 1);

@@ -7,18 +7,23 @@ namespace trivium::router {
 Ledger::Ledger(ClusterSnapshot* cluster) : cluster_(*cluster), reserved_(cluster->workers.size()) {}
 
 void Ledger::Charge(uint64_t ticket, const Placement& placement, const RequestShape& shape) {
-  WorkerView& prefill = cluster_.workers[placement.prefill];
   WorkerView& decode = cluster_.workers[placement.decode];
-  const Entry entry{.placement = placement,
-                    .prefill_blocks = BlocksAtFirst(prefill, shape),
-                    .decode_blocks = BlocksAtFirst(decode, shape),
-                    .prompt_tokens = shape.prompt_tokens,
-                    .decode_places = PlacesAt(Role::kDecode, shape)};
+  Entry entry{.placement = placement,
+              .decode_blocks = BlocksAtFirst(decode, shape),
+              .prompt_tokens = shape.prompt_tokens,
+              .decode_places = PlacesAt(Role::kDecode, shape)};
+  if (placement.prefill == kNoWorker) {
+    entry.is_prefilling = false;
+    decode.own_prompt_tokens += entry.prompt_tokens;
+  } else {
+    WorkerView& prefill = cluster_.workers[placement.prefill];
+    entry.prefill_blocks = BlocksAtFirst(prefill, shape);
+    prefill.own_requests += 1;
+    prefill.own_blocks += entry.prefill_blocks;
+    prefill.own_prompt_tokens += entry.prompt_tokens;
+  }
   const bool is_new = entries_.emplace(ticket, entry).second;
   TRIVIUM_CHECK(is_new, "request {} is charged twice", ticket);
-  prefill.own_requests += 1;
-  prefill.own_blocks += entry.prefill_blocks;
-  prefill.own_prompt_tokens += entry.prompt_tokens;
   decode.own_requests += entry.decode_places;
   decode.own_blocks += entry.decode_blocks;
   decode.own_blocks_unseen += entry.decode_blocks;
@@ -32,16 +37,20 @@ void Ledger::Reserved(uint64_t ticket) {
 
 void Ledger::FirstToken(uint64_t ticket) {
   const auto it = entries_.find(ticket);
-  if (it == entries_.end() || !std::exchange(it->second.is_prompt_waiting, false)) return;
-  cluster_.workers[it->second.placement.prefill].own_prompt_tokens -= it->second.prompt_tokens;
+  if (it != entries_.end()) PromptDone(it->second);
+}
+
+void Ledger::PromptDone(Entry& entry) {
+  if (!std::exchange(entry.is_prompt_waiting, false)) return;
+  const Placement& at = entry.placement;
+  cluster_.workers[at.prefill == kNoWorker ? at.decode : at.prefill].own_prompt_tokens -=
+      entry.prompt_tokens;
 }
 
 void Ledger::EndPrefill(Entry& entry) {
-  WorkerView& prefill = cluster_.workers[entry.placement.prefill];
-  if (std::exchange(entry.is_prompt_waiting, false)) {
-    prefill.own_prompt_tokens -= entry.prompt_tokens;
-  }
+  PromptDone(entry);
   if (!std::exchange(entry.is_prefilling, false)) return;
+  WorkerView& prefill = cluster_.workers[entry.placement.prefill];
   prefill.own_requests -= 1;
   prefill.own_blocks -= entry.prefill_blocks;
 }

@@ -34,6 +34,7 @@ class Ledger {
     bool is_prompt_waiting = true, is_prefilling = true, is_reserved = false, is_unseen = true;
   };
   void Seen(Entry& entry);
+  void PromptDone(Entry& entry);
   void EndPrefill(Entry& entry);
 
   ClusterSnapshot& cluster_;

@@ -86,7 +86,7 @@ struct RequestShape {
 };
 
 struct Placement {
-  WorkerIndex prefill = kNoWorker;
+  WorkerIndex prefill = kNoWorker;  // none: the decode worker computes the prompt itself
   WorkerIndex decode = kNoWorker;
   bool operator==(const Placement&) const = default;
 };
