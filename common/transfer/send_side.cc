@@ -37,14 +37,19 @@ void SendSide::Open(uint64_t id, Ticket ticket, TransportAddress to, Credentials
     return End(id, status);
   }
   wiring_->peers->Hold(to.transport_id);
+  it->second.has_begun = PostBegin(it->second);
+}
+
+bool SendSide::PostBegin(Transfer& transfer) {
   Buffer address = buffers_.Take(wiring_->address.size());
-  if (address.empty()) return End(id, ResourceExhausted("transfer: all send buffers are in use"));
+  if (address.empty()) return false;
   std::memcpy(address.bytes().data(), wiring_->address.data(), wiring_->address.size());
-  Outgoing& outgoing = it->second.outgoing;
+  Outgoing& outgoing = transfer.outgoing;
   outgoing.stats().header_bytes += static_cast<int64_t>(wiring_->address.size());
   outgoing.NoteSent(kBeginSequence, 0, wiring_->clock->Now());
   wiring_->tally->bytes_sent += wiring_->peers->Post(
-      to.transport_id, outgoing.Header(MessageType::kBegin), std::move(address));
+      transfer.peer, outgoing.Header(MessageType::kBegin), std::move(address));
+  return true;
 }
 
 void SendSide::SendRows(uint64_t id, const RowRange& rows) {
@@ -121,6 +126,7 @@ bool SendSide::PostFinish(const Transfer& transfer, const MessageHeader& header)
 }
 
 bool SendSide::PumpOne(Transfer& transfer) {
+  if (!transfer.has_begun) return transfer.has_begun = PostBegin(transfer);
   std::optional<MessageHeader> next = transfer.outgoing.Next();
   if (!next || wiring_->peers->Suspect(transfer.peer)) return false;
   next->source = wiring_->transport_id;

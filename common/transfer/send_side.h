@@ -38,9 +38,11 @@ class SendSide {
   struct Transfer {
     uint64_t peer;
     Outgoing outgoing;
+    bool has_begun = false;  // its Begin is on the way
   };
   // Sends one message if window, buffers and peer allow.
   bool PumpOne(Transfer& transfer);
+  bool PostBegin(Transfer& transfer);
   bool PostRows(const Transfer& transfer, const MessageHeader& header);
   bool PostFinish(const Transfer& transfer, const MessageHeader& header);
   void End(uint64_t id, absl::StatusOr<TransferStats> outcome);
