@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <climits>
+#include <ranges>
 #include <utility>
 
 #include "common/kv/keyed_hash.h"
@@ -94,6 +95,18 @@ CutKey Cut(const BlockKey& key) {
   return cut;
 }
 
+void AppendBytes(const CutKey& key, std::string* out) {
+  static_assert(sizeof(key) == 16);
+  out->append(reinterpret_cast<const char*>(&key), sizeof(key));
+}
+
+CutKey CutKeyFrom(std::string_view bytes) {
+  TRIVIUM_CHECK(bytes.size() == sizeof(CutKey), "a cut key of {} bytes", bytes.size());
+  CutKey key;
+  std::memcpy(&key, bytes.data(), sizeof(key));
+  return key;
+}
+
 absl::StatusOr<DomainKey> DeriveDomainKey(std::string_view master, std::string_view domain_id,
                                           uint64_t epoch) {
   if (master.size() < 32) {
@@ -175,5 +188,14 @@ KeyedBlock BlockChain::block(int32_t index) const {
 }
 
 const Domain& BlockChain::domain(int32_t index) const { return domains_[DomainIndex(index)]; }
+
+int32_t CommonBlocks(const BlockChain& a, const BlockChain& b) {
+  const auto keys = a.keys().first(static_cast<size_t>(std::min(a.size(), b.size())));
+  const auto indices = std::views::iota(size_t{0}, keys.size());
+  // A key names all before it: where one differs, all behind it do.
+  const auto differs = std::ranges::partition_point(
+      indices, [&](size_t i) { return keys[i] == b.keys()[i]; });
+  return static_cast<int32_t>(differs - indices.begin());
+}
 
 }  // namespace trivium::kv

@@ -37,6 +37,9 @@ struct CutKey {
   friend auto operator<=>(const CutKey&, const CutKey&) = default;
 };
 CutKey Cut(const BlockKey& key);
+// Its 16 bytes, as messages carry them.
+void AppendBytes(const CutKey& key, std::string* out);
+CutKey CutKeyFrom(std::string_view bytes);  // 16
 
 // The secret of a sharing domain. Never logged, stored or shown.
 struct DomainKey {
@@ -119,5 +122,8 @@ class BlockChain {
   std::vector<int32_t> tokens_;
   std::vector<BlockKey> keys_;
 };
+
+// How many leading blocks two chains have in common.
+int32_t CommonBlocks(const BlockChain& a, const BlockChain& b);
 
 }  // namespace trivium::kv
