@@ -11,6 +11,8 @@ namespace {
 
 constexpr size_t kRequestIdBytesMax = 64;
 constexpr size_t kAddressBytesMax = 4096;
+constexpr int kDomainsMax = 4;
+constexpr int32_t kPinMax_s = 86400;
 
 bool IsIdCharacter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
@@ -103,6 +105,52 @@ absl::StatusOr<int32_t> ToChoices(int32_t choices, int32_t output_index) {
   return std::max(1, choices);
 }
 
+absl::StatusOr<kv::Domain> ToDomain(const v1::KvDomain& message) {
+  kv::Domain domain{.key = {},
+                    .token_end = message.token_end() == 0 ? INT32_MAX : message.token_end(),
+                    .quota = message.quota(),
+                    .floor = message.floor(),
+                    .pin_s = message.pin_s()};
+  if (message.key().size() != domain.key.bytes.size()) {
+    return InvalidArgument("kv_domains.key has {} bytes, must have {}", message.key().size(),
+                           domain.key.bytes.size());
+  }
+  std::copy(message.key().begin(), message.key().end(), domain.key.bytes.begin());
+  // Written so that NaN is refused too.
+  if (!(domain.quota > 0 && domain.quota <= 1)) {
+    return InvalidArgument("kv_domains.quota is {}, must be in (0, 1]", domain.quota);
+  }
+  if (!(domain.floor >= 0 && domain.floor < 1)) {
+    return InvalidArgument("kv_domains.floor is {}, must be in [0, 1)", domain.floor);
+  }
+  if (domain.pin_s < 0 || domain.pin_s > kPinMax_s) {
+    return InvalidArgument("kv_domains.pin_s is {}, must be 0 … {}", domain.pin_s, kPinMax_s);
+  }
+  return domain;
+}
+
+absl::StatusOr<kv::BlockChain> ToChain(
+    const google::protobuf::RepeatedPtrField<v1::KvDomain>& messages,
+    std::span<const int32_t> token_ids, const StageLimits& limits) {
+  if (messages.empty()) return kv::BlockChain();
+  if (messages.size() > kDomainsMax) {
+    return InvalidArgument("kv_domains has {} entries, at most {} are taken", messages.size(),
+                           kDomainsMax);
+  }
+  std::vector<kv::Domain> domains;
+  for (const v1::KvDomain& message : messages) {
+    ASSIGN_OR_RETURN(kv::Domain domain, ToDomain(message));
+    domains.push_back(domain);
+  }
+  const kv::KeySpace space{.model = std::string(limits.fingerprint),
+                           .numerics_class = std::string(limits.numerics_class),
+                           .kv_format = static_cast<uint32_t>(transfer::WireFormat::kF16),
+                           .block_tokens = limits.block_tokens};
+  ASSIGN_OR_RETURN(kv::BlockChain chain, kv::BlockChain::Create(space, std::move(domains)));
+  chain.Append(token_ids);
+  return chain;
+}
+
 // Both messages share these fields by name.
 template <typename Message>
 absl::StatusOr<StageRequest> ToRequest(const Message& message, const StageLimits& limits) {
@@ -118,6 +166,7 @@ absl::StatusOr<StageRequest> ToRequest(const Message& message, const StageLimits
   RETURN_IF_ERROR(engine::Validate(request.sampling, limits.vocab));
   RETURN_IF_ERROR(CheckLengths(request, limits));
   ASSIGN_OR_RETURN(request.choices, ToChoices(message.choices(), request.output_index));
+  ASSIGN_OR_RETURN(request.chain, ToChain(message.kv_domains(), request.token_ids, limits));
   return request;
 }
 
@@ -169,8 +218,19 @@ absl::StatusOr<StageRequest> ToStageRequest(const v1::DecodeRequest& message,
     return InvalidArgument("preemptions is {}, must be 0 … {}", message.preemptions(),
                            kv::kPreemptionsMax);
   }
+  if (message.prefills() && request.sampling.prompt_logprobs >= 0) {
+    return InvalidArgument(
+        "sampling.prompt_logprobs is {}, but prefills is set: no decode worker "
+        "scores a prompt",
+        request.sampling.prompt_logprobs);
+  }
   request.priority = message.priority();
   request.preemptions = message.preemptions();
+  request.prefills = message.prefills();
+  // What another class computed is not what this one would have.
+  if (!request.prefills && message.numerics_class() != limits.numerics_class) {
+    request.chain = kv::BlockChain();
+  }
   return request;
 }
 

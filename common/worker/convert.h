@@ -26,6 +26,7 @@ struct StageLimits {
   int32_t context = 0;
   std::string_view fingerprint;     // another one is FAILED_PRECONDITION
   std::string_view numerics_class;  // see CheckNumerics
+  int32_t block_tokens = 16;
 };
 
 absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,

@@ -29,12 +29,21 @@ struct StepRecord {
   double seconds = 0;
 };
 
+// Where the KV of a prompt came from, in tokens.
+struct PromptRecord {
+  int32_t cached = 0;    // was in the pool
+  int32_t received = 0;  // from a prefill worker
+  int32_t computed = 0;
+};
+
 // Called on the engine's thread; must not block.
 class LoopProbe {
  public:
   virtual ~LoopProbe() = default;
   virtual void OnStep(const StepRecord& step) = 0;
   virtual void OnFirstToken(double seconds_since_submit) = 0;
+  // The KV of a prompt is complete here.
+  virtual void OnPrompt(const PromptRecord& prompt) = 0;
   virtual void OnEnd(const absl::Status& status) = 0;  // of a request
 };
 

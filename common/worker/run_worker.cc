@@ -11,7 +11,8 @@ namespace trivium::worker {
 namespace {
 
 absl::Status Serve(const v1::WorkerConfig& config, WorkerRuntime& runtime, Stage& stage) {
-  WatchService watch([&runtime] { return runtime.State(); }, runtime.cluster_token());
+  WatchService watch([&runtime] { return runtime.State(); }, runtime.pool().events(),
+                     runtime.cluster_token());
   ASSIGN_OR_RETURN(std::unique_ptr<net::Server> server,
                    net::Server::Start({.listen = config.server().listen(),
                                        .services = {stage.service(), &watch},

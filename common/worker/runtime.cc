@@ -125,7 +125,8 @@ StageLimits WorkerRuntime::limits() const {
   return {.vocab = model_->config.vocab,
           .context = model_->config.context,
           .fingerprint = model_->fingerprint,
-          .numerics_class = numerics_class_};
+          .numerics_class = numerics_class_,
+          .block_tokens = kBlockTokens};
 }
 
 v1::WorkerState WorkerRuntime::State() const {
@@ -145,10 +146,11 @@ v1::WorkerState WorkerRuntime::State() const {
   state.set_requests_max(load.requests_max);
   state.set_prompt_tokens_waiting(load.prompt_tokens_waiting);
   state.set_expected_output_tokens(load.expected_output_tokens);
-  state.set_blocks_spare(load.blocks_spare);
   const kv::BlockPool::Counts blocks = pool_->counts();
   state.set_blocks_total(blocks.total);
   state.set_blocks_free(blocks.free);
+  state.set_blocks_spare(load.blocks_spare + blocks.kept);
+  state.set_blocks_cached(blocks.cached);
   state.set_blocks_used(blocks.used);
   state.set_blocks_leased(blocks.leased);
   state.set_block_tokens(kBlockTokens);

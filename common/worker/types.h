@@ -7,6 +7,7 @@
 
 #include "common/engine/sampler.h"
 #include "common/kv/answer_room.h"
+#include "common/kv/block_key.h"
 #include "common/kv/block_pool.h"
 #include "common/transfer/transport.h"
 
@@ -26,6 +27,9 @@ struct StageRequest {
   int32_t choices = 1;      // sequences that go on from the same tokens
   int32_t priority = 0;     // -kv::kPriorityMax … kv::kPriorityMax; the lowest is preempted first
   int32_t preemptions = 0;  // of earlier attempts; decode only, as is the priority
+  bool prefills = false;    // decode computes the prompt itself
+  // Of token_ids; has no block where nothing may be reused or kept.
+  kv::BlockChain chain{};
 
   int32_t prompt_tokens() const { return static_cast<int32_t>(token_ids.size()); }
   int32_t remaining_tokens() const { return sampling.max_tokens - output_index; }
@@ -62,6 +66,12 @@ inline kv::GroupNeed NeedOf(const StageRequest& request, int32_t output_tokens,
   const int32_t all = BlocksFor(request.prompt_tokens() + output_tokens, block_tokens);
   const int32_t shared = request.choices == 1 ? 0 : request.prompt_tokens() / block_tokens;
   return {.shared = shared, .own = all - shared, .members = request.choices};
+}
+
+// The leading blocks that may be found in the pool instead of being computed. There is always a row
+// left to compute logits from.
+inline kv::PrefixUse PrefixOf(const StageRequest& request, int32_t block_tokens) {
+  return {.chain = &request.chain, .blocks_max = (request.prompt_tokens() - 1) / block_tokens};
 }
 
 }  // namespace trivium::worker

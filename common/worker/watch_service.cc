@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "common/base/clock.h"
+#include "common/worker/kv_feed.h"
 #include "common/worker/stream_reactor.h"
 
 namespace trivium::worker {
@@ -21,7 +22,7 @@ bool HasNothingLeft(const v1::WorkerState& state) {
 
 class WatchService::Watcher final : public StreamReactor<v1::WorkerState> {
  public:
-  explicit Watcher(WatchService& service) : service_(service) {}
+  explicit Watcher(WatchService& service) : service_(service), feed_(service.kv_events_) {}
 
   void OnCancel() override { Close(absl::CancelledError("cancelled by the caller")); }
   void OnDone() override {
@@ -34,10 +35,13 @@ class WatchService::Watcher final : public StreamReactor<v1::WorkerState> {
   void Offer(const v1::WorkerState& state, const std::string& content, TimePoint now) {
     if (!idle()) return;
     const bool last = HasNothingLeft(state);
-    if (!last && content == sent_content_ && now - sent_at_ < kIntervalMax) return;
+    v1::KvEvents events;
+    const bool has_events = feed_.Next(&events);
+    if (!last && !has_events && content == sent_content_ && now - sent_at_ < kIntervalMax) return;
     sent_content_ = content;
     sent_at_ = now;
     v1::WorkerState next = state;
+    if (has_events) *next.mutable_kv_events() = std::move(events);
     next.set_sequence(++sequence_);
     Push(std::move(next));
     if (last) Close(absl::OkStatus());
@@ -47,13 +51,15 @@ class WatchService::Watcher final : public StreamReactor<v1::WorkerState> {
   ~Watcher() override = default;
 
   WatchService& service_;
+  KvFeed feed_;
   std::string sent_content_;
   TimePoint sent_at_{};
   uint64_t sequence_ = 0;
 };
 
-WatchService::WatchService(std::function<v1::WorkerState()> state, std::string cluster_token)
-    : state_(std::move(state)), cluster_token_(std::move(cluster_token)) {
+WatchService::WatchService(std::function<v1::WorkerState()> state, const kv::EventLog& kv_events,
+                           std::string cluster_token)
+    : state_(std::move(state)), kv_events_(kv_events), cluster_token_(std::move(cluster_token)) {
   thread_ = std::thread([this] { Run(); });
 }
 

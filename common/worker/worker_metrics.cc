@@ -47,7 +47,8 @@ struct WorkerMetrics::Handles {
   Counter *steps, *rows;
   std::map<absl::StatusCode, Counter*> requests;
   Gauge *running, *waiting, *draining;
-  Gauge *blocks_total, *blocks_free, *blocks_used, *blocks_leased;
+  Counter *prompt_cached, *prompt_received, *prompt_computed;
+  Gauge *blocks_total, *blocks_free, *blocks_used, *blocks_leased, *blocks_cached;
   Gauge *cost_base, *cost_row, *cost_key;
   Gauge *expected, *spare;
   Gauge *landings, *senders, *suspects;
@@ -68,6 +69,13 @@ WorkerMetrics::Handles::Handles(Metrics& metrics) {
                                               Metrics::LatencyBuckets());
   steps = &metrics.AddCounter("steps_total", "Engine steps");
   rows = &metrics.AddCounter("rows_total", "Rows of all engine steps");
+  const auto prompt = [&metrics](const char* source) {
+    return &metrics.AddCounter("prompt_tokens_total", "Prompt tokens by where their KV came from",
+                               {{"source", source}});
+  };
+  prompt_cached = prompt("cached");
+  prompt_received = prompt("received");
+  prompt_computed = prompt("computed");
   for (const auto& [code, name] : Outcomes()) {
     requests[code] =
         &metrics.AddCounter("requests_total", "Requests that have ended", {{"outcome", name}});
@@ -82,6 +90,8 @@ WorkerMetrics::Handles::Handles(Metrics& metrics) {
   blocks_free = blocks("free");
   blocks_used = blocks("used");
   blocks_leased = blocks("leased");
+  blocks_cached = &metrics.AddGauge("kv_blocks_cached",
+                                    "Of the free KV blocks, those that hold KV to be reused");
   const auto cost = [&metrics](const char* term) {
     return &metrics.AddGauge("step_cost_seconds",
                              "Fitted cost of a step: base + row * rows + key * keys",
@@ -131,6 +141,12 @@ void WorkerMetrics::OnFirstToken(double seconds_since_submit) {
   handles_->first_token_seconds->Observe(seconds_since_submit);
 }
 
+void WorkerMetrics::OnPrompt(const PromptRecord& prompt) {
+  handles_->prompt_cached->Add(prompt.cached);
+  handles_->prompt_received->Add(prompt.received);
+  handles_->prompt_computed->Add(prompt.computed);
+}
+
 void WorkerMetrics::OnEnd(const absl::Status& status) {
   const auto found = handles_->requests.find(status.code());
   (found == handles_->requests.end() ? handles_->requests.at(absl::StatusCode::kUnknown)
@@ -149,6 +165,7 @@ void WorkerMetrics::Refresh() {
   h.blocks_free->Set(blocks.free);
   h.blocks_used->Set(blocks.used);
   h.blocks_leased->Set(blocks.leased);
+  h.blocks_cached->Set(blocks.cached);
   h.expected->Set(load.expected_output_tokens);
   h.spare->Set(load.blocks_spare);
   const engine::StepCost::Coefficients cost = step_cost_.coefficients();

@@ -21,6 +21,7 @@ class WorkerMetrics final : public LoopProbe {
 
   void OnStep(const StepRecord& step) override;
   void OnFirstToken(double seconds_since_submit) override;
+  void OnPrompt(const PromptRecord& prompt) override;
   void OnEnd(const absl::Status& status) override;
 
   const engine::StepCost& step_cost() const { return step_cost_; }

@@ -24,11 +24,19 @@ class Call final : public worker::StreamReactor<v1::DecodeEvent>, public DecodeS
       return;
     }
     number_ = submitted->number;
+    if (!submitted->ticket.has_value()) return;
     v1::DecodeEvent event;
-    worker::ToMessage(submitted->ticket, event.mutable_ticket());
+    worker::ToMessage(*submitted->ticket, event.mutable_ticket());
     Push(std::move(event));
   }
 
+  void OnPrefilled(const PrefillReport& report) override {
+    v1::DecodeEvent event;
+    event.mutable_prefilled()->set_cached_tokens(report.cached_tokens);
+    event.mutable_prefilled()->set_queue_ms(report.queue_s * 1e3);
+    event.mutable_prefilled()->set_compute_ms(report.compute_s * 1e3);
+    Push(std::move(event));
+  }
   void OnToken(const worker::OutputToken& token) override {
     v1::DecodeEvent event;
     worker::ToMessage(token, event.mutable_token());

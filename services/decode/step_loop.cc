@@ -3,10 +3,9 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/engine/sampler.h"
-#include "common/engine/step_cost.h"
 #include "common/telemetry/log.h"
 #include "common/worker/convert.h"
+#include "common/worker/first_tokens.h"
 
 namespace trivium::decode {
 namespace {
@@ -24,36 +23,6 @@ worker::LoopContext Bounded(worker::LoopContext context) {
 }
 
 }  // namespace
-
-struct StepLoop::Member {
-  engine::SamplingParams sampling;
-  kv::Reservation blocks;  // none: it has ended
-  int32_t tokens = 0;      // emitted here
-  int32_t last_id = 0;     // of the newest token, whose KV the next step computes
-  engine::TokenHistory history{};
-};
-
-struct StepLoop::Job {
-  enum class State : uint8_t { kLanding, kRunning };
-
-  uint64_t number = 0;
-  worker::StageRequest request;
-  DecodeSink* sink = nullptr;
-  TimePoint submitted, joined, first_step;
-
-  State state = State::kLanding;
-  std::vector<Member> members;  // by choice
-  int32_t members_left = 0;     // that have not ended
-  std::optional<uint64_t> landing_id;
-  int64_t kv_bytes = 0;                 // that landed
-  std::shared_ptr<const bool> growing;  // counts it while its blocks may not be all it needs
-  // Late callbacks of a request that has ended find this gone and post nothing.
-  std::shared_ptr<const uint64_t> alive;
-
-  // Of a member's newest token.
-  int32_t index(const Member& of) const { return request.output_index + of.tokens - 1; }
-  int32_t position(const Member& of) const { return request.prompt_tokens() + of.tokens - 1; }
-};
 
 StepLoop::StepLoop(const worker::LoopContext& context)
     : context_(Bounded(context)),
@@ -88,16 +57,23 @@ absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageReques
   job->members_left = job->request.choices;
   for (int32_t choice = 0; choice < job->request.choices; ++choice) {
     job->members.push_back({.sampling = job->request.SamplingOf(choice),
-                            .blocks = std::move((*blocks)[static_cast<size_t>(choice)])});
+                            .blocks = std::move((*blocks)[static_cast<size_t>(choice)]),
+                            .chain = job->request.chain});
   }
+  job->cached = job->members.front().blocks.cached_blocks() *
+                context_.engine->storage().layout().block_tokens;
+  job->computed = job->cached;
   if (MayGrow(*job)) job->growing = growing_;
   job->alive = std::make_shared<const uint64_t>(number);
+  const bool prefills = job->request.prefills;
+  if (prefills) job->state = Job::State::kPrefilling;
   transfer::LandingOptions landing = LandingFor(*job);
   const int32_t choices = job->request.choices;
   if (!mailbox_->Post(Reserved{std::move(job)})) {
     admission_.Leave(choices);
     return Unavailable("the worker is stopping");
   }
+  if (prefills) return Submitted{number, std::nullopt};
   auto ticket = context_.transport->Expect(std::move(landing));
   if (!ticket.ok()) {
     mailbox_->Post(Cancelled{number, true});
@@ -110,20 +86,16 @@ absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageReques
 absl::StatusOr<std::vector<kv::Reservation>> StepLoop::Reserve(
     const worker::StageRequest& request) {
   const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
-  const kv::BlockPool::Counts pool = context_.pool->counts();
+  const int32_t total = context_.pool->counts().total;
   const int64_t all = worker::NeedOf(request, request.remaining_tokens(), block_tokens).Blocks();
-  if (all > pool.total) {
-    return InvalidArgument("{} KV blocks may be needed, the pool has {}", all, pool.total);
+  if (all > total) {
+    return InvalidArgument("{} KV blocks may be needed, the pool has {}", all, total);
   }
   const int32_t expected = context_.admits_expected ? lengths_.expected() : 0;
-  const kv::GroupNeed need =
+  kv::GroupNeed need =
       worker::NeedOf(request, kv::TokensToReserve(request.bounds(), expected), block_tokens);
-  const int32_t spare = Spare();
-  if (need.Blocks() > pool.free - spare) {
-    return ResourceExhausted("{} KV blocks are needed, {} of {} are free, {} of them for growth",
-                             need.Blocks(), pool.free, pool.total, spare);
-  }
-  return context_.pool->ReserveGroup(need);
+  need.spare = Spare();
+  return context_.pool->ReserveGroup(need, worker::PrefixOf(request, block_tokens));
 }
 
 bool StepLoop::MayGrow(const Job& job) const {
@@ -141,7 +113,7 @@ int32_t StepLoop::Spare() const {
 transfer::LandingOptions StepLoop::LandingFor(const Job& job) const {
   const kv::Reservation& into = job.members.front().blocks;
   uint64_t generation = 0;
-  for (BlockId block : into.blocks()) {
+  for (BlockId block : into.blocks().subspan(static_cast<size_t>(into.cached_blocks()))) {
     generation = std::max<uint64_t>(generation, context_.pool->generation(block));
   }
   const std::weak_ptr<const uint64_t> alive = job.alive;
@@ -149,7 +121,7 @@ transfer::LandingOptions StepLoop::LandingFor(const Job& job) const {
   return {.credentials = job.request.key,
           .into = {.blocks = {blocks.begin(), blocks.end()}, .lease = into.Lease()},
           .generation = generation,
-          .token_begin = 0,
+          .token_begin = job.cached,
           .token_end = job.request.prompt_tokens(),
           .on_arrival = [mailbox = mailbox_, alive](absl::StatusOr<transfer::Arrival> arrival) {
             const auto number = alive.lock();
@@ -185,7 +157,7 @@ void StepLoop::Run() {
 std::optional<Duration> StepLoop::IdleTime() const {
   if (jobs_.empty()) return std::nullopt;
   for (const auto& [number, job] : jobs_) {
-    if (job->state == Job::State::kRunning) return Duration::zero();
+    if (job->state != Job::State::kLanding) return Duration::zero();
   }
   return context_.keep_alive_interval;
 }
@@ -227,9 +199,7 @@ absl::Status StepLoop::Join(Job& job, const transfer::Arrival& arrival) {
   ASSIGN_OR_RETURN(
       const std::vector<worker::OutputToken> first,
       worker::ParseTail(arrival.tail, context_.engine->model().config.vocab, job.request));
-  const bool goes_on = std::any_of(first.begin(), first.end(), [](const auto& token) {
-    return token.finish == engine::FinishReason::kNone;
-  });
+  const bool goes_on = worker::GoesOn(first);
   if (goes_on && !arrival.kv_complete) {
     return absl::DataLossError("landing failed: the request goes on, but its KV is not complete");
   }
@@ -237,15 +207,25 @@ absl::Status StepLoop::Join(Job& job, const transfer::Arrival& arrival) {
     return absl::DataLossError("landing failed: the last token does not end the request");
   }
   job.kv_bytes = arrival.kv_bytes;
+  if (arrival.kv_complete) {
+    Publish(job.members.front());
+    context_.probe->OnPrompt(
+        {.cached = job.cached, .received = job.request.prompt_tokens() - job.cached});
+  }
+  Start(job, first);
+  return absl::OkStatus();
+}
+
+// The KV of the prompt is there, and each choice has its first token.
+void StepLoop::Start(Job& job, const std::vector<worker::OutputToken>& first) {
   job.state = Job::State::kRunning;
   job.joined = context_.clock->Now();
   const engine::TokenHistory history(job.request.sampling, job.request.token_ids,
                                      job.request.output_index);
   for (Member& member : job.members) member.history = history;
   context_.probe->OnFirstToken(worker::SecondsBetween(job.submitted, job.joined));
-  if (goes_on) ShareKv(job);
+  if (worker::GoesOn(first)) ShareKv(job);
   for (const worker::OutputToken& token : first) Emit(job, token);
-  return absl::OkStatus();
 }
 
 // The members have the prompt's full blocks in common; the rest of the prompt lies in the first
@@ -303,58 +283,6 @@ void StepLoop::Preempt() {
       absl::AbortedError("preempted: its KV blocks were needed by another request"));
 }
 
-void StepLoop::RunStep() {
-  std::vector<std::pair<Job*, Member*>> running;
-  std::vector<engine::SequenceRange> ranges;
-  std::vector<worker::RangeRecord> records;
-  worker::StepRecord step;
-  const TimePoint begin = context_.clock->Now();
-  for (const auto& [number, job] : jobs_) {
-    if (job->state != Job::State::kRunning) continue;
-    if (job->first_step == TimePoint{}) job->first_step = begin;
-    for (Member& member : job->members) {
-      if (member.blocks.empty()) continue;
-      running.emplace_back(job.get(), &member);
-      ranges.push_back({.tokens = {&member.last_id, 1},
-                        .position = job->position(member),
-                        .block_table = member.blocks.block_table(),
-                        .logits = engine::LogitsWanted::kLast});
-      records.push_back({number, job->position(member), 1});
-      step.keys += engine::KeysOfRange(job->position(member), 1);
-    }
-  }
-  if (running.empty()) return;
-  // A long step must not let the landings of requests that still wait run out.
-  const engine::StepResult result =
-      context_.engine->Step(ranges, [this](int) { KeepLandingsAlive(); });
-  ++steps_;
-  const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
-  std::vector<worker::OutputToken> tokens;
-  for (size_t i = 0; i < running.size(); ++i) {
-    tokens.push_back(
-        NextToken(*running[i].first, *running[i].second,
-                  result.logits.subspan(static_cast<size_t>(result.first_row[i]) * vocab, vocab)));
-  }
-  step.ranges = records;
-  step.rows = static_cast<int64_t>(records.size());
-  step.seconds = worker::SecondsBetween(begin, context_.clock->Now());
-  context_.probe->OnStep(step);
-  for (size_t i = 0; i < running.size(); ++i) Emit(*running[i].first, tokens[i]);
-}
-
-worker::OutputToken StepLoop::NextToken(const Job& job, const Member& member,
-                                        std::span<const float> logits) const {
-  const auto end_ids = context_.engine->model().tokenizer->end_of_generation_ids();
-  const int32_t index = job.index(member) + 1;
-  worker::OutputToken token{
-      .choice = static_cast<int32_t>(&member - job.members.data()),
-      .index = index,
-      .token = engine::Sample(logits, member.sampling, index, end_ids, member.history),
-      .has_logprob = member.sampling.logprobs >= 0};
-  token.finish = engine::FinishAfter(token.token.id, member.sampling, index, end_ids);
-  return token;
-}
-
 // The job may be gone when this returns, but never before each of its members has ended.
 void StepLoop::Emit(Job& job, const worker::OutputToken& token) {
   Member& member = job.members[static_cast<size_t>(token.choice)];
@@ -379,7 +307,7 @@ void StepLoop::End(uint64_t number, absl::Status status, bool silent) {
   std::unique_ptr<Job> job = std::move(node.mapped());
   DecodeSink* sink = job->sink;
   const bool expected = status.ok() || absl::IsCancelled(status) || absl::IsAborted(status);
-  const double decode_s = job->state == Job::State::kLanding
+  const double decode_s = job->state != Job::State::kRunning
                               ? 0
                               : worker::SecondsBetween(job->joined, context_.clock->Now());
   int32_t tokens = 0;
@@ -397,6 +325,7 @@ void StepLoop::End(uint64_t number, absl::Status status, bool silent) {
                   {"prompt_tokens", job->request.prompt_tokens()},
                   {"choices", job->request.choices},
                   {"tokens", tokens},
+                  {"cached_tokens", job->cached},
                   {"kv_bytes", job->kv_bytes},
                   {"first_step_ns", job->first_step.time_since_epoch().count()},
                   {"decode_s", decode_s}});
@@ -418,7 +347,7 @@ void StepLoop::PublishLoad() {
       load.requests_running += job->members_left;
     } else {
       load.requests_waiting += job->members_left;
-      load.prompt_tokens_waiting += job->request.prompt_tokens();
+      load.prompt_tokens_waiting += job->request.prompt_tokens() - job->computed;
     }
   }
   context_.board->Set(load);

@@ -1,16 +1,20 @@
 // The decode stage without its network: reserves blocks and a landing place for each request, waits
-// for its KV, then gives every running request one token a step until it ends.
+// for its KV, then gives every running request one token a step until it ends. A request that is to
+// be prefilled here has no landing: chunks of its prompt join the steps, behind the rows of those
+// that run.
 //
 // One thread owns the engine and every request. Commands reach it through a mailbox and are read at
 // step boundaries; outputs leave through DecodeSink. Thread-safety: all public methods, any thread.
 // A request has one member for each of its choices: a sequence of its own in the batch. The
 // prompt's KV lands once; its full blocks are shared, the last partial one is copied for each
-// member. A request holds the blocks of its prompt and of the answer that is expected, from Submit
-// on; one that goes on longer gets a block more before the step that needs it, or another gives its
-// blocks back and ends: see growth.h; several choices hold all that they may need. Invariants: each
-// member gives its own blocks back when it ends; a step holds exactly one row for every running
-// member; every submitted request ends with exactly one OnEnd; its blocks stay leased while the
-// transport may write them.
+// member. Leading blocks that the pool holds already, for one of the request's sharing domains, are
+// neither sent nor computed; every block that becomes full here is kept for others. A request holds
+// the blocks of its prompt and of the answer that is expected, from Submit on; one that goes on
+// longer gets a block more before the step that needs it, or another gives its blocks back and
+// ends: see growth.h; several choices hold all that they may need. Invariants: each member gives
+// its own blocks back when it ends; a step holds exactly one row for every running member, and at
+// most step_tokens rows or, where these leave less, one block of a prompt; every submitted request
+// ends with exactly one OnEnd; its blocks stay leased while the transport may write them.
 #pragma once
 
 #include <atomic>
@@ -28,13 +32,22 @@
 #include "common/worker/mailbox.h"
 #include "common/worker/types.h"
 #include "services/decode/growth.h"
+#include "services/decode/job.h"
 
 namespace trivium::decode {
+
+struct PrefillReport {
+  int32_t cached_tokens = 0;
+  double queue_s = 0;    // waited before its first step
+  double compute_s = 0;  // first step's start to the first token
+};
 
 // Where the outputs of one request go. Called on the engine's thread; must not block. Not touched
 // after OnEnd, until which it must live.
 class DecodeSink {
  public:
+  // Before the first token of a request that is prefilled here.
+  virtual void OnPrefilled(const PrefillReport& report) = 0;
   // The first of each choice is the prefill worker's.
   virtual void OnToken(const worker::OutputToken& token) = 0;
   virtual void OnEnd(absl::Status status) = 0;
@@ -51,8 +64,8 @@ class StepLoop {
   StepLoop& operator=(const StepLoop&) = delete;
 
   struct Submitted {
-    uint64_t number = 0;  // for Cancel
-    transfer::Ticket ticket;
+    uint64_t number = 0;                     // for Cancel
+    std::optional<transfer::Ticket> ticket;  // none: the prompt is prefilled here
   };
   // Reserves at once, without waiting for the running step. An error ends the request, without
   // OnEnd: UNAVAILABLE while draining, RESOURCE_EXHAUSTED with a retry hint when blocks or places
@@ -69,8 +82,6 @@ class StepLoop {
   void Stop();
 
  private:
-  struct Member;
-  struct Job;
   struct Reserved {
     std::unique_ptr<Job> job;
   };
@@ -98,10 +109,17 @@ class StepLoop {
   void Land(Job& job, absl::StatusOr<transfer::Arrival> arrival);
   absl::Status Join(Job& job, const transfer::Arrival& arrival);
   void KeepLandingsAlive();
+  void Start(Job& job, const std::vector<worker::OutputToken>& first);
   void ShareKv(Job& job);
   void MakeRoom();
   void Preempt();
+  std::vector<StepPart> Plan();
+  void PlanPrompts(std::vector<StepPart>* parts);
   void RunStep();
+  // What a part of the step has given: no token, one, or the first of each choice.
+  std::vector<worker::OutputToken> Advance(const StepPart& part, std::span<const float> logits);
+  void Give(Job& job, const std::vector<worker::OutputToken>& tokens);
+  void Publish(Member& member);
   worker::OutputToken NextToken(const Job& job, const Member& member,
                                 std::span<const float> logits) const;
   void Emit(Job& job, const worker::OutputToken& token);

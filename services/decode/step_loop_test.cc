@@ -17,11 +17,13 @@ class IgnoringProbe final : public worker::LoopProbe {
  public:
   void OnStep(const worker::StepRecord&) override {}
   void OnFirstToken(double) override {}
+  void OnPrompt(const worker::PromptRecord&) override {}
   void OnEnd(const absl::Status&) override {}
 };
 
 class Sink final : public DecodeSink {
  public:
+  void OnPrefilled(const PrefillReport&) override {}
   void OnToken(const worker::OutputToken& token) override { tokens.push_back(token); }
   void OnEnd(absl::Status status) override { ended.set_value(std::move(status)); }
   absl::Status Wait() { return ended.get_future().get(); }
@@ -74,11 +76,11 @@ class StepLoopTest : public testing::Test {
     const auto blocks = prefill_.pool.Reserve(2);
     std::promise<void> delivered;
     auto sender = prefill_.transport->Open(
-        landing->ticket, request.key,
+        *landing->ticket, request.key,
         {{blocks->blocks().begin(), blocks->blocks().end()}, blocks->Lease()},
         [&delivered](const auto&) { delivered.set_value(); });
     TRIVIUM_CHECK(sender.ok(), "{}", Message(sender.status()));
-    const int32_t layers = landing->ticket.layers;
+    const int32_t layers = landing->ticket->layers;
     if (kv_complete) (*sender)->Send({0, layers, 0, 20});
     (*sender)->Finish(tail, kv_complete);
     delivered.get_future().wait();

@@ -49,6 +49,7 @@ class Call final : public worker::StreamReactor<v1::PrefillEvent>, public Prefil
     sent.set_kv_bytes_acked_before_end(report.transfer.kv_bytes_acked_before_finish);
     sent.set_queue_ms(report.queue_s * 1e3);
     sent.set_compute_ms(report.compute_s * 1e3);
+    sent.set_cached_tokens(report.cached_tokens);
     Push(std::move(event));
   }
   void OnEnd(absl::Status status) override { Close(std::move(status)); }

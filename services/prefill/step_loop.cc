@@ -4,11 +4,11 @@
 #include <utility>
 
 #include "common/engine/prompt_scores.h"
-#include "common/engine/sampler.h"
 #include "common/engine/step_cost.h"
 #include "common/telemetry/log.h"
+#include "common/worker/chunk_plan.h"
 #include "common/worker/convert.h"
-#include "services/prefill/chunk_plan.h"
+#include "common/worker/first_tokens.h"
 
 namespace trivium::prefill {
 namespace {
@@ -38,7 +38,8 @@ struct StepLoop::Job {
   TimePoint submitted;
 
   State state = State::kWaiting;
-  int32_t done = 0;  // tokens whose KV is computed
+  int32_t cached = 0;  // tokens whose KV was there already
+  int32_t done = 0;    // tokens whose KV is there
   TimePoint started;
   TimePoint kv_computed;  // of the last layer's keys and values
   double queue_s = 0, compute_s = 0;
@@ -142,16 +143,19 @@ void StepLoop::Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats) {
   }
   TRIVIUM_CHECK(job.state == Job::State::kSending, "a transfer was delivered before its end");
   job.kv_bytes_acked_before_end = stats->kv_bytes_acked_before_finish;
-  job.sink->OnSent({.transfer = *stats, .queue_s = job.queue_s, .compute_s = job.compute_s});
+  job.sink->OnSent({.transfer = *stats,
+                    .cached_tokens = job.cached,
+                    .queue_s = job.queue_s,
+                    .compute_s = job.compute_s});
   End(job.number, absl::OkStatus());
 }
 
 // In order of arrival: a prompt that does not fit keeps those behind it waiting, so that it cannot
-// starve.
+// starve. One whose next blocks another prompt is just computing waits for these alone.
 void StepLoop::Admit() {
   std::vector<std::pair<uint64_t, absl::Status>> failed;
   for (const auto& [number, job] : jobs_) {
-    if (job->state != Job::State::kWaiting) continue;
+    if (job->state != Job::State::kWaiting || IsBeingComputed(*job)) continue;
     const absl::Status status = Start(*job);
     if (absl::IsResourceExhausted(status)) break;
     if (!status.ok()) failed.emplace_back(number, status);
@@ -159,10 +163,28 @@ void StepLoop::Admit() {
   for (auto& [number, status] : failed) End(number, std::move(status));
 }
 
+// By a prompt with the same beginning in the same domains: it will be in the pool soon.
+bool StepLoop::IsBeingComputed(const Job& job) const {
+  if (job.is_scored()) return false;
+  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
+  const int32_t blocks_max = worker::PrefixOf(job.request, block_tokens).blocks_max;
+  for (const auto& [number, other] : jobs_) {
+    if (other->state != Job::State::kComputing) continue;
+    const int32_t common =
+        std::min(blocks_max, kv::CommonBlocks(job.request.chain, other->request.chain));
+    if (common * block_tokens > other->done) return true;
+  }
+  return false;
+}
+
 absl::Status StepLoop::Start(Job& job) {
   const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
-  ASSIGN_OR_RETURN(job.blocks, context_.pool->Reserve(
-                                   worker::BlocksFor(job.request.prompt_tokens(), block_tokens)));
+  // A prompt that is scored has to be computed to the last row.
+  const kv::PrefixUse prefix =
+      job.is_scored() ? kv::PrefixUse() : worker::PrefixOf(job.request, block_tokens);
+  ASSIGN_OR_RETURN(
+      job.blocks,
+      context_.pool->Reserve(worker::BlocksFor(job.request.prompt_tokens(), block_tokens), prefix));
   const std::weak_ptr<const uint64_t> alive = job.alive;
   auto done = [mailbox = mailbox_, alive](absl::StatusOr<transfer::TransferStats> stats) {
     const auto number = alive.lock();
@@ -178,23 +200,34 @@ absl::Status StepLoop::Start(Job& job) {
   RETURN_IF_ERROR(sender.status());
   job.sender = *std::move(sender);
   job.state = Job::State::kComputing;
+  job.cached = job.done = job.blocks.cached_blocks() * block_tokens;
+  Send(job, {.layer_begin = 0,
+             .layer_end = context_.engine->model().config.layers,
+             .token_begin = 0,
+             .token_end = job.cached});
   return absl::OkStatus();
+}
+
+// What the receiver holds already (before ticket.token_begin) stays here.
+void StepLoop::Send(Job& job, transfer::RowRange rows) {
+  rows.token_begin = std::max(rows.token_begin, job.ticket.token_begin);
+  if (rows.token_begin < rows.token_end) job.sender->Send(rows);
 }
 
 std::vector<StepLoop::Chunk> StepLoop::Plan() {
   std::vector<Job*> computing;
-  std::vector<PromptProgress> progress;
+  std::vector<worker::PromptProgress> progress;
   for (const auto& [number, job] : jobs_) {
     if (job->state != Job::State::kComputing) continue;
     computing.push_back(job.get());
     progress.push_back({job->done, job->request.prompt_tokens(), job->is_scored()});
   }
   std::vector<Chunk> chunks;
-  const PlanLimits limits{.rows = std::min(context_.step_tokens, engine::Engine::kMaxRows),
-                          .scored_rows = kScoredRows,
-                          .chunks = engine::Engine::kMaxLogitRows - kScoredRows,
-                          .block_tokens = context_.engine->storage().layout().block_tokens};
-  for (const PlannedChunk& chunk : PlanChunks(progress, limits)) {
+  const worker::PlanLimits limits{.rows = std::min(context_.step_tokens, engine::Engine::kMaxRows),
+                                  .scored_rows = kScoredRows,
+                                  .chunks = engine::Engine::kMaxLogitRows - kScoredRows,
+                                  .block_tokens = context_.engine->storage().layout().block_tokens};
+  for (const worker::PlannedChunk& chunk : worker::PlanChunks(progress, limits)) {
     chunks.push_back({computing[chunk.prompt], chunk.begin, chunk.end});
   }
   return chunks;
@@ -207,7 +240,7 @@ void StepLoop::RunStep(const std::vector<Chunk>& chunks) {
   worker::StepRecord step;
   for (const Chunk& chunk : chunks) {
     Job& job = *chunk.job;
-    if (job.done == 0) {
+    if (job.done == job.cached) {
       job.started = begin;
       job.queue_s = worker::SecondsBetween(job.submitted, begin);
     }
@@ -228,10 +261,13 @@ void StepLoop::RunStep(const std::vector<Chunk>& chunks) {
   const engine::StepResult result =
       context_.engine->Step(ranges, [&](int layer) { SendLayers(chunks, layer); });
   ++steps_;
+  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
   const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
   for (size_t i = 0; i < chunks.size(); ++i) {
     Job& job = *chunks[i].job;
     job.done = chunks[i].end;
+    context_.pool->Publish(job.blocks, job.request.chain,
+                           std::min(job.done / block_tokens, job.request.chain.size()));
     if (result.first_row[i] < 0) continue;
     const size_t rows = job.is_scored() ? static_cast<size_t>(records[i].rows) : 1;
     const auto logits =
@@ -244,19 +280,16 @@ void StepLoop::RunStep(const std::vector<Chunk>& chunks) {
   context_.probe->OnStep(step);
 }
 
-// What the receiver holds already (before ticket.token_begin) stays here.
 void StepLoop::SendLayers(const std::vector<Chunk>& chunks, int layer) {
   const int layers = context_.engine->model().config.layers;
-  const int group = LayersPerGroup(layers);
+  const int group = worker::LayersPerGroup(layers);
   if ((layer + 1) % group != 0 && layer + 1 != layers) return;
   for (const Chunk& chunk : chunks) {
     if (layer + 1 == layers) chunk.job->kv_computed = context_.clock->Now();
-    const int32_t begin = std::max(chunk.begin, chunk.job->ticket.token_begin);
-    if (begin >= chunk.end) continue;
-    chunk.job->sender->Send({.layer_begin = layer / group * group,
-                             .layer_end = layer + 1,
-                             .token_begin = begin,
-                             .token_end = chunk.end});
+    Send(*chunk.job, {.layer_begin = layer / group * group,
+                      .layer_end = layer + 1,
+                      .token_begin = chunk.begin,
+                      .token_end = chunk.end});
   }
 }
 
@@ -278,28 +311,15 @@ void StepLoop::ScorePrompt(const Chunk& chunk, std::span<const float> logits) {
 }
 
 void StepLoop::Sample(Job& job, std::span<const float> logits) {
-  const auto end_ids = context_.engine->model().tokenizer->end_of_generation_ids();
-  const engine::TokenHistory history(job.request.sampling, job.request.token_ids,
-                                     job.request.output_index);
-  std::vector<worker::OutputToken> tokens;
-  bool goes_on = false;
-  for (int32_t choice = 0; choice < job.request.choices; ++choice) {
-    const engine::SamplingParams params = job.request.SamplingOf(choice);
-    worker::OutputToken token{
-        .choice = choice,
-        .index = job.request.output_index,
-        .token = engine::Sample(logits, params, job.request.output_index, end_ids, history),
-        .has_logprob = params.logprobs >= 0};
-    token.finish = engine::FinishAfter(token.token.id, params, token.index, end_ids);
-    goes_on |= token.finish == engine::FinishReason::kNone;
-    tokens.push_back(std::move(token));
-  }
+  const std::vector<worker::OutputToken> tokens = worker::SampleFirst(
+      job.request, logits, context_.engine->model().tokenizer->end_of_generation_ids());
   const TimePoint now = context_.clock->Now();
   job.compute_s = worker::SecondsBetween(job.started, now);
   job.state = Job::State::kSending;
   for (const worker::OutputToken& token : tokens) job.sink->OnFirstToken(token);
   context_.probe->OnFirstToken(worker::SecondsBetween(job.submitted, now));
-  job.sender->Finish(worker::SerializeTail(tokens), goes_on);
+  context_.probe->OnPrompt({.cached = job.cached, .computed = job.done - job.cached});
+  job.sender->Finish(worker::SerializeTail(tokens), worker::GoesOn(tokens));
 }
 
 void StepLoop::End(uint64_t number, absl::Status status) {
@@ -314,7 +334,8 @@ void StepLoop::End(uint64_t number, absl::Status status) {
                   {"status", absl::StatusCodeToString(status.code())},
                   {"error", Message(status)},
                   {"prompt_tokens", job->request.prompt_tokens()},
-                  {"computed_tokens", job->done},
+                  {"cached_tokens", job->cached},
+                  {"computed_tokens", job->done - job->cached},
                   {"kv_computed_ns", job->kv_computed.time_since_epoch().count()},
                   {"kv_bytes_acked_before_end", job->kv_bytes_acked_before_end},
                   {"queue_s", job->queue_s},

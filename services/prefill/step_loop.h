@@ -28,8 +28,9 @@ namespace trivium::prefill {
 
 struct SentReport {
   transfer::TransferStats transfer;
-  double queue_s = 0;    // waited before its first step
-  double compute_s = 0;  // first step's start to the first token
+  int32_t cached_tokens = 0;  // of the prompt, whose KV was here already
+  double queue_s = 0;         // waited before its first step
+  double compute_s = 0;       // first step's start to the first token
 };
 
 // Where the outputs of one request go. Called on the engine's thread; must not block. Not touched
@@ -92,9 +93,11 @@ class StepLoop {
   void Apply(Command command);
   void Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats);
   void Admit();
+  bool IsBeingComputed(const Job& job) const;
   absl::Status Start(Job& job);
   std::vector<Chunk> Plan();
   void RunStep(const std::vector<Chunk>& chunks);
+  void Send(Job& job, transfer::RowRange rows);
   void SendLayers(const std::vector<Chunk>& chunks, int layer);
   void ScorePrompt(const Chunk& chunk, std::span<const float> logits);
   void Sample(Job& job, std::span<const float> logits);

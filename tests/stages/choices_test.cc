@@ -107,6 +107,7 @@ TEST_F(ChoicesTest, GreedyChoicesAreEqual) {
 class PoolWatch final : public decode::DecodeSink {
  public:
   PoolWatch(const kv::BlockPool& pool, int32_t choices) : pool_(pool), left_(choices) {}
+  void OnPrefilled(const decode::PrefillReport&) override {}
   void OnToken(const worker::OutputToken& token) override {
     used_.emplace_back(left_, pool_.counts().used);
     if (token.finish != engine::FinishReason::kNone) --left_;
@@ -139,7 +140,7 @@ TEST_F(ChoicesTest, AMemberThatEndsGivesItsOwnBlocksBackAtOnce) {
   Outcome prefilled;
   const auto landing = rig.decode->Submit(group, &watch);
   ASSERT_TRUE(landing.ok()) << landing.status();
-  ASSERT_TRUE(rig.prefill->Submit(group, landing->ticket, &prefilled).ok());
+  ASSERT_TRUE(rig.prefill->Submit(group, *landing->ticket, &prefilled).ok());
   ASSERT_TRUE(watch.outcome.Wait().ok());
   ASSERT_TRUE(prefilled.Wait().ok());
   ExpectSolo(rig, group, watch.outcome.tokens());

@@ -422,7 +422,7 @@ TEST_F(LoopsTest, ALandingWaitsAsLongAsItsRequest) {
   const auto landing = rig.decode->Submit(request, &flight.decode);
   ASSERT_TRUE(landing.ok());
   EXPECT_FALSE(flight.decode.WaitFor(std::chrono::milliseconds(900))) << flight.decode.Wait();
-  ASSERT_TRUE(rig.prefill->Submit(request, landing->ticket, &flight.prefill).ok());
+  ASSERT_TRUE(rig.prefill->Submit(request, *landing->ticket, &flight.prefill).ok());
   EXPECT_TRUE(flight.decode.Wait().ok());
   EXPECT_TRUE(flight.prefill.Wait().ok());
   ExpectEqual(flight.decode.tokens(), rig.Local(request));

@@ -23,6 +23,18 @@ void StepLog::OnEnd(const absl::Status& status) {
   ++ends_[status.code()];
 }
 
+void StepLog::OnPrompt(const worker::PromptRecord& prompt) {
+  std::lock_guard lock(mutex_);
+  prompts_.cached += prompt.cached;
+  prompts_.received += prompt.received;
+  prompts_.computed += prompt.computed;
+}
+
+worker::PromptRecord StepLog::prompts() const {
+  std::lock_guard lock(mutex_);
+  return prompts_;
+}
+
 int StepLog::ends(absl::StatusCode code) const {
   std::lock_guard lock(mutex_);
   const auto found = ends_.find(code);
@@ -104,6 +116,12 @@ void Outcome::OnPromptTokens(const std::vector<worker::OutputToken>& tokens) {
 void Outcome::OnSent(const prefill::SentReport& report) {
   std::lock_guard lock(mutex_);
   sent_ = report;
+}
+
+void Outcome::OnPrefilled(const decode::PrefillReport& report) {
+  std::lock_guard lock(mutex_);
+  EXPECT_TRUE(tokens_.empty());
+  sent_.cached_tokens = report.cached_tokens;
 }
 
 void Outcome::OnEnd(absl::Status status) {
@@ -195,7 +213,11 @@ std::unique_ptr<Flight> Rig::Launch(const worker::StageRequest& request) {
     return flight;
   }
   flight->decode_number = landing->number;
-  auto prompt = prefill->Submit(request, landing->ticket, &flight->prefill);
+  if (request.prefills) {
+    flight->prefill.End(absl::OkStatus());
+    return flight;
+  }
+  auto prompt = prefill->Submit(request, *landing->ticket, &flight->prefill);
   if (prompt.ok()) {
     flight->prefill_number = *prompt;
   } else {
@@ -212,6 +234,7 @@ absl::StatusOr<std::vector<worker::OutputToken>> Rig::Run(const worker::StageReq
   RETURN_IF_ERROR(decoded);
   RETURN_IF_ERROR(prefilled);
   const std::vector<worker::OutputToken> tokens = flight->decode.tokens();
+  if (request.prefills) return tokens;
   const std::vector<worker::OutputToken> first = flight->prefill.tokens();
   EXPECT_EQ(first.size(), 1u);
   EXPECT_EQ(first[0].token.id, tokens[0].token.id);

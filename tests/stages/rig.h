@@ -36,14 +36,17 @@ class StepLog final : public worker::LoopProbe {
   };
   void OnStep(const worker::StepRecord& step) override;
   void OnFirstToken(double) override {}
+  void OnPrompt(const worker::PromptRecord& prompt) override;
   void OnEnd(const absl::Status& status) override;
   std::vector<Step> steps() const;
+  worker::PromptRecord prompts() const;   // of all together
   int ends(absl::StatusCode code) const;  // requests that ended so
   void WaitStepOf(uint64_t request) const;
 
  private:
   mutable std::mutex mutex_;
   std::vector<Step> steps_;
+  worker::PromptRecord prompts_;
   std::map<absl::StatusCode, int> ends_;
 };
 
@@ -70,6 +73,7 @@ class Outcome : public prefill::PrefillSink, public decode::DecodeSink {
   void OnFirstToken(const worker::OutputToken& token) override { Add(token); }
   void OnToken(const worker::OutputToken& token) override { Add(token); }
   void OnSent(const prefill::SentReport& report) override;
+  void OnPrefilled(const decode::PrefillReport& report) override;
   void OnEnd(absl::Status status) override;
 
   absl::Status Wait();             // for the end

@@ -50,8 +50,8 @@ class TestWorker {
     TRIVIUM_CHECK(created.ok(), "{}", Message(created.status()));
     runtime = *std::move(created);
     stage = make_stage(*runtime);
-    watch = std::make_unique<worker::WatchService>([this] { return runtime->State(); },
-                                                   runtime->cluster_token());
+    watch = std::make_unique<worker::WatchService>(
+        [this] { return runtime->State(); }, runtime->pool().events(), runtime->cluster_token());
     auto started =
         net::Server::Start({.listen = "127.0.0.1:0", .services = {stage->service(), watch.get()}});
     TRIVIUM_CHECK(started.ok(), "{}", Message(started.status()));

@@ -9,7 +9,7 @@
 #include <span>
 #include <vector>
 
-namespace trivium::prefill {
+namespace trivium::worker {
 
 struct PromptProgress {
   int32_t done = 0;     // tokens computed, on a block border
@@ -39,4 +39,4 @@ std::vector<PlannedChunk> PlanChunks(std::span<const PromptProgress> prompts, Pl
 // last layer.
 int LayersPerGroup(int layers);
 
-}  // namespace trivium::prefill
+}  // namespace trivium::worker

@@ -1,10 +1,10 @@
-#include "services/prefill/chunk_plan.h"
+#include "common/worker/chunk_plan.h"
 
 #include <gtest/gtest.h>
 
 #include <random>
 
-namespace trivium::prefill {
+namespace trivium::worker {
 namespace {
 
 constexpr size_t kChunksMax = 1000;
@@ -68,4 +68,4 @@ TEST(ChunkPlanTest, AtLeastFourGroupsOfLayersWhereThereAreFour) {
 }
 
 }  // namespace
-}  // namespace trivium::prefill
+}  // namespace trivium::worker

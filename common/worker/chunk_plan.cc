@@ -1,8 +1,8 @@
-#include "services/prefill/chunk_plan.h"
+#include "common/worker/chunk_plan.h"
 
 #include <algorithm>
 
-namespace trivium::prefill {
+namespace trivium::worker {
 
 std::vector<PlannedChunk> PlanChunks(std::span<const PromptProgress> prompts, PlanLimits limits) {
   std::vector<PlannedChunk> chunks;
@@ -24,4 +24,4 @@ int LayersPerGroup(int layers) {
   return std::max(1, (layers + kGroups - 1) / kGroups);
 }
 
-}  // namespace trivium::prefill
+}  // namespace trivium::worker
