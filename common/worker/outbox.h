@@ -2,8 +2,8 @@
 // its caller writes or finishes when told to. Events leave in the order of Push; after Close those
 // still queued leave first.
 //
-// Bound: the producer's; a request has at most max_tokens events, one for each step of its prompt
-// where that is scored, and two more.
+// Bound: the producer's; a request has at most max_tokens events for each of its choices, one for
+// each step of its prompt where that is scored, and two more.
 // Thread-safety: all methods, any thread. current() and TakeStatus() belong to whoever was told
 // kWrite or kFinish. kFinish is said exactly once, and never while a write is in flight.
 #pragma once
