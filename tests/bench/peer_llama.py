@@ -5,13 +5,14 @@
 Prefill: one prompt of random tokens, its KV fresh each time. Decode: S sequences with 128 tokens of context,
 one token each a step. Best of --repeats.
 """
-import argparse
 import ctypes
 import json
 import random
 import time
 
 import llama_cpp as lc
+
+import peer_options
 
 
 def fill(batch, rows):
@@ -79,14 +80,7 @@ def decode_rate(model, args, ids, sequences):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument('model')
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--prompt', type=int, default=512)
-    parser.add_argument('--output', type=int, default=64)
-    parser.add_argument('--sequences', default='1,16')
-    parser.add_argument('--repeats', type=int, default=3)
-    args = parser.parse_args()
+    args = peer_options.parse()
     random.seed(1)
     quiet = lc.llama_log_callback(lambda level, text, data: None)
     lc.llama_log_set(quiet, ctypes.c_void_p(0))

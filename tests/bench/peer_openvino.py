@@ -5,7 +5,6 @@
 Prefill: the time until one token of a prompt of random tokens, prefix caching off. Decode: S sequences with 128 tokens
 of context; the time of `output` tokens more than one. Best of --repeats.
 """
-import argparse
 import json
 import random
 import time
@@ -13,6 +12,8 @@ import time
 import numpy as np
 import openvino as ov
 import openvino_genai as genai
+
+import peer_options
 
 
 def load(args):
@@ -38,14 +39,7 @@ def seconds(pipe, prompts, prompt_tokens, output):
 
 
 def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument('model')
-    parser.add_argument('--threads', type=int, default=2)
-    parser.add_argument('--prompt', type=int, default=512)
-    parser.add_argument('--output', type=int, default=64)
-    parser.add_argument('--sequences', default='1,16')
-    parser.add_argument('--repeats', type=int, default=3)
-    args = parser.parse_args()
+    args = peer_options.parse()
     random.seed(1)
     pipe = load(args)
     seconds(pipe, 1, args.prompt, 1)  # warms up
