@@ -81,6 +81,12 @@ struct MediaSpan {
   std::array<uint8_t, 32> digest{};
 };
 
+// What makes a block the one that is wanted. The tokens are somebody else's.
+struct BlockContent {
+  BlockKey key;
+  std::span<const int32_t> tokens;
+};
+
 // One full block of a sequence. The tokens are the chain's, valid as long as it is unchanged.
 struct KeyedBlock {
   BlockKey key, parent;

@@ -62,9 +62,10 @@ void Reservation::Release() {
   state_.reset();
 }
 
-BlockPool::BlockPool(int32_t total_blocks, BlockScrubber scrubber, const Clock& clock) {
+BlockPool::BlockPool(int32_t total_blocks, BlockScrubber scrubber, const Clock& clock,
+                     BlockSaver saver) {
   TRIVIUM_CHECK(total_blocks >= 0, "a pool of {} blocks", total_blocks);
-  state_ = std::make_shared<PoolState>(total_blocks, std::move(scrubber), clock);
+  state_ = std::make_shared<PoolState>(total_blocks, std::move(scrubber), clock, std::move(saver));
 }
 
 BlockPool::~BlockPool() {
@@ -137,7 +138,7 @@ int32_t BlockPool::Publish(Reservation& reservation, const BlockChain& chain, in
   const int32_t most =
       std::min({complete, chain.size(), static_cast<int32_t>(reservation.blocks_.size())});
   if (state.published >= most) return state.published;
-  std::vector<BlockId> evicted;
+  std::vector<Leaving> evicted;
   {
     std::lock_guard lock(state_->mutex);
     for (int32_t& i = state.published; i < most; ++i) {

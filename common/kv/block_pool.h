@@ -54,6 +54,10 @@ using BlockLease = std::shared_ptr<const void>;
 // blocks at the same time; must not call back into the pool.
 using BlockScrubber = std::function<void(BlockId)>;
 
+// Takes the KV of a published block that is evicted somewhere else, before it is scrubbed. Called
+// where a scrubber is, under the same rules.
+using BlockSaver = std::function<void(BlockId, const BlockContent&)>;
+
 // The blocks of one sequence, in order. Move-only.
 class Reservation {
  public:
@@ -107,9 +111,10 @@ struct PrefixUse {
 class BlockPool {
  public:
   // Without a scrubber, blocks keep their bytes: only for pools that serve a single owner (tests,
-  // tools). The clock (which must outlive the pool) ends pins.
+  // tools). The clock (which must outlive the pool) ends pins. Without a saver, what is evicted
+  // is lost.
   explicit BlockPool(int32_t total_blocks, BlockScrubber scrubber = nullptr,
-                     const Clock& clock = Clock::Real());
+                     const Clock& clock = Clock::Real(), BlockSaver saver = nullptr);
   ~BlockPool();  // every reservation and lease must be gone
   BlockPool(const BlockPool&) = delete;
   BlockPool& operator=(const BlockPool&) = delete;

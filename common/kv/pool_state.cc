@@ -5,9 +5,10 @@
 
 namespace trivium::kv {
 
-PoolState::PoolState(int32_t blocks, BlockScrubber scrub, const Clock& time)
+PoolState::PoolState(int32_t blocks, BlockScrubber scrub, const Clock& time, BlockSaver save)
     : total(blocks),
       scrubber(std::move(scrub)),
+      saver(std::move(save)),
       clock(time),
       records(static_cast<size_t>(blocks)),
       index(blocks),
@@ -76,14 +77,13 @@ absl::Status PoolState::Take(int64_t count, int32_t spare, std::optional<DomainT
   while (static_cast<int64_t>(empty.size() + taken.evicted.size()) < count) {
     const std::optional<BlockId> victim = eviction.Next(asker);
     if (!victim) return Shortage(count, spare, asker);
-    Evict(*victim);
-    taken.evicted.push_back(*victim);
+    taken.evicted.push_back(Evict(*victim));
   }
   const auto from_empty = static_cast<size_t>(count) - taken.evicted.size();
   taken.blocks.assign(empty.rbegin(), empty.rbegin() + static_cast<std::ptrdiff_t>(from_empty));
   empty.resize(empty.size() - from_empty);
   used += static_cast<int32_t>(from_empty);
-  taken.blocks.insert(taken.blocks.end(), taken.evicted.begin(), taken.evicted.end());
+  for (const Leaving& evicted : taken.evicted) taken.blocks.push_back(evicted.block);
   for (BlockId block : taken.blocks) ++Record(block).generation;
   return absl::OkStatus();
 }
@@ -99,15 +99,22 @@ absl::Status PoolState::Shortage(int64_t count, int32_t spare,
   return ResourceExhausted("{}", why);
 }
 
-void PoolState::Evict(BlockId block) {
+Leaving PoolState::Evict(BlockId block) {
+  Leaving leaving{.block = block};
+  if (saver) {
+    const BlockContent content = index.ContentOf(block);
+    leaving.key = content.key;
+    leaving.tokens.assign(content.tokens.begin(), content.tokens.end());
+  }
   eviction.Drop(block);
   if (const std::optional<BlockId> parent = index.Remove(block)) eviction.SetLeaf(*parent, true);
   events.Removed(block);
   ++leased;
+  return leaving;
 }
 
 bool PoolState::Publish(ReservationState& reservation, BlockId block, const BlockChain& chain,
-                        int32_t at, std::vector<BlockId>& evicted) {
+                        int32_t at, std::vector<Leaving>& evicted) {
   const KeyedBlock content = chain.block(at);
   if (const std::optional<BlockId> older = index.Find(content.key)) {
     if (!index.Holds(*older, content)) return false;
@@ -125,8 +132,7 @@ bool PoolState::Publish(ReservationState& reservation, BlockId block, const Bloc
   while (!eviction.Publish(block, content.domain, chain.domain(at), position)) {
     const std::optional<BlockId> oldest = eviction.NextOf(content.domain);
     if (!oldest) return false;
-    Evict(*oldest);
-    evicted.push_back(*oldest);
+    evicted.push_back(Evict(*oldest));
   }
   index.Add(block, content, parent);
   if (parent) eviction.SetLeaf(*parent, false);
@@ -134,10 +140,11 @@ bool PoolState::Publish(ReservationState& reservation, BlockId block, const Bloc
   return true;
 }
 
-void PoolState::Settle(const std::vector<BlockId>& blocks, bool as_used) {
+void PoolState::Settle(const std::vector<Leaving>& blocks, bool as_used) {
   if (blocks.empty()) return;
-  if (scrubber) {
-    for (BlockId block : blocks) scrubber(block);
+  for (const Leaving& leaving : blocks) {
+    if (leaving.key) saver(leaving.block, {*leaving.key, leaving.tokens});
+    if (scrubber) scrubber(leaving.block);
   }
   std::lock_guard lock(mutex);
   leased -= static_cast<int32_t>(blocks.size());
@@ -145,7 +152,7 @@ void PoolState::Settle(const std::vector<BlockId>& blocks, bool as_used) {
     used += static_cast<int32_t>(blocks.size());
   } else {
     // Reversed, so that the next owner gets the lowest index of this group first.
-    empty.insert(empty.end(), blocks.rbegin(), blocks.rend());
+    for (auto it = blocks.rbegin(); it != blocks.rend(); ++it) empty.push_back(it->block);
   }
 }
 
@@ -154,11 +161,14 @@ ReservationState::ReservationState(std::shared_ptr<PoolState> owner, std::vector
     : pool(std::move(owner)), blocks(std::move(held)), asker(domain), published(hits) {}
 
 ReservationState::~ReservationState() {
+  std::vector<Leaving> leaving;
   {
     std::lock_guard lock(pool->mutex);
-    std::erase_if(blocks, [this](BlockId block) { return !pool->DropHolder(block); });
+    for (BlockId block : blocks) {
+      if (pool->DropHolder(block)) leaving.push_back({.block = block});
+    }
   }
-  pool->Settle(blocks, false);
+  pool->Settle(leaving, false);
 }
 
 }  // namespace trivium::kv

@@ -25,14 +25,21 @@ struct BlockRecord {
   int32_t holders = 0;  // reservations, and those that have gone but whose leases have not
 };
 
+// A leased block that is to be scrubbed.
+struct Leaving {
+  BlockId block;
+  std::optional<BlockKey> key = {};  // if it was published, and is to be saved
+  std::vector<int32_t> tokens = {};
+};
+
 // Blocks on their way to an owner.
 struct Taken {
   std::vector<BlockId> blocks;
-  std::vector<BlockId> evicted;  // of these; leased, to be settled outside the lock
+  std::vector<Leaving> evicted;  // of these; leased, to be settled outside the lock
 };
 
 struct PoolState {
-  PoolState(int32_t blocks, BlockScrubber scrub, const Clock& time);
+  PoolState(int32_t blocks, BlockScrubber scrub, const Clock& time, BlockSaver save);
 
   BlockRecord& Record(BlockId block) { return records[static_cast<size_t>(block.value)]; }
   int32_t free() const { return static_cast<int32_t>(empty.size()) + eviction.cached(); }
@@ -54,12 +61,13 @@ struct PoolState {
   absl::Status Take(int64_t count, int32_t spare, std::optional<DomainTag> asker, Taken& taken);
   // False when it is not to be. `evicted` is to be settled.
   bool Publish(ReservationState& reservation, BlockId block, const BlockChain& chain, int32_t index,
-               std::vector<BlockId>& evicted);
-  // Scrubs leased blocks, which end as used ones, or as empty ones.
-  void Settle(const std::vector<BlockId>& blocks, bool as_used);
+               std::vector<Leaving>& evicted);
+  // Saves and scrubs leased blocks, which end as used ones, or as empty ones.
+  void Settle(const std::vector<Leaving>& blocks, bool as_used);
 
   const int32_t total;
   const BlockScrubber scrubber;
+  const BlockSaver saver;
   const Clock& clock;
   mutable std::mutex mutex;
   std::vector<BlockId>
@@ -72,7 +80,7 @@ struct PoolState {
   EventLog events;
 
  private:
-  void Evict(BlockId block);
+  Leaving Evict(BlockId block);
   absl::Status Shortage(int64_t count, int32_t spare, std::optional<DomainTag> asker) const;
 };
 

@@ -25,6 +25,8 @@ class PrefixIndex {
 
   // `parent`: the block with the key that `content` names so; none for the first of a sequence.
   void Add(BlockId block, const KeyedBlock& content, std::optional<BlockId> parent);
+  // Of a block that is there; valid until it is removed.
+  BlockContent ContentOf(BlockId block) const { return {*At(block).key, At(block).tokens}; }
   // Forgets a block without children. Returns its parent if that has none now.
   std::optional<BlockId> Remove(BlockId block);
 

@@ -174,7 +174,7 @@ int64_t DiskTier::TakeSlot() {
   return -1;
 }
 
-bool DiskTier::Put(const KeyedBlock& block, std::span<const uint8_t> kv) {
+bool DiskTier::Put(const BlockContent& block, std::span<const uint8_t> kv) {
   TRIVIUM_CHECK(
       std::ssize(kv) == options_.block_bytes && std::ssize(block.tokens) == options_.block_tokens,
       "a block of {} bytes and {} tokens", kv.size(), block.tokens.size());
@@ -203,7 +203,7 @@ bool DiskTier::Put(const KeyedBlock& block, std::span<const uint8_t> kv) {
   return by_key_.contains(block.key);
 }
 
-bool DiskTier::Get(const KeyedBlock& block, std::span<uint8_t> kv) {
+bool DiskTier::Get(const BlockContent& block, std::span<uint8_t> kv) {
   TRIVIUM_CHECK(std::ssize(kv) == options_.block_bytes, "a block of {} bytes", kv.size());
   int64_t at = -1;
   {
@@ -233,7 +233,7 @@ bool DiskTier::Get(const KeyedBlock& block, std::span<uint8_t> kv) {
   return false;
 }
 
-std::vector<uint8_t> DiskTier::SealBlock(int64_t at, uint64_t sequence, const KeyedBlock& block,
+std::vector<uint8_t> DiskTier::SealBlock(int64_t at, uint64_t sequence, const BlockContent& block,
                                          std::span<const uint8_t> kv) const {
   std::array<uint8_t, kHeaderPlain> header;
   std::memcpy(header.data(), block.key.bytes.data(), block.key.bytes.size());
@@ -250,7 +250,7 @@ std::vector<uint8_t> DiskTier::SealBlock(int64_t at, uint64_t sequence, const Ke
   return bytes;
 }
 
-bool DiskTier::OpenBlock(int64_t at, std::span<const uint8_t> bytes, const KeyedBlock& block,
+bool DiskTier::OpenBlock(int64_t at, std::span<const uint8_t> bytes, const BlockContent& block,
                          std::span<uint8_t> kv) const {
   std::array<uint8_t, kHeaderPlain> header;
   std::vector<uint8_t> body(static_cast<size_t>(BodyBytes()));

@@ -51,9 +51,9 @@ class DiskTier {
   bool Contains(const BlockKey& key) const;
   // Writes a block of `block_bytes` bytes; one that is there is only marked as used. False when it
   // is not there afterwards.
-  bool Put(const KeyedBlock& block, std::span<const uint8_t> kv);
+  bool Put(const BlockContent& block, std::span<const uint8_t> kv);
   // Reads it. False: a miss, and `kv` is as it was.
-  bool Get(const KeyedBlock& block, std::span<uint8_t> kv);
+  bool Get(const BlockContent& block, std::span<uint8_t> kv);
 
   struct Counts {
     int64_t slots = 0, stored = 0;
@@ -90,10 +90,10 @@ class DiskTier {
   // A slot to write to, marked as in use; -1 when all are.
   int64_t TakeSlot();
   void Forget(int64_t slot);
-  std::vector<uint8_t> SealBlock(int64_t slot, uint64_t sequence, const KeyedBlock& block,
+  std::vector<uint8_t> SealBlock(int64_t slot, uint64_t sequence, const BlockContent& block,
                                  std::span<const uint8_t> kv) const;
   // Whether the bytes of a slot are this block's; if so, copies its KV.
-  bool OpenBlock(int64_t slot, std::span<const uint8_t> bytes, const KeyedBlock& block,
+  bool OpenBlock(int64_t slot, std::span<const uint8_t> bytes, const BlockContent& block,
                  std::span<uint8_t> kv) const;
 
   const DiskTierOptions options_;

@@ -58,7 +58,10 @@ class DiskTierTest : public testing::Test {
     tier_ = *std::move(tier);
   }
   // Blocks of one chain, of which each is its own content.
-  KeyedBlock Block(int32_t index) const { return chain_.block(index); }
+  BlockContent Block(int32_t index) const {
+    const KeyedBlock block = chain_.block(index);
+    return {block.key, block.tokens};
+  }
   bool Put(int32_t index) { return tier_->Put(Block(index), KvOf(index)); }
   // 1: found, as it was put; 0: a miss that leaves the caller's bytes; -1: anything else.
   int Get(int32_t index) {
@@ -118,7 +121,7 @@ TEST_F(DiskTierTest, WithoutTheSecretNothingIsFound) {
   EXPECT_TRUE(Put(1));
   const Bytes file = File();
   const Bytes kv = KvOf(1);
-  const KeyedBlock block = Block(1);
+  const BlockContent block = Block(1);
   const std::span<const uint8_t> tokens(reinterpret_cast<const uint8_t*>(block.tokens.data()),
                                         block.tokens.size_bytes());
   for (const std::span<const uint8_t> plain :
@@ -184,7 +187,7 @@ TEST_F(DiskTierTest, PiecesOfDifferentWritesAreNoBlock) {
 
 TEST_F(DiskTierTest, EqualKeysWithOtherTokensAreAMiss) {
   ASSERT_TRUE(Put(1));
-  KeyedBlock other = Block(2);
+  BlockContent other = Block(2);
   other.key = Block(1).key;
   Bytes kv(kBytes);
   EXPECT_FALSE(tier_->Get(other, kv));

@@ -1,0 +1,156 @@
+#include "common/kv/tiers/offload.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <random>
+
+#include "common/kv/block_pool.h"
+#include "common/kv/chain_testing.h"
+
+namespace trivium::kv {
+namespace {
+
+constexpr kernels::KvLayout kLayout{.block_tokens = 4, .kv_heads = 2, .head_dim = 8};
+constexpr int kLayers = 3;
+constexpr int32_t kBlocks = 8;
+
+// A worker's KV, from the pool to the disk.
+class OffloadTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    path_ = testing::TempDir() + "offload_" +
+            testing::UnitTest::GetInstance()->current_test_info()->name();
+    std::filesystem::remove(path_);
+    storage_ = *KvStorage::Create(kLayout, kLayers, kBlocks);
+    Restart(1000);
+  }
+  void TearDown() override {
+    pool_.reset();
+    offload_.reset();
+    std::filesystem::remove(path_);
+  }
+
+  // Another process: nothing is left but the file.
+  void Restart(int64_t slots) {
+    pool_.reset();
+    offload_.reset();
+    for (int32_t i = 0; i < kBlocks; ++i) storage_->Scrub(BlockId{i});
+    const int64_t bytes = Offload::BlockBytes(*storage_);
+    ASSERT_EQ(bytes, kLayers * 2 * 4 * 2 * 8 * 2);
+    auto tier = DiskTier::Open(
+        {path_, std::string(32, 's'), 4096 + slots * (bytes + 200), bytes, kLayout.block_tokens});
+    ASSERT_TRUE(tier.ok()) << tier.status();
+    offload_ = std::make_unique<Offload>(storage_, *std::move(tier));
+    pool_ = std::make_unique<BlockPool>(
+        kBlocks, [this](BlockId block) { storage_->Scrub(block); }, Clock::Real(),
+        [this](BlockId block, const BlockContent& content) { offload_->Save(block, content); });
+  }
+
+  // The numbers that computing a block would give.
+  std::vector<uint16_t> PageOf(const BlockKey& key, int layer) const {
+    std::mt19937_64 random(Cut(key).high + static_cast<uint64_t>(layer));
+    std::vector<uint16_t> page(static_cast<size_t>(kLayout.PageElems()));
+    for (uint16_t& value : page) value = static_cast<uint16_t>(random());
+    return page;
+  }
+  bool Holds(BlockId block, const BlockKey& key) const {
+    for (int layer = 0; layer < kLayers; ++layer) {
+      const std::vector<uint16_t> page = PageOf(key, layer);
+      if (!std::equal(page.begin(), page.end(), storage_->page(layer, block))) return false;
+    }
+    return true;
+  }
+  struct Found {
+    int32_t hot = 0, loaded = 0, computed = 0;
+    friend bool operator==(const Found&, const Found&) = default;
+  };
+  // Serves a prompt: takes what is hot, loads what is on disk, computes the rest. -1 where there is
+  // anything but the right numbers.
+  Found Serve(const BlockChain& chain) {
+    auto reservation = *pool_->Reserve(chain.size(), {&chain, chain.size()});
+    const std::span<const BlockId> blocks = reservation.blocks();
+    Found found{.hot = reservation.cached_blocks()};
+    found.loaded = offload_->Load(chain, found.hot, blocks.subspan(static_cast<size_t>(found.hot)));
+    for (int32_t i = 0; i < chain.size(); ++i) {
+      const BlockKey key = chain.block(i).key;
+      const BlockId block = blocks[static_cast<size_t>(i)];
+      if (i < found.hot + found.loaded) {
+        if (!Holds(block, key)) return {-1, -1, -1};
+        continue;
+      }
+      ++found.computed;
+      for (int layer = 0; layer < kLayers; ++layer) {
+        const std::vector<uint16_t> page = PageOf(key, layer);
+        std::copy(page.begin(), page.end(), storage_->page(layer, block));
+      }
+    }
+    pool_->Publish(reservation, chain, chain.size());
+    return found;
+  }
+  // Makes the pool evict all that it keeps.
+  void EvictAll() {
+    ASSERT_TRUE(pool_->Reserve(kBlocks).ok());
+    offload_->Flush();
+  }
+  static BlockChain ChainOf(int32_t blocks, int32_t first = 1, std::string_view tenant = "a") {
+    return TestChain({TestDomain(tenant)}, TestTokens(4 * blocks, first), 4);
+  }
+
+  std::string path_;
+  std::shared_ptr<KvStorage> storage_;
+  std::unique_ptr<Offload> offload_;
+  std::unique_ptr<BlockPool> pool_;
+};
+
+TEST_F(OffloadTest, WhatIsEvictedComesBackAsItWas) {
+  const BlockChain chain = ChainOf(6);
+  EXPECT_EQ(Serve(chain), (Found{0, 0, 6}));
+  EXPECT_EQ(Serve(chain), (Found{6, 0, 0}));
+  EvictAll();
+  EXPECT_EQ(Serve(chain), (Found{0, 6, 0}));
+  EXPECT_EQ(Serve(ChainOf(6, 1, "b")), (Found{0, 0, 6})) << "another tenant's";
+  offload_->Flush();
+  // Of the first chain the tail was evicted for the second.
+  EXPECT_EQ(Serve(chain), (Found{2, 4, 0}));
+  EvictAll();
+  Restart(1000);
+  EXPECT_EQ(Serve(chain), (Found{0, 6, 0})) << "after a restart";
+  EXPECT_EQ(Serve(ChainOf(8)), (Found{6, 0, 2})) << "published again";
+}
+
+TEST_F(OffloadTest, WhatDoesNotOpenIsComputed) {
+  const BlockChain chain = ChainOf(6);
+  Serve(chain);
+  EvictAll();
+  Restart(1000);
+  {
+    std::fstream file(path_, std::ios::in | std::ios::out | std::ios::binary);
+    // Evicted from its end, so the chain's third block is the fourth in the file.
+    const auto slot = static_cast<std::streamoff>(72 + 16 + Offload::BlockBytes(*storage_) + 32);
+    file.seekg(4096 + 3 * slot + 200);
+    const int byte = file.get();
+    file.seekp(4096 + 3 * slot + 200);
+    file.put(static_cast<char>(byte ^ 1));
+  }
+  EXPECT_EQ(Serve(chain), (Found{0, 2, 4}));
+  EXPECT_EQ(offload_->tier_counts().broken, 1);
+}
+
+TEST_F(OffloadTest, TooManyAtOnceAreDroppedAndCounted) {
+  constexpr int32_t kMany = 2000;
+  Restart(kMany);
+  const BlockChain chain = ChainOf(kMany);
+  for (int32_t i = 0; i < kMany; ++i) {
+    const KeyedBlock block = chain.block(i);
+    offload_->Save(BlockId{i % kBlocks}, {block.key, block.tokens});
+  }
+  offload_->Flush();
+  const DiskTier::Counts counts = offload_->tier_counts();
+  EXPECT_EQ(counts.stored + offload_->dropped(), kMany);
+  EXPECT_GE(counts.stored, static_cast<int64_t>(Offload::kQueueMax));
+}
+
+}  // namespace
+}  // namespace trivium::kv
