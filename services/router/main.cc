@@ -87,6 +87,7 @@ struct Router {
                     .queue = {.requests_max = config.queue_requests(),
                               .timeout = Seconds(config.queue_timeout_s()),
                               .stage_missing_timeout = Seconds(config.stage_missing_timeout_s())},
+                    .kv_bytes_per_token = model->config.KvBytesPerToken(),
                     .run = {.tokenizer = model->tokenizer.get(),
                             .vocab = model->config.vocab,
                             .fingerprint = model->fingerprint,

@@ -60,6 +60,7 @@ struct DispatchFixture {
     all.table.workers = cluster.addresses();
     all.table.fingerprint = SimCluster::kFingerprint;
     all.queue = settings.queue;
+    all.kv_bytes_per_token = 1 << 16;
     all.run.tokenizer = TinyModel()->tokenizer.get();
     all.run.vocab = settings.sim.vocab;
     all.run.fingerprint = SimCluster::kFingerprint;

@@ -1,5 +1,6 @@
 #include "services/router/dispatch/dispatcher.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "services/router/dispatch/router_metrics.h"
@@ -13,6 +14,7 @@ Dispatcher::Dispatcher(Options options)
       ledger_(&table_.cluster()),
       queue_(options.queue) {
   context_.host = this;
+  table_.cluster().kv_bytes_per_token = options.kv_bytes_per_token;
 }
 
 Dispatcher::~Dispatcher() {
@@ -28,6 +30,12 @@ std::shared_ptr<RequestRun> Dispatcher::Submit(RunRequest request,
   Calls calls;
   std::shared_ptr<RequestRun> run;
   absl::Status refusal;
+  std::vector<kv::KeySpace> spaces;
+  {
+    std::lock_guard lock(mutex_);
+    spaces = table_.KeySpaces();
+  }
+  request.kv_keys = KeysOf(request.prompt_ids, request.kv_domains, spaces);
   RefuseReason reason = RefuseReason::kDraining;
   {
     std::lock_guard lock(mutex_);
@@ -70,12 +78,49 @@ PlacedWorker Dispatcher::Describe(WorkerIndex worker) {
   return {worker, view.epoch, table_.IdOf(worker), view.numerics_class};
 }
 
-void Dispatcher::Place(const AdmissionQueue::Entry& entry, const Placement& placement,
+// Sorted by worker: each worker has the keys of one space.
+std::vector<Held> Dispatcher::HeldOf(const RunRequest& request) const {
+  std::vector<Held> held;
+  for (const PromptKeys& keys : request.kv_keys) {
+    index_.LookUp(keys.keys, keys.space.block_tokens, &held);
+  }
+  std::sort(held.begin(), held.end(),
+            [](const Held& a, const Held& b) { return a.worker < b.worker; });
+  return held;
+}
+
+void Dispatcher::Expect(const RunRequest& request, WorkerIndex worker) {
+  const WorkerView& view = table_.cluster().workers[worker];
+  for (const PromptKeys& keys : request.kv_keys) {
+    if (keys.space.numerics_class == view.numerics_class &&
+        keys.space.block_tokens == view.block_tokens) {
+      index_.Expect(worker, keys.keys, context_.clock->Now());
+    }
+  }
+}
+
+void Dispatcher::Place(uint64_t ticket, const RequestShape& shape, Decision decision,
                        Calls* calls) {
-  ledger_.Charge(entry.ticket, placement, entry.shape);
+  const Placement placement = decision.placement;
+  const std::shared_ptr<RequestRun>& run = runs_.at(ticket);
+  ledger_.Charge(ticket, placement, shape);
+  if (placement.prefill != kNoWorker) Expect(run->request(), placement.prefill);
+  Expect(run->request(), placement.decode);
+  context_.metrics->Placed(decision.reason);
+  decisions_.Add(run->request().id, run->request().tenant, std::move(decision));
   const PlacedPair pair{Describe(placement.prefill), Describe(placement.decode)};
-  calls->push_back(
-      [run = runs_.at(entry.ticket), ticket = entry.ticket, pair] { run->OnPlaced(ticket, pair); });
+  calls->push_back([run, ticket, pair] { run->OnPlaced(ticket, pair); });
+}
+
+std::vector<Dispatcher::Explanation> Dispatcher::Explain(const std::string& request_id) const {
+  std::lock_guard lock(mutex_);
+  std::vector<Explanation> all;
+  for (const DecisionLog::Entry& entry : decisions_.Find(request_id)) {
+    all.push_back({entry.tenant, ToText(entry.decision, [this](WorkerIndex worker) {
+                     return table_.IdOf(worker);
+                   })});
+  }
+  return all;
 }
 
 void Dispatcher::Refuse(uint64_t ticket, const absl::Status& status, Calls* calls) {
@@ -88,9 +133,12 @@ void Dispatcher::Pump(Calls* calls) {
   const AdmissionQueue::Entry* entry = queue_.Front();
   while (entry != nullptr) {
     const uint64_t ticket = entry->ticket;
-    const absl::StatusOr<Placement> placement = Choose(table_.cluster(), entry->shape);
+    RequestShape shape = entry->shape;
+    shape.held = HeldOf(runs_.at(ticket)->request());
+    Decision decision;
+    const absl::StatusOr<Placement> placement = Choose(table_.cluster(), shape, &decision);
     if (placement.ok()) {
-      Place(*entry, *placement, calls);
+      Place(ticket, shape, std::move(decision), calls);
       queue_.Remove(ticket);
     } else if (placement.status().code() == absl::StatusCode::kInvalidArgument) {
       Refuse(ticket, placement.status(), calls);
@@ -206,6 +254,11 @@ void Dispatcher::PrefillEnded(uint64_t ticket) {
     Pump(&calls);
   }
   Make(calls);
+}
+
+void Dispatcher::Transferred(uint64_t ticket, int64_t kv_bytes, Duration time) {
+  std::lock_guard lock(mutex_);
+  ledger_.Transferred(ticket, kv_bytes, std::chrono::duration<double>(time).count());
 }
 
 bool Dispatcher::IsGone(const PlacedWorker& worker) const {

@@ -19,6 +19,7 @@
 #include "services/router/membership/worker_table.h"
 #include "services/router/prefix_index/prefix_index.h"
 #include "services/router/scheduler/admission_queue.h"
+#include "services/router/scheduler/decision_log.h"
 #include "services/router/scheduler/ledger.h"
 
 namespace trivium::router {
@@ -28,6 +29,7 @@ class Dispatcher final : public RunHost {
   struct Options {
     WorkerTable::Options table;
     AdmissionQueue::Options queue;
+    int64_t kv_bytes_per_token = 0;
     RunContext run;  // without `host`, which is this
   };
   explicit Dispatcher(Options options);
@@ -54,6 +56,13 @@ class Dispatcher final : public RunHost {
   Counts counts() const;
   std::vector<v1::WorkerStatus> Workers() const;
   PrefixIndex::Counts IndexCounts() const { return index_.counts(); }
+  // Why the request went where it went, by its attempts, oldest first; of the last kDecisionsKept.
+  struct Explanation {
+    TenantId tenant;  // whose request it is, and who may ask
+    std::string text;
+  };
+  std::vector<Explanation> Explain(const std::string& request_id) const;
+  static constexpr size_t kDecisionsKept = 1024;
 
   // RunHost.
   void Wait(uint64_t ticket, const RequestShape& shape, TimePoint waiting_since) override;
@@ -62,6 +71,7 @@ class Dispatcher final : public RunHost {
   void Reserved(uint64_t ticket) override;
   void FirstToken(uint64_t ticket) override;
   void PrefillEnded(uint64_t ticket) override;
+  void Transferred(uint64_t ticket, int64_t kv_bytes, Duration time) override;
   bool IsGone(const PlacedWorker& worker) const override;
   void WorkerFailed(const PlacedWorker& worker, FailureAction action,
                     const std::string& why) override;
@@ -74,9 +84,11 @@ class Dispatcher final : public RunHost {
   static void Make(const Calls& calls);
 
   void Pump(Calls* calls);
-  void Place(const AdmissionQueue::Entry& entry, const Placement& placement, Calls* calls);
+  void Place(uint64_t ticket, const RequestShape& shape, Decision decision, Calls* calls);
   void Refuse(uint64_t ticket, const absl::Status& status, Calls* calls);
   void TellLost(const std::vector<LostWorker>& lost, Calls* calls);
+  std::vector<Held> HeldOf(const RunRequest& request) const;
+  void Expect(const RunRequest& request, WorkerIndex worker);
   PlacedWorker Describe(WorkerIndex worker);
 
   RunContext context_;
@@ -85,6 +97,7 @@ class Dispatcher final : public RunHost {
   WorkerTable table_;
   Ledger ledger_;
   AdmissionQueue queue_;
+  DecisionLog decisions_{kDecisionsKept};
   // By ticket: a request whose choices go on alone has several.
   std::map<uint64_t, std::shared_ptr<RequestRun>> runs_;
   std::condition_variable none_;  // of runs_

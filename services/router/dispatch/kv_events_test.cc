@@ -1,7 +1,12 @@
-// What the dispatcher makes of the KV events of its workers' Watch streams.
+// What the dispatcher makes of the KV events of its workers' Watch streams, and what requests of
+// one sharing domain and of others make of them.
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <limits>
+
 #include "services/router/dispatch/dispatch_fixture.h"
+#include "services/router/prefix_index/index_fixture.h"
 
 namespace trivium::router {
 namespace {
@@ -55,6 +60,74 @@ TEST_F(KvEventsTest, ARestartReplacesWhatWasHeld) {
   ASSERT_TRUE(Send(0, Stored(1, 2, true)));
   all_.Pass(std::chrono::seconds(1));
   EXPECT_EQ(Pairs(), 2);
+}
+
+// Workers 0 and 1 prefill, 2 and 3 decode.
+class KvPlacementTest : public KvEventsTest {
+ protected:
+  ~KvPlacementTest() override {
+    for (const auto& run : runs_) run->Cancel();
+  }
+  static std::vector<int32_t> Ids(int32_t first) {
+    std::vector<int32_t> ids(100);
+    for (int32_t i = 0; i < 100; ++i) ids[static_cast<size_t>(i)] = 3 + (first + i) % 300;
+    return ids;
+  }
+  static std::vector<kv::Domain> DomainOf(uint8_t tenant) {
+    kv::Domain domain;
+    domain.key.bytes.fill(tenant);
+    domain.token_end = std::numeric_limits<int32_t>::max();
+    return {domain};
+  }
+  v1::KvEvents Holds(uint8_t tenant) const {
+    const kv::KeySpace space{.model = SimCluster::kFingerprint,
+                             .numerics_class = all_.options.numerics_class,
+                             .kv_format = 1,
+                             .block_tokens = 16};
+    v1::KvEvents events;
+    events.set_is_snapshot_begin(true);
+    AddKeys(KeysOf(Ids(0), DomainOf(tenant), {&space, 1})[0].keys, v1::KV_TIER_HOT,
+            events.add_events()->mutable_stored());
+    return events;
+  }
+  // Why it went where it went.
+  std::string Place(std::vector<int32_t> ids, std::vector<kv::Domain> domains) {
+    RunRequest request = DispatchFixture::Request(std::move(ids), 8);
+    const std::string id = request.id;
+    request.tenant = TenantId{"a"};
+    request.kv_domains = std::move(domains);
+    runs_.push_back(all_.dispatcher.Submit(std::move(request), std::make_shared<RecordingSink>()));
+    const auto why = all_.dispatcher.Explain(id);
+    EXPECT_EQ(why.size(), 1u);
+    EXPECT_EQ(why.at(0).tenant, TenantId{"a"});
+    return why.at(0).text;
+  }
+
+  std::vector<std::shared_ptr<RequestRun>> runs_;
+};
+
+TEST_F(KvPlacementTest, ARequestGoesToWhoHoldsItsPromptInItsDomainAlone) {
+  using testing::HasSubstr;
+  using testing::StartsWith;
+  for (const WorkerIndex worker : {0, 1, 2, 3}) {
+    ASSERT_TRUE(Send(worker, worker % 2 == 1 ? Holds(1) : Stored(1, 0, true)));
+  }
+  EXPECT_THAT(Place(Ids(0), DomainOf(1)),
+              StartsWith("cache_hit: prefill prefill-1, decode decode-3"));
+  EXPECT_THAT(Place(Ids(0), DomainOf(1)), HasSubstr("holds 96 tokens"));
+  EXPECT_THAT(Place(Ids(0), DomainOf(2)), StartsWith("least_loaded: prefill prefill-0"));
+  EXPECT_THAT(Place(Ids(7), DomainOf(1)), StartsWith("least_loaded: "));
+  EXPECT_THAT(Place(Ids(0), {}), StartsWith("least_loaded: "));
+}
+
+TEST_F(KvPlacementTest, ABurstOfOneDomainFollowsItsFirst) {
+  using testing::HasSubstr;
+  const bool is_first = Place(Ids(0), DomainOf(1)).find("prefill prefill-0") != std::string::npos;
+  const std::string there = is_first ? "prefill prefill-0" : "prefill prefill-1";
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(Place(Ids(0), DomainOf(1)), HasSubstr("cache_hit: " + there));
+  }
+  EXPECT_THAT(Place(Ids(0), DomainOf(2)), testing::Not(HasSubstr(there + ",")));
 }
 
 }  // namespace

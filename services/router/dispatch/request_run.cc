@@ -200,6 +200,7 @@ void RequestRun::OnPrefillEvent(Leg& leg, const v1::PrefillEvent& event) {
     if (!std::exchange(leg.attempt.has_sent, true)) {
       account_.Sent(event.sent());
       context_.metrics->Transferred(account_.transfer_time());
+      context_.host->Transferred(leg.ticket, event.sent().kv_bytes(), account_.transfer_time());
     }
     if (leg.phase == Phase::kFinishing) Complete(leg);
   } else if (event.has_prompt_logprobs() && leg.phase == Phase::kRunning) {

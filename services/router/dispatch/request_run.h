@@ -50,6 +50,7 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
   // When OnTimer has to be called next.
   TimePoint due() const { return TimePoint(Duration(due_ns_.load(std::memory_order_relaxed))); }
   RequestShape Shape() const;  // before it was first placed
+  const RunRequest& request() const { return request_; }
 
  private:
   using Leg = RunLeg;

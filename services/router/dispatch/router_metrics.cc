@@ -76,6 +76,10 @@ RouterMetrics::RouterMetrics(telemetry::Metrics* metrics)
              kDropReasons, {}, &dropped_);
   AddReasons(metrics, "router_requests_refused_total", "Requests that were never run",
              kRefuseReasons, {}, &refused_);
+  for (size_t i = 0; i < placed_.size(); ++i) {
+    placed_[i] = &metrics->AddCounter("router_placements_total", "Attempts placed on workers",
+                                      {{"reason", ReasonName(static_cast<PlacementReason>(i))}});
+  }
   for (size_t code = 0; code < ended_.size(); ++code) {
     ended_[code] = &metrics->AddCounter("router_requests_total", "Requests by their final status",
                                         {{"code", CodeName(static_cast<int>(code))}});
@@ -90,6 +94,7 @@ void RouterMetrics::Retried(Role stage, RetryReason reason) {
 }
 void RouterMetrics::Dropped(DropReason reason) { dropped_[static_cast<size_t>(reason)]->Add(); }
 void RouterMetrics::Refused(RefuseReason reason) { refused_[static_cast<size_t>(reason)]->Add(); }
+void RouterMetrics::Placed(PlacementReason reason) { placed_[static_cast<size_t>(reason)]->Add(); }
 void RouterMetrics::Answered(Duration in_queue, Duration total) {
   queue_seconds_.Observe(Seconds(in_queue));
   request_seconds_.Observe(Seconds(total));

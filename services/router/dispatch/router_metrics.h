@@ -8,6 +8,7 @@
 #include "common/base/clock.h"
 #include "common/telemetry/metrics.h"
 #include "services/router/prefix_index/prefix_index.h"
+#include "services/router/scheduler/decision.h"
 #include "services/router/scheduler/placement.h"
 #include "trivium/v1/inference.pb.h"
 
@@ -25,6 +26,7 @@ class RouterMetrics {
   void Retried(Role stage, RetryReason reason);
   void Dropped(DropReason reason);
   void Refused(RefuseReason reason);
+  void Placed(PlacementReason reason);
   void Answered(Duration in_queue, Duration total);
   // Sent to a client; `since` the token before it, or for index 0 since the submission.
   void Token(int32_t index, Duration since);
@@ -40,6 +42,7 @@ class RouterMetrics {
   std::array<std::array<telemetry::Counter*, size_t(RetryReason::kCount)>, 2> retries_;
   std::array<telemetry::Counter*, size_t(DropReason::kCount)> dropped_;
   std::array<telemetry::Counter*, size_t(RefuseReason::kCount)> refused_;
+  std::array<telemetry::Counter*, size_t(PlacementReason::kCount)> placed_;
   std::array<telemetry::Counter*, 17> ended_;  // by status code
   telemetry::Histogram &queue_seconds_, &request_seconds_, &first_token_seconds_,
       &per_token_seconds_, &token_gap_seconds_, &transfer_seconds_;

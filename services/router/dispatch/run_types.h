@@ -7,10 +7,13 @@
 #include <vector>
 
 #include "common/base/clock.h"
+#include "common/base/ids.h"
 #include "common/base/status.h"
+#include "common/kv/block_key.h"
 #include "common/model/tokenizer.h"
 #include "services/router/dispatch/failure.h"
 #include "services/router/dispatch/stage_clients.h"
+#include "services/router/prefix_index/prompt_keys.h"
 #include "services/router/scheduler/placement.h"
 #include "trivium/v1/inference.pb.h"
 #include "trivium/v1/stage.pb.h"
@@ -28,7 +31,10 @@ inline constexpr uint64_t kTicketStride = kChoicesMax + 1;
 // is drawn.
 struct RunRequest {
   std::string id;
+  TenantId tenant;
   std::vector<int32_t> prompt_ids;
+  std::vector<kv::Domain> kv_domains;  // of the prompt and what follows it; none: nothing is shared
+  std::vector<PromptKeys> kv_keys;     // of the prompt in these domains; the dispatcher's
   v1::StageSampling sampling;
   int32_t choices = 1;  // 1 … kChoicesMax; choice i draws with the seed + i
   std::vector<std::string> stop;
@@ -68,6 +74,7 @@ class RunHost {
   virtual void Reserved(uint64_t ticket) = 0;
   virtual void FirstToken(uint64_t ticket) = 0;
   virtual void PrefillEnded(uint64_t ticket) = 0;
+  virtual void Transferred(uint64_t ticket, int64_t kv_bytes, Duration time) = 0;
   // The worker was lost or has restarted since it was placed.
   virtual bool IsGone(const PlacedWorker& worker) const = 0;
   // What the stage's failure says about the worker.

@@ -1,6 +1,7 @@
 #include "services/router/membership/worker_table.h"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "common/net/text.h"
@@ -24,6 +25,9 @@ int32_t SumOrMax(int32_t a, int32_t b) {
   return static_cast<int32_t>(std::min<int64_t>(int64_t{a} + b, INT32_MAX));
 }
 
+// A fit may give what no machine can do.
+double Plausible(double seconds) { return std::isfinite(seconds) ? std::max(0.0, seconds) : 0; }
+
 void Report(const v1::WorkerState& state, WorkerView* view) {
   view->epoch = state.epoch();
   view->numerics_class = state.numerics_class();
@@ -37,6 +41,9 @@ void Report(const v1::WorkerState& state, WorkerView* view) {
   view->expected_output_tokens = state.expected_output_tokens();
   view->blocks_spare = state.blocks_spare();
   view->is_full = false;
+  view->step_cost = {.per_row_s = Plausible(state.step_cost_per_row_s()),
+                     .base_s = Plausible(state.step_cost_base_s()),
+                     .per_key_s = Plausible(state.step_cost_per_key_s())};
 }
 
 }  // namespace
@@ -171,6 +178,22 @@ void WorkerTable::Refuse(WorkerIndex worker, uint64_t epoch, const std::string& 
 std::string WorkerTable::IdOf(WorkerIndex worker) const {
   const std::string& id = entries_[worker].state.worker_id();
   return id.empty() ? options_.workers[worker].address : id;
+}
+
+std::vector<kv::KeySpace> WorkerTable::KeySpaces() const {
+  std::vector<kv::KeySpace> spaces;
+  for (const WorkerView& view : cluster_.workers) {
+    if (view.condition != WorkerCondition::kReady || spaces.size() == kKeySpacesMax) continue;
+    const bool is_known = std::any_of(spaces.begin(), spaces.end(), [&](const kv::KeySpace& one) {
+      return one.numerics_class == view.numerics_class && one.block_tokens == view.block_tokens;
+    });
+    if (is_known) continue;
+    spaces.push_back({.model = options_.fingerprint,
+                      .numerics_class = view.numerics_class,
+                      .kv_format = options_.wire_format,
+                      .block_tokens = view.block_tokens});
+  }
+  return spaces;
 }
 
 std::vector<v1::WorkerStatus> WorkerTable::Status(TimePoint now) const {

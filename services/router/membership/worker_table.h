@@ -12,6 +12,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/status.h"
+#include "common/kv/block_key.h"
 #include "services/router/scheduler/placement.h"
 #include "trivium/v1/inference.pb.h"
 #include "trivium/v1/stage.pb.h"
@@ -58,6 +59,9 @@ class WorkerTable {
   ClusterSnapshot& cluster() { return cluster_; }
   const ClusterSnapshot& cluster() const { return cluster_; }
   std::string IdOf(WorkerIndex worker) const;  // its address until it has reported
+  // Of the workers that are ready, each once; at most kKeySpacesMax.
+  std::vector<kv::KeySpace> KeySpaces() const;
+  static constexpr size_t kKeySpacesMax = 4;
   std::vector<v1::WorkerStatus> Status(TimePoint now) const;
 
  private:

@@ -1,8 +1,17 @@
 #include "services/router/scheduler/ledger.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace trivium::router {
+namespace {
+
+// A transfer that shares its time with the computation of what it moves shows less than the line
+// can do, so the best one counts, for a while.
+constexpr double kTransferFade = 0.98;
+constexpr int64_t kTransferBytesMin = 256 << 10;
+
+}  // namespace
 
 Ledger::Ledger(ClusterSnapshot* cluster) : cluster_(*cluster), reserved_(cluster->workers.size()) {}
 
@@ -10,7 +19,8 @@ void Ledger::Charge(uint64_t ticket, const Placement& placement, const RequestSh
   WorkerView& decode = cluster_.workers[placement.decode];
   Entry entry{.placement = placement,
               .decode_blocks = BlocksAtFirst(decode, shape),
-              .prompt_tokens = shape.prompt_tokens,
+              .prompt_tokens = TokensToCompute(
+                  shape, placement.prefill == kNoWorker ? placement.decode : placement.prefill),
               .decode_places = PlacesAt(Role::kDecode, shape)};
   if (placement.prefill == kNoWorker) {
     entry.is_prefilling = false;
@@ -74,6 +84,13 @@ void Ledger::Release(uint64_t ticket) {
   decode.own_requests -= it->second.decode_places;
   decode.own_blocks -= it->second.decode_blocks;
   entries_.erase(it);
+}
+
+void Ledger::Transferred(uint64_t ticket, int64_t bytes, double seconds) {
+  const auto it = entries_.find(ticket);
+  if (it == entries_.end() || bytes < kTransferBytesMin || !(seconds > 0)) return;
+  double& best = cluster_.workers[it->second.placement.decode].transfer_bytes_per_s;
+  best = std::max(best * kTransferFade, static_cast<double>(bytes) / seconds);
 }
 
 void Ledger::OnReport(WorkerIndex worker) {

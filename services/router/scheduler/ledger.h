@@ -24,7 +24,9 @@ class Ledger {
   void FirstToken(uint64_t ticket);    // the prompt no longer waits
   void PrefillEnded(uint64_t ticket);  // the prefill worker holds nothing more for it
   void Release(uint64_t ticket);       // nor does the decode worker
-  void OnReport(WorkerIndex worker);   // blocks_free of that worker is new
+  // Its prefill worker's account of the transfer.
+  void Transferred(uint64_t ticket, int64_t bytes, double seconds);
+  void OnReport(WorkerIndex worker);  // blocks_free of that worker is new
 
  private:
   struct Entry {

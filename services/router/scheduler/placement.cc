@@ -1,21 +1,32 @@
 #include "services/router/scheduler/placement.h"
 
 #include <algorithm>
-#include <map>
-#include <optional>
+#include <string_view>
 #include <tuple>
 #include <utility>
 
 #include "common/kv/answer_room.h"
+#include "services/router/scheduler/cost.h"
+#include "services/router/scheduler/decision.h"
 
 namespace trivium::router {
 namespace {
 
 // Workers with equal keys may exchange KV: one wire format, and one numerics class unless rounding
 // is allowed to differ.
-using PairKey = std::pair<std::string, uint32_t>;
+using PairKey = std::pair<std::string_view, uint32_t>;
 PairKey KeyOf(const WorkerView& worker) {
-  return {IsFast(worker.numerics_class) ? "fast" : worker.numerics_class, worker.wire_format};
+  const std::string_view numerics = worker.numerics_class;
+  return {IsFast(worker.numerics_class) ? "fast" : numerics, worker.wire_format};
+}
+
+// The entry of a key, made when it is new. There are one or two of them in a cluster.
+template <typename Entry>
+Entry& EntryOf(const PairKey& key, std::vector<std::pair<PairKey, Entry>>* entries) {
+  for (auto& [other, entry] : *entries) {
+    if (other == key) return entry;
+  }
+  return entries->emplace_back(key, Entry()).second;
 }
 
 int BlameOf(const RequestShape& shape, WorkerIndex worker) {
@@ -56,64 +67,140 @@ bool CouldEverHold(const WorkerView& worker, const RequestShape& shape) {
          BlocksFor(TokensEverAt(worker.role, shape), worker.block_tokens) <= worker.blocks_total;
 }
 
-int64_t Backlog(const WorkerView& worker) {
-  return std::max(worker.prompt_tokens_waiting, worker.own_prompt_tokens);
-}
-
-int32_t Requests(const WorkerView& worker) {
-  return std::max(worker.requests, worker.own_requests);
-}
-
-bool FitsNow(const WorkerView& worker, const RequestShape& shape) {
+bool FitsNow(const WorkerView& worker, const RequestShape& shape, const Held& held) {
   if (worker.is_full) return false;
   if (Requests(worker) > worker.requests_max - PlacesAt(worker.role, shape)) return false;
-  const int64_t free = std::min(worker.blocks_free - worker.blocks_spare - worker.own_blocks_unseen,
-                                worker.blocks_total - worker.own_blocks);
-  if (BlocksAtFirst(worker, shape) > free) return false;
-  return worker.role == Role::kDecode || Backlog(worker) < kPrefillBacklogTokens;
+  if (BlocksAtFirst(worker, shape) > FreeBlocks(worker)) return false;
+  return worker.role == Role::kDecode || Backlog(worker) < kPrefillBacklogTokens + held.disk_tokens;
 }
 
 // Less is better. Blame first, so that a retry leaves a worker that failed this request; a decode
 // worker that was merely there when the prefill worker failed is kept.
-using Cost = std::tuple<int, int, int64_t, int32_t>;
-Cost CostOf(const WorkerView& worker, WorkerIndex index, const RequestShape& shape) {
-  const int blame = BlameOf(shape, index);
-  if (worker.role == Role::kPrefill) return {blame, 0, Backlog(worker), Requests(worker)};
-  const bool before = index == shape.decode_before;
-  return {before ? std::max(0, blame - 1) : blame, before ? 0 : 1, Requests(worker), 0};
+struct Cost {
+  int blame = 0;
+  bool is_elsewhere = false;  // than the retry's decode worker before
+  double total_s = 0;
+  int64_t backlog = 0;
+  int32_t requests = 0;
+  auto operator<=>(const Cost&) const = default;
+};
+Cost CostOf(const WorkerView& worker, WorkerIndex index, const RequestShape& shape,
+            const Estimate& estimate) {
+  Cost cost{.blame = BlameOf(shape, index),
+            .is_elsewhere = false,
+            .total_s = estimate.total_s(),
+            .backlog = worker.role == Role::kPrefill ? Backlog(worker) : 0,
+            .requests = Requests(worker)};
+  if (worker.role == Role::kPrefill) return cost;
+  cost.is_elsewhere = index != shape.decode_before;
+  if (!cost.is_elsewhere) cost.blame = std::max(0, cost.blame - 1);
+  return cost;
 }
 
-// The cheapest of the workers seen, the `turn`-th of equals.
-class Cheapest {
+struct Offer {
+  WorkerIndex worker = kNoWorker;
+  Cost cost;
+  Estimate estimate;
+};
+
+// The workers of one role that have room, and the cheapest of them, the `turn`-th of equals.
+class Offers {
  public:
-  void Offer(const Cost& cost, WorkerIndex index) {
-    if (equals_.empty() || cost < cost_) {
-      cost_ = cost;
-      equals_.clear();
-    }
-    if (cost == cost_) equals_.push_back(index);
+  void Add(Offer offer) {
+    if (best_.empty() || offer.cost < all_[best_.front()].cost) best_.clear();
+    if (best_.empty() || offer.cost == all_[best_.front()].cost) best_.push_back(all_.size());
+    all_.push_back(std::move(offer));
   }
-  bool empty() const { return equals_.empty(); }
-  const Cost& cost() const { return cost_; }
-  WorkerIndex Pick(uint64_t turn) const { return equals_[turn % equals_.size()]; }
+  bool empty() const { return all_.empty(); }
+  int32_t size() const { return static_cast<int32_t>(all_.size()); }
+  const Cost& cost() const { return all_[best_.front()].cost; }
+  const Offer& Pick(uint64_t turn) const { return all_[best_[turn % best_.size()]]; }
+
+  std::vector<Candidate> Show(const Offer& picked) const {
+    const auto candidate = [](const Offer& offer) {
+      return Candidate{offer.worker, offer.cost.blame, offer.estimate};
+    };
+    std::vector<const Offer*> others;
+    for (const Offer& offer : all_) {
+      if (&offer != &picked) others.push_back(&offer);
+    }
+    const size_t shown = std::min(others.size(), Decision::kShownMax - 1);
+    std::partial_sort(others.begin(), others.begin() + static_cast<ptrdiff_t>(shown), others.end(),
+                      [](const Offer* a, const Offer* b) {
+                        return std::tie(a->cost, a->worker) < std::tie(b->cost, b->worker);
+                      });
+    std::vector<Candidate> all{candidate(picked)};
+    for (size_t i = 0; i < shown; ++i) all.push_back(candidate(*others[i]));
+    return all;
+  }
 
  private:
-  Cost cost_{};
-  std::vector<WorkerIndex> equals_;
+  std::vector<Offer> all_;
+  std::vector<size_t> best_;  // equals
 };
 
 struct Pairing {
-  Cheapest prefill, decode;
+  Offers prefill, decode;
   bool could_hold_prefill = false, could_hold_decode = false;
+  bool has_offers() const { return !prefill.empty() && !decode.empty(); }
 };
+using Pairings = std::vector<std::pair<PairKey, Pairing>>;
+
+Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape) {
+  const Speeds speeds = FastestOf(cluster);
+  Pairings pairings;
+  auto held = shape.held.begin();
+  for (WorkerIndex i = 0; i < cluster.workers.size(); ++i) {
+    while (held != shape.held.end() && held->worker < i) ++held;
+    const bool holds = held != shape.held.end() && held->worker == i;
+    const Held here = holds ? *held : Held{.worker = i};
+    const WorkerView& worker = cluster.workers[i];
+    if (worker.condition != WorkerCondition::kReady || !CouldHold(worker, shape)) continue;
+    Pairing& pairing = EntryOf(KeyOf(worker), &pairings);
+    const bool is_prefill = worker.role == Role::kPrefill;
+    (is_prefill ? pairing.could_hold_prefill : pairing.could_hold_decode) = true;
+    if (!FitsNow(worker, shape, here)) continue;
+    const Estimate estimate = EstimateFor(worker, shape, here, speeds, cluster.kv_bytes_per_token);
+    (is_prefill ? pairing.prefill : pairing.decode)
+        .Add({i, CostOf(worker, i, shape, estimate), estimate});
+  }
+  return pairings;
+}
+
+PlacementReason ReasonOf(const RequestShape& shape, const Pairing& pairing, const Offer& prefill,
+                         const Offer& decode) {
+  if (!shape.blame.empty() || shape.decode_before != kNoWorker) return PlacementReason::kRetry;
+  if (pairing.prefill.size() == 1 && pairing.decode.size() == 1) return PlacementReason::kOnlyFit;
+  if (prefill.estimate.cached_tokens > 0 || decode.estimate.cached_tokens > 0) {
+    return PlacementReason::kCacheHit;
+  }
+  return shape.held.empty() ? PlacementReason::kLeastLoaded : PlacementReason::kHolderBusy;
+}
 
 }  // namespace
 
 const char* RoleName(Role role) { return role == Role::kPrefill ? "prefill" : "decode"; }
 
+const char* ReasonName(PlacementReason reason) {
+  constexpr const char* kNames[] = {"retry", "only_fit", "cache_hit", "holder_busy",
+                                    "least_loaded"};
+  return kNames[static_cast<size_t>(reason)];
+}
+
 const char* ConditionName(WorkerCondition condition) {
   constexpr const char* kNames[] = {"ready", "draining", "suspect", "unreachable", "refused"};
   return kNames[static_cast<size_t>(condition)];
+}
+
+Held HeldBy(const RequestShape& shape, WorkerIndex worker) {
+  const auto it =
+      std::lower_bound(shape.held.begin(), shape.held.end(), worker,
+                       [](const Held& held, WorkerIndex index) { return held.worker < index; });
+  return it != shape.held.end() && it->worker == worker ? *it : Held{.worker = worker};
+}
+
+int32_t TokensToCompute(const RequestShape& shape, WorkerIndex worker) {
+  return std::max(1, shape.prompt_tokens - HeldBy(shape, worker).disk_tokens);
 }
 
 int64_t BlocksFor(int64_t tokens, int32_t block_tokens) {
@@ -138,10 +225,10 @@ bool IsFast(const std::string& numerics_class) { return numerics_class.rfind("fa
 
 absl::Status CheckStages(const ClusterSnapshot& cluster) {
   bool has_prefill = false, has_decode = false;
-  std::map<PairKey, std::pair<bool, bool>> keys;
+  std::vector<std::pair<PairKey, std::pair<bool, bool>>> keys;
   for (const WorkerView& worker : cluster.workers) {
     if (worker.condition != WorkerCondition::kReady) continue;
-    auto& [prefill, decode] = keys[KeyOf(worker)];
+    auto& [prefill, decode] = EntryOf(KeyOf(worker), &keys);
     (worker.role == Role::kPrefill ? prefill : decode) = true;
     (worker.role == Role::kPrefill ? has_prefill : has_decode) = true;
   }
@@ -185,32 +272,39 @@ absl::Status CheckFits(const ClusterSnapshot& cluster, const RequestShape& shape
   return absl::OkStatus();
 }
 
-absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape) {
+absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape,
+                                 Decision* why) {
   RETURN_IF_ERROR(CheckFits(cluster, shape));
   RETURN_IF_ERROR(CheckStages(cluster));
-  std::map<PairKey, Pairing> pairings;
-  for (WorkerIndex i = 0; i < cluster.workers.size(); ++i) {
-    const WorkerView& worker = cluster.workers[i];
-    if (worker.condition != WorkerCondition::kReady) continue;
-    if (!CouldHold(worker, shape)) continue;
-    Pairing& pairing = pairings[KeyOf(worker)];
-    const bool is_prefill = worker.role == Role::kPrefill;
-    (is_prefill ? pairing.could_hold_prefill : pairing.could_hold_decode) = true;
-    if (!FitsNow(worker, shape)) continue;
-    (is_prefill ? pairing.prefill : pairing.decode).Offer(CostOf(worker, i, shape), i);
-  }
+  const Pairings pairings = Collect(cluster, shape);
   bool could_hold = false;
-  const Pairing* best = nullptr;
-  const auto cost = [](const Pairing& p) { return std::tie(p.prefill.cost(), p.decode.cost()); };
-  for (const auto& [key, pairing] : pairings) {
-    could_hold |= pairing.could_hold_prefill && pairing.could_hold_decode;
-    if (pairing.prefill.empty() || pairing.decode.empty()) continue;
-    if (best == nullptr || cost(pairing) < cost(*best)) best = &pairing;
+  const std::pair<PairKey, Pairing>* best = nullptr;
+  const auto cost = [](const auto& one) {
+    return std::tie(one.second.prefill.cost(), one.second.decode.cost(), one.first);
+  };
+  for (const auto& one : pairings) {
+    could_hold |= one.second.could_hold_prefill && one.second.could_hold_decode;
+    if (!one.second.has_offers()) continue;
+    if (best == nullptr || cost(one) < cost(*best)) best = &one;
   }
-  if (best != nullptr)
-    return Placement{best->prefill.Pick(shape.turn), best->decode.Pick(shape.turn)};
-  if (could_hold) return ResourceExhausted("no pair of workers has room now");
-  return FailedPrecondition("only a worker that is away now could hold the request");
+  if (best == nullptr) {
+    if (could_hold) return ResourceExhausted("no pair of workers has room now");
+    return FailedPrecondition("only a worker that is away now could hold the request");
+  }
+  const Pairing& pairing = best->second;
+  const Offer& prefill = pairing.prefill.Pick(shape.turn);
+  const Offer& decode = pairing.decode.Pick(shape.turn);
+  const Placement placement{prefill.worker, decode.worker};
+  if (why != nullptr) {
+    *why = {.placement = placement,
+            .reason = ReasonOf(shape, pairing, prefill, decode),
+            .prompt_tokens = shape.prompt_tokens,
+            .prefill = pairing.prefill.Show(prefill),
+            .decode = pairing.decode.Show(decode),
+            .prefill_fitting = pairing.prefill.size(),
+            .decode_fitting = pairing.decode.size()};
+  }
+  return placement;
 }
 
 }  // namespace trivium::router

@@ -7,6 +7,7 @@
 // (INVALID_ARGUMENT, no worker could ever hold it) and a missing stage (UNAVAILABLE, naming it).
 #pragma once
 
+#include <compare>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -31,8 +32,16 @@ inline constexpr int32_t kChoicesMax = 16;
 
 // Prompt tokens that may wait at a prefill worker before further requests stay in the router:
 // enough to fill the next steps, little enough that reservations downstream wait for one prefill
-// and not for a queue.
+// and not for a queue. A request may come behind as many more as the worker holds of its prompt:
+// that much sooner is it through.
 inline constexpr int64_t kPrefillBacklogTokens = 1024;
+
+// What a worker's steps have been found to take: seconds = base + per_row * rows + per_key * keys,
+// as engine::StepCost fits it. per_row 0: nothing is known.
+struct StepCost {
+  double per_row_s = 0, base_s = 0, per_key_s = 0;
+  auto operator<=>(const StepCost&) const = default;
+};
 
 // What one worker reported last, and what this router has sent to it.
 struct WorkerView {
@@ -47,15 +56,18 @@ struct WorkerView {
   int32_t expected_output_tokens = 0;  // see kv::TokensToReserve
   int32_t blocks_spare = 0;            // of those free, for the growth of its running requests
   bool is_full = false;                // refused a request for want of room since its last report
+  StepCost step_cost = {};
+  double transfer_bytes_per_s = 0;  // of KV, into it; 0: nothing was sent yet
 
   int32_t own_requests = 0;       // this router's, now there
   int64_t own_blocks = 0;         // held or about to be held by them
   int64_t own_blocks_unseen = 0;  // of these, not yet in blocks_free
-  int64_t own_prompt_tokens = 0;  // sent and not answered by a first token
+  int64_t own_prompt_tokens = 0;  // sent to be computed, and not answered by a first token
 };
 
 struct ClusterSnapshot {
   std::vector<WorkerView> workers;
+  int64_t kv_bytes_per_token = 0;
 };
 
 // How a worker has done for this request so far.
@@ -83,7 +95,12 @@ struct RequestShape {
   uint64_t turn = 0;                      // decides ties; any counter
   WorkerIndex decode_before = kNoWorker;  // preferred among equals: the retry's former worker
   std::vector<WorkerBlame> blame;
+  std::vector<Held> held = {};  // by worker, rising; who is missing holds nothing
 };
+// Nothing for a worker that is missing.
+Held HeldBy(const RequestShape& shape, WorkerIndex worker);
+// Of the prompt, at least one: what the worker does not hold.
+int32_t TokensToCompute(const RequestShape& shape, WorkerIndex worker);
 
 struct Placement {
   WorkerIndex prefill = kNoWorker;  // none: the decode worker computes the prompt itself
@@ -99,7 +116,11 @@ int64_t BlocksAtFirst(const WorkerView& worker, const RequestShape& shape);
 int32_t PlacesAt(Role role, const RequestShape& shape);
 bool IsFast(const std::string& numerics_class);
 
-absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape);
+struct Decision;  // decision.h
+// Blame and a retry's former decode worker come first, then the predicted cost (cost.h), then the
+// load; the `turn`-th of equals. `why`, if given, is filled where a placement is found.
+absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape,
+                                 Decision* why = nullptr);
 
 // OK when some ready prefill worker may exchange KV with some ready decode worker; else UNAVAILABLE
 // naming the missing stage.

@@ -1,0 +1,146 @@
+#include "services/router/scheduler/cost.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace trivium::router {
+namespace {
+
+// Before anything has been measured anywhere. Only their proportions matter then.
+constexpr StepCost kStepCostBefore{.per_row_s = 5e-4, .base_s = 2e-3, .per_key_s = 0};
+constexpr double kTransferBytesPerSBefore = 1e9;
+// Measured alike: between equal machines, fits of step times differ by less than this, and
+// transfers, which share their time with computation, by less than that.
+constexpr double kStepNoise = 1.25, kTransferNoise = 2;
+// Bytes of KV a second: decoding from memory, and reading from a disk besides.
+constexpr double kMemoryBytesPerS = 1e9, kDiskBytesPerS = 2e8;
+constexpr int64_t kStepRows = 512;
+// The beginning of an answer, by which its decode worker's speed is judged.
+constexpr double kAnswerTokens = 32;
+// Of a second of a prefill worker, to those who come next.
+constexpr double kWorkHarm = 0.25;
+// Of a decode worker's blocks: with fewer of them free, preemption comes near.
+constexpr double kHeadroom = 0.125;
+
+bool IsMeasured(const StepCost& cost) { return cost.per_row_s > 0; }
+
+StepCost Or(const StepCost& measured, const StepCost& fastest) {
+  const bool differs = measured.per_row_s > fastest.per_row_s * kStepNoise;
+  return IsMeasured(measured) && differs ? measured : fastest;
+}
+
+double SecondsOf(const StepCost& cost, int64_t rows, int64_t keys) {
+  const int64_t steps = (rows + kStepRows - 1) / kStepRows;
+  return cost.base_s * static_cast<double>(steps) + cost.per_row_s * static_cast<double>(rows) +
+         cost.per_key_s * static_cast<double>(keys);
+}
+
+// The rows from `position` to the end of the prompt; each sees all before it.
+double PrefillSeconds(const StepCost& cost, int64_t position, int64_t prompt_tokens) {
+  const int64_t rows = prompt_tokens - position;
+  return SecondsOf(cost, rows, rows * position + rows * (rows + 1) / 2);
+}
+
+// Uses as much of what is held as is worth its loading: `rest_s(tokens)` is what it costs to go on
+// from there.
+template <typename Rest>
+void LoadWhatPays(const Held& held, int32_t most, int64_t token_bytes, Rest rest_s,
+                  Estimate* estimate, double Estimate::*rest) {
+  const int32_t hot = std::min(held.hot_tokens, most);
+  const int32_t memory = std::min(held.memory_tokens, most);
+  const int32_t disk = std::min(held.disk_tokens, most);
+  const auto bytes = [&](int32_t tokens) { return static_cast<double>(tokens * token_bytes); };
+  const auto take = [&](int32_t tokens, double load_s) {
+    estimate->cached_tokens = tokens;
+    estimate->load_s = load_s;
+    estimate->*rest = rest_s(tokens);
+  };
+  take(hot, 0);
+  const double from_memory_s = bytes(memory - hot) / kMemoryBytesPerS;
+  const double from_disk_s = from_memory_s + bytes(disk - memory) / kDiskBytesPerS;
+  for (const auto& [tokens, load_s] :
+       {std::pair(memory, from_memory_s), std::pair(disk, from_disk_s)}) {
+    if (load_s + rest_s(tokens) < estimate->load_s + estimate->*rest) take(tokens, load_s);
+  }
+}
+
+Estimate ForPrefill(const WorkerView& worker, const RequestShape& shape, const Held& held,
+                    const StepCost& cost, int64_t token_bytes) {
+  Estimate estimate{.wait_s = SecondsOf(cost, Backlog(worker), 0)};
+  LoadWhatPays(
+      held, shape.prompt_tokens - 1, token_bytes,
+      [&](int32_t tokens) { return PrefillSeconds(cost, tokens, shape.prompt_tokens); }, &estimate,
+      &Estimate::compute_s);
+  estimate.harm_s = kWorkHarm * (estimate.load_s + estimate.compute_s);
+  return estimate;
+}
+
+// The time of the answer's first tokens, what each running request loses meanwhile, and where
+// blocks are short, the prefill that a preempted request will have to repeat.
+double HarmAt(const WorkerView& worker, const RequestShape& shape, const StepCost& cost) {
+  const int64_t running = Requests(worker);
+  const int64_t keys = int64_t{shape.choices} * shape.prompt_tokens;
+  const double slower_s =
+      cost.per_row_s * shape.choices + cost.per_key_s * static_cast<double>(keys);
+  const double step_s = SecondsOf(cost, running + shape.choices, keys);
+  const double wanted = kHeadroom * worker.blocks_total;
+  const auto left = static_cast<double>(FreeBlocks(worker) - BlocksAtFirst(worker, shape));
+  const double scarcity = wanted <= 0 ? 0 : std::clamp(1 - left / wanted, 0.0, 1.0);
+  return kAnswerTokens * (step_s + static_cast<double>(running) * slower_s) +
+         scarcity * PrefillSeconds(cost, 0, shape.prompt_tokens);
+}
+
+}  // namespace
+
+int64_t Backlog(const WorkerView& worker) {
+  return std::max(worker.prompt_tokens_waiting, worker.own_prompt_tokens);
+}
+
+int32_t Requests(const WorkerView& worker) {
+  return std::max(worker.requests, worker.own_requests);
+}
+
+int64_t FreeBlocks(const WorkerView& worker) {
+  return std::min(worker.blocks_free - worker.blocks_spare - worker.own_blocks_unseen,
+                  worker.blocks_total - worker.own_blocks);
+}
+
+Speeds FastestOf(const ClusterSnapshot& cluster) {
+  Speeds speeds;
+  for (const WorkerView& worker : cluster.workers) {
+    StepCost& fastest = worker.role == Role::kPrefill ? speeds.prefill : speeds.decode;
+    const bool is_first = !IsMeasured(fastest);
+    if (IsMeasured(worker.step_cost) && (is_first || worker.step_cost < fastest)) {
+      fastest = worker.step_cost;
+    }
+    speeds.transfer_bytes_per_s =
+        std::max(speeds.transfer_bytes_per_s, worker.transfer_bytes_per_s);
+  }
+  if (!IsMeasured(speeds.prefill)) speeds.prefill = kStepCostBefore;
+  if (!IsMeasured(speeds.decode)) speeds.decode = kStepCostBefore;
+  if (speeds.transfer_bytes_per_s <= 0) speeds.transfer_bytes_per_s = kTransferBytesPerSBefore;
+  return speeds;
+}
+
+Estimate EstimateFor(const WorkerView& worker, const RequestShape& shape, const Held& held,
+                     const Speeds& speeds, int64_t kv_bytes_per_token) {
+  if (worker.role == Role::kPrefill) {
+    return ForPrefill(worker, shape, held, Or(worker.step_cost, speeds.prefill),
+                      kv_bytes_per_token);
+  }
+  const double measured = worker.transfer_bytes_per_s;
+  const bool is_slow = measured > 0 && measured * kTransferNoise < speeds.transfer_bytes_per_s;
+  const double bytes_per_s = is_slow ? measured : speeds.transfer_bytes_per_s;
+  Estimate estimate;
+  LoadWhatPays(
+      held, shape.prompt_tokens, kv_bytes_per_token,
+      [&](int32_t tokens) {
+        return static_cast<double>((shape.prompt_tokens - tokens) * kv_bytes_per_token) /
+               bytes_per_s;
+      },
+      &estimate, &Estimate::transfer_s);
+  estimate.harm_s = HarmAt(worker, shape, Or(worker.step_cost, speeds.decode));
+  return estimate;
+}
+
+}  // namespace trivium::router
