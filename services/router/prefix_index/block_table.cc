@@ -25,13 +25,19 @@ bool HasBit(std::span<const uint64_t> mask, size_t bit) { return mask[bit / 64] 
 BlockTable::BlockTable(size_t holders)
     : words_((holders + 63) / 64), lists_(kMany), masks_(kTiers * words_) {}
 
-size_t BlockTable::HomeOf(const kv::CutKey& key) const {
+size_t BlockTable::HomeOf(const kv::CutKey& key, size_t slots) {
   __extension__ using Wide = unsigned __int128;
-  return static_cast<size_t>(Wide{key.high} * slots_.size() >> 64);
+  return static_cast<size_t>(Wide{key.high} * slots >> 64);
+}
+
+void BlockTable::Prefetch(const kv::CutKey& key) const {
+  const Slot* const slots = prefetch_slots_.load(std::memory_order_relaxed);
+  const size_t size = prefetch_size_.load(std::memory_order_relaxed);
+  __builtin_prefetch(reinterpret_cast<const char*>(slots) + HomeOf(key, size) * sizeof(Slot));
 }
 
 size_t BlockTable::Probe(const kv::CutKey& key) const {
-  size_t slot = HomeOf(key);
+  size_t slot = HomeOf(key, slots_.size());
   while (!slots_[slot].is_empty() && slots_[slot].key != key) slot = Next(slot);
   return slot;
 }
@@ -54,6 +60,8 @@ void BlockTable::Resize(size_t slots) {
     if (slot.few[0] == kMaskForm) MovePiece(slot, masks_, masks);
     slots_[Probe(slot.key)] = slot;
   }
+  prefetch_slots_.store(slots_.data(), std::memory_order_relaxed);
+  prefetch_size_.store(slots_.size(), std::memory_order_relaxed);
   lists_ = std::move(lists);
   masks_ = std::move(masks);
 }
@@ -69,7 +77,7 @@ void BlockTable::Erase(size_t slot) {
   size_t hole = slot;
   for (size_t i = Next(hole); !slots_[i].is_empty(); i = Next(i)) {
     // A key stays if its home lies behind the hole, on the way from there to it.
-    const size_t home = HomeOf(slots_[i].key);
+    const size_t home = HomeOf(slots_[i].key, slots_.size());
     const bool stays = hole < i ? hole < home && home <= i : hole < home || home <= i;
     if (!stays) slots_[std::exchange(hole, i)] = slots_[i];
   }

@@ -16,9 +16,10 @@
 // of masks) 52.
 //
 // Invariants: no slot without a holder, no holder without a tier; pairs() counts the holders.
-// Thread-safety: none; the index's lock of this shard covers it.
+// Thread-safety: none but of Prefetch; the index's lock of this shard covers it.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -58,6 +59,8 @@ class BlockTable {
   uint8_t TiersOf(const kv::CutKey& key, HolderId holder) const;
   // Fills the words that hold `holders` bits; false, and nothing is filled, for an unknown key.
   bool Find(const kv::CutKey& key, LevelMasks* masks) const;
+  // Fetches what Find will read first. Without the lock: it may be what was there a moment ago.
+  void Prefetch(const kv::CutKey& key) const;
   // Takes all holders of the mask out; adds the pairs that go to `gone`, one entry a holder.
   void Purge(std::span<const uint64_t> holders, std::span<int64_t> gone);
 
@@ -85,7 +88,7 @@ class BlockTable {
     }
   };
 
-  size_t HomeOf(const kv::CutKey& key) const;
+  static size_t HomeOf(const kv::CutKey& key, size_t slots);
   size_t Next(size_t slot) const { return slot + 1 == slots_.size() ? 0 : slot + 1; }
   size_t Probe(const kv::CutKey& key) const;  // where the key is or would be
   void Resize(size_t slots);
@@ -106,6 +109,8 @@ class BlockTable {
 
   size_t words_;  // of one tier's mask
   std::vector<Slot> slots_;
+  std::atomic<const Slot*> prefetch_slots_ = nullptr;  // for addresses alone
+  std::atomic<size_t> prefetch_size_ = 0;
   size_t used_ = 0;  // slots
   size_t pairs_ = 0;
   using Lists = FixedPool<Entry, 32>;

@@ -12,6 +12,10 @@ constexpr size_t kKeyBytes = 16;
 // Enough to be through with all of them before a worker that is lost again and again needs its
 // other incarnation, little enough that no event waits for it.
 constexpr int kShardsPurgedATick = 16;
+// Whoever expects blocks waits for so many to end.
+constexpr int kExpiredAtOnce = 256;
+// A block's slot is fetched from memory while those before it are looked at.
+constexpr size_t kKeysAhead = 8;
 
 // As kv::Cut, of bytes.
 kv::CutKey KeyAt(const std::string& keys, size_t index) {
@@ -202,11 +206,13 @@ void PrefixIndex::LookUp(std::span<const kv::CutKey> keys, int32_t block_tokens,
   LevelMasks there;
   Walk walk(words_);
   int32_t blocks = 0;
-  for (const kv::CutKey& key : keys) {
-    const Shard& shard = ShardOf(key);
+  for (size_t i = 0; i < keys.size(); ++i) {
+    const size_t ahead = i + kKeysAhead;
+    if (ahead < keys.size()) ShardOf(keys[ahead]).table.Prefetch(keys[ahead]);
+    const Shard& shard = ShardOf(keys[i]);
     {
       std::shared_lock lock(shard.mutex);
-      if (!shard.table.Find(key, &there)) break;
+      if (!shard.table.Find(keys[i], &there)) break;
     }
     if (blocks == 0) walk.Begin(there, live_);
     if (!walk.Keep(there, blocks)) break;
@@ -236,13 +242,18 @@ void PrefixIndex::Expect(WorkerIndex worker, std::span<const kv::CutKey> keys, T
   }
 }
 
+bool PrefixIndex::ExpireSome(TimePoint now) {
+  std::lock_guard lock(expected_mutex_);
+  for (int i = 0; i < kExpiredAtOnce; ++i) {
+    if (expected_.empty() || expected_.front().until > now) return false;
+    Set(expected_.front().holder, expected_.front().key, 0, kExpected);
+    expected_.pop_front();
+  }
+  return true;
+}
+
 void PrefixIndex::Tick(TimePoint now) {
-  {
-    std::lock_guard lock(expected_mutex_);
-    while (!expected_.empty() && expected_.front().until <= now) {
-      Set(expected_.front().holder, expected_.front().key, 0, kExpected);
-      expected_.pop_front();
-    }
+  while (ExpireSome(now)) {
   }
   for (int i = 0; i < kShardsPurgedATick; ++i) PurgeNextShard();
 }

@@ -98,6 +98,7 @@ class PrefixIndex {
   void Count(BlockTable::Change change, HolderId holder);
   void BeginAnew(Worker& worker);  // with an incarnation that has no entries
   void PurgeNextShard();
+  bool ExpireSome(TimePoint now);  // there may be more
 
   const Options options_;
   const size_t words_;
