@@ -37,10 +37,7 @@ inline std::vector<kv::CutKey> Chain(uint64_t family, uint64_t member, size_t bl
 
 inline void AddKeys(std::span<const kv::CutKey> keys, v1::KvTier tier, v1::KvStored* blocks) {
   blocks->set_tier(tier);
-  for (const kv::CutKey& key : keys) {
-    blocks->mutable_keys()->append(reinterpret_cast<const char*>(&key.high), 8);
-    blocks->mutable_keys()->append(reinterpret_cast<const char*>(&key.low), 8);
-  }
+  for (const kv::CutKey& key : keys) kv::AppendBytes(key, blocks->mutable_keys());
 }
 
 // One worker's end of a Watch stream, and what it holds in truth.

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
+#include <string_view>
 #include <utility>
 
 namespace trivium::router {
@@ -16,14 +16,6 @@ constexpr int kShardsPurgedATick = 16;
 constexpr int kExpiredAtOnce = 256;
 // A block's slot is fetched from memory while those before it are looked at.
 constexpr size_t kKeysAhead = 8;
-
-// As kv::Cut, of bytes.
-kv::CutKey KeyAt(const std::string& keys, size_t index) {
-  kv::CutKey key;
-  std::memcpy(&key.high, keys.data() + index * kKeyBytes, 8);
-  std::memcpy(&key.low, keys.data() + index * kKeyBytes + 8, 8);
-  return key;
-}
 
 bool MakesSense(const v1::KvStored& blocks) {
   return blocks.keys().size() % kKeyBytes == 0 && v1::KvTier_IsValid(blocks.tier());
@@ -134,7 +126,8 @@ bool PrefixIndex::ApplyInOrder(Worker& worker, const v1::KvEvents& events) {
     if (!MakesSense(blocks)) return false;
     const uint8_t tier = TierBit(blocks.tier());
     for (size_t i = 0; i < blocks.keys().size() / kKeyBytes; ++i) {
-      const kv::CutKey key = KeyAt(blocks.keys(), i);
+      const kv::CutKey key =
+          kv::CutKeyFrom(std::string_view(blocks.keys()).substr(i * kKeyBytes, kKeyBytes));
       Set(holder, key, is_stored ? tier : 0, is_stored ? kExpected : kExpected | tier);
     }
   }
