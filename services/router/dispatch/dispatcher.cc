@@ -104,8 +104,9 @@ void Dispatcher::Place(uint64_t ticket, const RequestShape& shape, Decision deci
   const Placement placement = decision.placement;
   const std::shared_ptr<RequestRun>& run = runs_.at(ticket);
   ledger_.Charge(ticket, placement, shape);
+  // A sibling waits at the prefill worker for what is being computed there; at a decode worker it
+  // would find nothing before this one's KV has landed.
   if (placement.prefill != kNoWorker) Expect(run->request(), placement.prefill);
-  Expect(run->request(), placement.decode);
   context_.metrics->Placed(decision.reason);
   decisions_.Add(run->request().id, run->request().tenant, std::move(decision));
   const PlacedPair pair{Describe(placement.prefill), Describe(placement.decode)};

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <limits>
+#include <random>
 
 #include "services/router/dispatch/dispatch_fixture.h"
 #include "services/router/prefix_index/index_fixture.h"
@@ -112,9 +113,10 @@ TEST_F(KvPlacementTest, ARequestGoesToWhoHoldsItsPromptInItsDomainAlone) {
   for (const WorkerIndex worker : {0, 1, 2, 3}) {
     ASSERT_TRUE(Send(worker, worker % 2 == 1 ? Holds(1) : Stored(1, 0, true)));
   }
-  EXPECT_THAT(Place(Ids(0), DomainOf(1)),
-              StartsWith("cache_hit: prefill prefill-1, decode decode-3"));
+  EXPECT_THAT(Place(Ids(0), DomainOf(1)), StartsWith("local: prefill there too, decode decode-3"));
   EXPECT_THAT(Place(Ids(0), DomainOf(1)), HasSubstr("holds 96 tokens"));
+  ASSERT_TRUE(Send(3, Stored(1, 0, true)));
+  EXPECT_THAT(Place(Ids(0), DomainOf(1)), StartsWith("cache_hit: prefill prefill-1"));
   EXPECT_THAT(Place(Ids(0), DomainOf(2)), StartsWith("least_loaded: prefill prefill-0"));
   EXPECT_THAT(Place(Ids(7), DomainOf(1)), StartsWith("least_loaded: "));
   EXPECT_THAT(Place(Ids(0), {}), StartsWith("least_loaded: "));
@@ -128,6 +130,52 @@ TEST_F(KvPlacementTest, ABurstOfOneDomainFollowsItsFirst) {
     EXPECT_THAT(Place(Ids(0), DomainOf(1)), HasSubstr("cache_hit: " + there));
   }
   EXPECT_THAT(Place(Ids(0), DomainOf(2)), testing::Not(HasSubstr(there + ",")));
+}
+
+TEST_F(KvPlacementTest, ADecodeWorkerThatPrefillsServesTheWholeAnswer) {
+  ASSERT_TRUE(Send(2, Holds(1)));
+  RunRequest request = DispatchFixture::Request(Ids(0), 20);
+  request.kv_domains = DomainOf(1);
+  const DispatchFixture::Wanted wanted = all_.Want(request);
+  const auto sink = std::make_shared<RecordingSink>();
+  runs_.push_back(all_.dispatcher.Submit(std::move(request), sink));
+  EXPECT_EQ(all_.cluster.calls_opened(), 1);
+  std::mt19937_64 random(7);
+  for (int i = 0; i < 1000 && !sink->has_ended(); ++i) {
+    if (!all_.cluster.StepRandomCall(random, 0)) all_.Pass(Dispatcher::kTickInterval);
+  }
+  const RecordingSink::Record record = sink->Get();
+  ASSERT_TRUE(record.done.has_value());
+  EXPECT_EQ(record.ids, wanted.ids);
+  EXPECT_EQ(record.done->served_by().prefill_worker(), "");
+  EXPECT_EQ(record.done->served_by().attempts(), 1);
+  EXPECT_EQ(record.done->served_by().kv_bytes_moved(), 0);
+}
+
+// It dies in the middle: the others know nothing of the prompt and serve it the usual way.
+TEST_F(KvPlacementTest, ADeathOfTheOneThatPrefillsIsNotSeen) {
+  for (int tokens = 0; tokens < 6; ++tokens) {
+    DispatchFixture all;
+    const v1::KvEvents holds = Holds(1);
+    ASSERT_TRUE(all.cluster.Report(2, &holds));
+    RunRequest request = DispatchFixture::Request(Ids(0), 20);
+    request.sampling.set_ignore_eos(true);
+    request.kv_domains = DomainOf(1);
+    const DispatchFixture::Wanted wanted = all.Want(request);
+    const auto sink = std::make_shared<RecordingSink>();
+    const auto run = all.dispatcher.Submit(std::move(request), sink);
+    std::mt19937_64 random(7);
+    for (int i = 0; i < tokens; ++i) all.cluster.StepRandomCall(random, 0);
+    all.cluster.Kill(2);
+    for (int i = 0; i < 5000 && !sink->has_ended(); ++i) {
+      if (!all.cluster.StepRandomCall(random, 0)) all.Pass(Dispatcher::kTickInterval);
+    }
+    const RecordingSink::Record record = sink->Get();
+    ASSERT_TRUE(record.done.has_value()) << "after " << tokens << " events";
+    EXPECT_EQ(record.ids, wanted.ids);
+    EXPECT_EQ(record.done->served_by().attempts(), 2);
+    EXPECT_EQ(record.done->served_by().decode_worker(), "decode-3");
+  }
 }
 
 }  // namespace

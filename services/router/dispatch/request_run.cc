@@ -41,6 +41,7 @@ RequestShape RequestRun::ShapeOf(const Leg& leg) const {
                      (request_.sampling.ignore_eos() && request_.sampling.stop_token_ids().empty()),
           .preemptions = leg.preemptions,
           .has_begun = account_.tokens() > 0,
+          .needs_prefill_worker = !prompt_.is_complete(),
           .turn = leg.ticket / kTicketStride + leg.ticket % kTicketStride,
           .decode_before = leg.decode_before,
           .blame = leg.blame};

@@ -136,6 +136,7 @@ class Simulation {
     shape.prompt_tokens = of.prompt_tokens;
     shape.output_tokens = of.output_tokens;
     shape.in_full = true;
+    shape.needs_prefill_worker = true;  // its decode workers have no cost for prompts
     shape.turn = request;
     queue_.Add({request, shape, At(now_s_)});
     if (request + 1 < trace_.size()) {

@@ -143,4 +143,14 @@ Estimate EstimateFor(const WorkerView& worker, const RequestShape& shape, const 
   return estimate;
 }
 
+Estimate EstimateLocal(const WorkerView& worker, const RequestShape& shape, const Held& held,
+                       const Speeds& speeds) {
+  const StepCost cost = Or(worker.step_cost, speeds.decode);
+  Estimate estimate{.cached_tokens = std::min(held.hot_tokens, shape.prompt_tokens - 1),
+                    .wait_s = SecondsOf(cost, worker.own_prompt_tokens, 0)};
+  estimate.compute_s = PrefillSeconds(cost, estimate.cached_tokens, shape.prompt_tokens);
+  estimate.harm_s = HarmAt(worker, shape, cost) + Requests(worker) * estimate.compute_s;
+  return estimate;
+}
+
 }  // namespace trivium::router

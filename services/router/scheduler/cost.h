@@ -37,6 +37,11 @@ struct Estimate {
 Estimate EstimateFor(const WorkerView& worker, const RequestShape& shape, const Held& held,
                      const Speeds& speeds, int64_t kv_bytes_per_token);
 
+// Of a decode worker that prefills the prompt itself, from the hot tokens that it holds on: those
+// that run there wait meanwhile.
+Estimate EstimateLocal(const WorkerView& worker, const RequestShape& shape, const Held& held,
+                       const Speeds& speeds);
+
 // Prompt tokens that wait at a prefill worker, and requests in a worker's batch, as far as known.
 int64_t Backlog(const WorkerView& worker);
 int32_t Requests(const WorkerView& worker);

@@ -11,12 +11,14 @@ namespace trivium::router {
 
 // kRetry: an attempt before has set preferences. kOnlyFit: one pair of workers had room. kCacheHit:
 // a worker that holds some of the prompt. kHolderBusy: some did, but it was not worth their queue.
+// kLocal: the decode worker computes what it does not hold.
 enum class PlacementReason : uint8_t {
   kRetry,
   kOnlyFit,
   kCacheHit,
   kHolderBusy,
   kLeastLoaded,
+  kLocal,
   kCount
 };
 const char* ReasonName(PlacementReason reason);

@@ -41,8 +41,10 @@ std::vector<DecisionLog::Entry> DecisionLog::Find(std::string_view request_id) c
 }
 
 std::string ToText(const Decision& decision, const std::function<std::string(WorkerIndex)>& name) {
+  const bool is_local = decision.placement.prefill == kNoWorker;
   std::string text = fmt::format("{}: prefill {}, decode {}, {} tokens to go on from\n",
-                                 ReasonName(decision.reason), name(decision.placement.prefill),
+                                 ReasonName(decision.reason),
+                                 is_local ? "there too" : name(decision.placement.prefill),
                                  name(decision.placement.decode), decision.prompt_tokens);
   AppendCandidates("prefill", decision.prefill, decision.prefill_fitting, name, &text);
   AppendCandidates("decode", decision.decode, decision.decode_fitting, name, &text);

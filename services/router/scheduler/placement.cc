@@ -139,8 +139,18 @@ class Offers {
   std::vector<size_t> best_;  // equals
 };
 
+// Prompt rows that a decode worker takes among its own at once: more would hold up those it serves.
+constexpr int32_t kLocalRowsMax = 256;
+
+bool MayPrefill(const WorkerView& worker, const RequestShape& shape, const Held& held) {
+  const int64_t rows = shape.prompt_tokens - held.hot_tokens;
+  return !shape.needs_prefill_worker && shape.blame.empty() && held.hot_tokens > 0 &&
+         rows + worker.own_prompt_tokens <= kLocalRowsMax;
+}
+
 struct Pairing {
   Offers prefill, decode;
+  Offers local;  // decode workers that would compute the rest of the prompt
   bool could_hold_prefill = false, could_hold_decode = false;
   bool has_offers() const { return !prefill.empty() && !decode.empty(); }
 };
@@ -163,6 +173,9 @@ Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape) {
     const Estimate estimate = EstimateFor(worker, shape, here, speeds, cluster.kv_bytes_per_token);
     (is_prefill ? pairing.prefill : pairing.decode)
         .Add({i, CostOf(worker, i, shape, estimate), estimate});
+    if (is_prefill || !MayPrefill(worker, shape, here)) continue;
+    const Estimate local = EstimateLocal(worker, shape, here, speeds);
+    pairing.local.Add({i, CostOf(worker, i, shape, local), local});
   }
   return pairings;
 }
@@ -177,13 +190,28 @@ PlacementReason ReasonOf(const RequestShape& shape, const Pairing& pairing, cons
   return shape.held.empty() ? PlacementReason::kLeastLoaded : PlacementReason::kHolderBusy;
 }
 
+Placement TakeLocal(const Offer& local, const Pairing& pairing, const RequestShape& shape,
+                    Decision* why) {
+  const Placement placement{kNoWorker, local.worker};
+  if (why != nullptr) {
+    *why = {.placement = placement,
+            .reason = PlacementReason::kLocal,
+            .prompt_tokens = shape.prompt_tokens,
+            .prefill = {},
+            .decode = pairing.local.Show(local),
+            .prefill_fitting = pairing.prefill.size(),
+            .decode_fitting = pairing.local.size()};
+  }
+  return placement;
+}
+
 }  // namespace
 
 const char* RoleName(Role role) { return role == Role::kPrefill ? "prefill" : "decode"; }
 
 const char* ReasonName(PlacementReason reason) {
-  constexpr const char* kNames[] = {"retry", "only_fit", "cache_hit", "holder_busy",
-                                    "least_loaded"};
+  constexpr const char* kNames[] = {"retry",       "only_fit",     "cache_hit",
+                                    "holder_busy", "least_loaded", "local"};
   return kNames[static_cast<size_t>(reason)];
 }
 
@@ -294,6 +322,10 @@ absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestSh
   const Pairing& pairing = best->second;
   const Offer& prefill = pairing.prefill.Pick(shape.turn);
   const Offer& decode = pairing.decode.Pick(shape.turn);
+  const bool is_local =
+      !pairing.local.empty() &&
+      pairing.local.cost().total_s < prefill.estimate.total_s() + decode.estimate.total_s();
+  if (is_local) return TakeLocal(pairing.local.Pick(shape.turn), pairing, shape, why);
   const Placement placement{prefill.worker, decode.worker};
   if (why != nullptr) {
     *why = {.placement = placement,

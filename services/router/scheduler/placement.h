@@ -92,6 +92,7 @@ struct RequestShape {
   bool in_full = false;       // decode sets all of them aside at once
   int32_t preemptions = 0;
   bool has_begun = false;                 // its client has some of the answer
+  bool needs_prefill_worker = false;      // no decode worker could do its part
   uint64_t turn = 0;                      // decides ties; any counter
   WorkerIndex decode_before = kNoWorker;  // preferred among equals: the retry's former worker
   std::vector<WorkerBlame> blame;
@@ -118,7 +119,9 @@ bool IsFast(const std::string& numerics_class);
 
 struct Decision;  // decision.h
 // Blame and a retry's former decode worker come first, then the predicted cost (cost.h), then the
-// load; the `turn`-th of equals. `why`, if given, is filled where a placement is found.
+// load; the `turn`-th of equals. A decode worker that holds all but a little of the prompt is left
+// to compute that by itself where this costs less than the cheapest pair. `why`, if given, is
+// filled where a placement is found.
 absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape,
                                  Decision* why = nullptr);
 

@@ -42,6 +42,7 @@ RequestShape Prompt(int32_t tokens, std::vector<Held> held = {}) {
   RequestShape shape;
   shape.prompt_tokens = tokens;
   shape.output_tokens = 64;
+  shape.needs_prefill_worker = true;
   shape.held = std::move(held);
   return shape;
 }
@@ -245,6 +246,40 @@ TEST(PlacementCostTest, TheOrderOfWorkersDoesNotMatter) {
     }
   }
   EXPECT_GT(placed, 1000);
+}
+
+// The next turn of a chat: the last answer's KV lies at its decode worker alone.
+TEST(PlacementCostTest, TheHolderOfAllButALittlePrefillsItself) {
+  ClusterSnapshot cluster = Cluster(2, 2);
+  RequestShape shape = Prompt(1000, {{2, 960, 960, 960}});
+  EXPECT_NE(Decide(cluster, shape).placement.prefill, kNoWorker) << "it needs a prefill worker";
+  shape.needs_prefill_worker = false;
+  const Decision local = Decide(cluster, shape);
+  EXPECT_EQ(local.placement, (Placement{kNoWorker, 2}));
+  EXPECT_EQ(local.reason, PlacementReason::kLocal);
+  EXPECT_EQ(local.decode.front().estimate.cached_tokens, 960);
+  EXPECT_NE(Decide(cluster, Prompt(1000)).reason, PlacementReason::kLocal) << "nothing is held";
+  shape.held = {{2, 720, 720, 720}};
+  EXPECT_NE(Decide(cluster, shape).reason, PlacementReason::kLocal) << "too many rows are missing";
+}
+
+TEST(PlacementCostTest, ABusyHolderDoesNotPrefill) {
+  ClusterSnapshot cluster = Cluster(2, 2);
+  RequestShape shape = Prompt(1000, {{0, 960, 960, 960}, {2, 960, 960, 960}});
+  shape.needs_prefill_worker = false;
+  EXPECT_EQ(Decide(cluster, shape).placement.prefill, kNoWorker);
+  cluster.workers[2].requests = 32;
+  EXPECT_NE(Decide(cluster, shape).placement.prefill, kNoWorker) << "32 answers would wait for it";
+  cluster.workers[2].requests = 0;
+  Ledger ledger(&cluster);
+  ledger.Charge(1, {kNoWorker, 2}, shape);
+  EXPECT_EQ(cluster.workers[2].own_prompt_tokens, 40);
+  for (uint64_t ticket = 2; ticket < 7; ++ticket) ledger.Charge(ticket, {kNoWorker, 2}, shape);
+  EXPECT_NE(Decide(cluster, shape).placement.prefill, kNoWorker) << "240 rows wait there";
+  for (uint64_t ticket = 1; ticket < 7; ++ticket) ledger.FirstToken(ticket);
+  EXPECT_EQ(cluster.workers[2].own_prompt_tokens, 0);
+  for (uint64_t ticket = 1; ticket < 7; ++ticket) ledger.Release(ticket);
+  EXPECT_EQ(Decide(cluster, shape).placement.prefill, kNoWorker);
 }
 
 }  // namespace
