@@ -38,12 +38,13 @@ struct DispatchSettings {
   SimOptions sim{};
   int attempts_max = 8;
   AdmissionQueue::Options queue{};
+  std::vector<TenantId> tenants{};
 };
 
 struct DispatchFixture {
   explicit DispatchFixture(const DispatchSettings& settings = {})
       : options(settings.sim),
-        metrics(&registry),
+        metrics(&registry, settings.tenants),
         cluster(settings.sim),
         dispatcher(MakeOptions(settings)) {
     cluster.Attach(&dispatcher);

@@ -27,6 +27,7 @@ void Dispatcher::Make(const Calls& calls) {
 
 std::shared_ptr<RequestRun> Dispatcher::Submit(RunRequest request,
                                                std::shared_ptr<ResponseSink> sink) {
+  context_.metrics->Submitted(request.tenant);
   Calls calls;
   std::shared_ptr<RequestRun> run;
   absl::Status refusal;

@@ -9,13 +9,26 @@
 #include "services/router/dispatch/router_metrics.h"
 
 namespace trivium::router {
+namespace {
+
+void FillDomain(const kv::Domain& domain, v1::KvDomain* out) {
+  out->set_key(domain.key.bytes.data(), domain.key.bytes.size());
+  const bool is_last = domain.token_end == std::numeric_limits<int32_t>::max();
+  out->set_token_end(is_last ? 0 : domain.token_end);
+  out->set_quota(domain.quota);
+  out->set_floor(domain.floor);
+  out->set_pin_s(domain.pin_s);
+}
+
+}  // namespace
+
 RequestRun::RequestRun(const RunContext& context, uint64_t ticket, RunRequest request,
                        std::shared_ptr<ResponseSink> sink)
     : context_(context),
       request_(std::move(request)),
       sink_(std::move(sink)),
       prompt_(request_.prompt_ids, request_.sampling.prompt_logprobs()),
-      account_(context.clock->Now()) {
+      account_(context.clock->Now(), static_cast<int32_t>(request_.prompt_ids.size())) {
   for (int32_t i = 0; i < request_.choices; ++i) {
     choices_.emplace_back(
         TokenSequencer(request_.sampling.max_tokens(), context.vocab),
@@ -138,6 +151,9 @@ Message RequestRun::RequestOf(const Leg& leg) const {
   request.mutable_token_ids()->Add(emitted.ids().begin(), emitted.ids().end());
   request.set_output_index(emitted.size());
   request.set_choices(leg.choices);
+  for (const kv::Domain& domain : request_.kv_domains) {
+    FillDomain(domain, request.add_kv_domains());
+  }
   *request.mutable_sampling() = request_.sampling;
   request.mutable_sampling()->set_seed(request_.sampling.seed() +
                                        static_cast<uint64_t>(leg.choice_begin));
@@ -385,7 +401,6 @@ void RequestRun::Answer() {
   has_ended_ = true;
   v1::Done done;
   done.set_request_id(request_.id);
-  done.mutable_usage()->set_prompt_tokens(static_cast<int32_t>(request_.prompt_ids.size()));
   account_.Fill(&done);
   done.mutable_served_by()->set_prefill_worker(at_.prefill.id);
   done.mutable_served_by()->set_decode_worker(at_.decode.id);
@@ -423,16 +438,18 @@ void RequestRun::Close(Leg& leg) {
 void RequestRun::RecordEnd(const absl::Status& status) const {
   RouterMetrics& metrics = *context_.metrics;
   metrics.Ended(status.code());
-  metrics.Prompt(static_cast<int32_t>(request_.prompt_ids.size()));
+  metrics.Prompt(static_cast<int32_t>(request_.prompt_ids.size()), account_.cached_tokens());
   if (status.ok()) metrics.Answered(account_.queue_time(), account_.Total(Now()));
   if (account_.time_per_token() > Duration(0)) metrics.PerToken(account_.time_per_token());
   telemetry::Log(status.ok() ? telemetry::Level::kInfo : telemetry::Level::kWarning, "request_end",
                  {{"request_id", request_.id},
+                  {"tenant", request_.tenant.value},
                   {"code", absl::StatusCodeToString(status.code())},
                   {"why", Message(status)},
                   {"finish_reason", choices_.front().finish_reason()},
                   {"choices", request_.choices},
                   {"prompt_tokens", request_.prompt_ids.size()},
+                  {"cached_tokens", account_.cached_tokens()},
                   {"output_tokens", account_.tokens()},
                   {"prefill", at_.prefill.id},
                   {"decode", at_.decode.id},

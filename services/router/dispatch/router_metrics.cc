@@ -10,7 +10,14 @@ namespace {
 
 constexpr const char* kRetryReasons[] = {"no_room", "preempted", "failed", "refused", "lost"};
 constexpr const char* kDropReasons[] = {"duplicate", "late_attempt", "mismatch"};
-constexpr const char* kRefuseReasons[] = {"invalid", "queue_full", "draining", "busy"};
+constexpr const char* kRefuseReasons[] = {"invalid", "queue_full", "draining", "busy",
+                                          "unauthenticated"};
+
+// A tenant may be named "other" as well: its counter is then that of the others.
+telemetry::Counter& TenantCounter(telemetry::Metrics* metrics, const std::string& tenant) {
+  return metrics->AddCounter("router_tenant_requests_total", "Requests by tenant",
+                             {{"tenant", tenant}});
+}
 
 double Seconds(Duration duration) { return std::chrono::duration<double>(duration).count(); }
 
@@ -34,8 +41,9 @@ void AddReasons(telemetry::Metrics* metrics, const char* name, const char* help,
 
 }  // namespace
 
-RouterMetrics::RouterMetrics(telemetry::Metrics* metrics)
+RouterMetrics::RouterMetrics(telemetry::Metrics* metrics, std::span<const TenantId> tenants)
     : metrics_(*metrics),
+      of_other_tenants_(TenantCounter(metrics, "other")),
       queue_seconds_(metrics->AddHistogram("router_queue_seconds",
                                            "Wait for a placement, of answered requests",
                                            telemetry::Metrics::LatencyBuckets())),
@@ -56,6 +64,8 @@ RouterMetrics::RouterMetrics(telemetry::Metrics* metrics)
           telemetry::Metrics::LatencyBuckets())),
       prompt_tokens_(metrics->AddCounter("router_prompt_tokens_total",
                                          "Prompt tokens of requests that have ended")),
+      cached_tokens_(metrics->AddCounter("router_cached_prompt_tokens_total",
+                                         "Of the prompt tokens, those whose KV was there already")),
       output_tokens_(metrics->AddCounter("router_output_tokens_total", "Tokens sent to clients")),
       waiting_(metrics->AddGauge("router_requests_waiting", "Requests in the queue")),
       running_(metrics->AddGauge("router_requests_running", "Requests placed on workers")),
@@ -80,12 +90,19 @@ RouterMetrics::RouterMetrics(telemetry::Metrics* metrics)
     placed_[i] = &metrics->AddCounter("router_placements_total", "Attempts placed on workers",
                                       {{"reason", ReasonName(static_cast<PlacementReason>(i))}});
   }
+  for (const TenantId& tenant : tenants.first(std::min(tenants.size(), kTenantsShown))) {
+    of_tenant_[tenant] = &TenantCounter(metrics, tenant.value);
+  }
   for (size_t code = 0; code < ended_.size(); ++code) {
     ended_[code] = &metrics->AddCounter("router_requests_total", "Requests by their final status",
                                         {{"code", CodeName(static_cast<int>(code))}});
   }
 }
 
+void RouterMetrics::Submitted(const TenantId& tenant) {
+  const auto found = of_tenant_.find(tenant);
+  (found == of_tenant_.end() ? of_other_tenants_ : *found->second).Add();
+}
 void RouterMetrics::Ended(absl::StatusCode code) {
   ended_[std::clamp(static_cast<int>(code), 0, static_cast<int>(ended_.size()) - 1)]->Add();
 }
@@ -107,7 +124,10 @@ void RouterMetrics::PerToken(Duration mean) { per_token_seconds_.Observe(Seconds
 void RouterMetrics::Transferred(Duration first_send_to_last_ack) {
   transfer_seconds_.Observe(Seconds(first_send_to_last_ack));
 }
-void RouterMetrics::Prompt(int32_t tokens) { prompt_tokens_.Add(tokens); }
+void RouterMetrics::Prompt(int32_t tokens, int32_t cached) {
+  prompt_tokens_.Add(tokens);
+  cached_tokens_.Add(cached);
+}
 
 void RouterMetrics::Index(const PrefixIndex::Counts& counts) {
   index_pairs_.Set(static_cast<double>(counts.pairs));

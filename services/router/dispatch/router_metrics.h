@@ -3,9 +3,12 @@
 
 #include <array>
 #include <functional>
+#include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "common/base/clock.h"
+#include "common/base/ids.h"
 #include "common/telemetry/metrics.h"
 #include "services/router/prefix_index/prefix_index.h"
 #include "services/router/scheduler/decision.h"
@@ -16,12 +19,22 @@ namespace trivium::router {
 
 enum class RetryReason : uint8_t { kNoRoom, kPreempted, kFailed, kRefused, kLost, kCount };
 enum class DropReason : uint8_t { kDuplicate, kLateAttempt, kMismatch, kCount };
-enum class RefuseReason : uint8_t { kInvalid, kQueueFull, kDraining, kBusy, kCount };
+enum class RefuseReason : uint8_t {
+  kInvalid,
+  kQueueFull,
+  kDraining,
+  kBusy,
+  kUnauthenticated,
+  kCount
+};
 
 class RouterMetrics {
  public:
-  explicit RouterMetrics(telemetry::Metrics* metrics);
+  // The first kTenantsShown of `tenants` get a label of their own, the others one together.
+  explicit RouterMetrics(telemetry::Metrics* metrics, std::span<const TenantId> tenants = {});
+  static constexpr size_t kTenantsShown = 64;
 
+  void Submitted(const TenantId& tenant);
   void Ended(absl::StatusCode code);
   void Retried(Role stage, RetryReason reason);
   void Dropped(DropReason reason);
@@ -33,7 +46,7 @@ class RouterMetrics {
   uint64_t output_tokens() const { return static_cast<uint64_t>(output_tokens_.Value()); }
   void PerToken(Duration mean);
   void Transferred(Duration first_send_to_last_ack);
-  void Prompt(int32_t tokens);
+  void Prompt(int32_t tokens, int32_t cached);
   void Cluster(int32_t waiting, int32_t running, const std::vector<v1::WorkerStatus>& workers);
   void Index(const PrefixIndex::Counts& counts);
 
@@ -44,9 +57,11 @@ class RouterMetrics {
   std::array<telemetry::Counter*, size_t(RefuseReason::kCount)> refused_;
   std::array<telemetry::Counter*, size_t(PlacementReason::kCount)> placed_;
   std::array<telemetry::Counter*, 17> ended_;  // by status code
+  std::unordered_map<TenantId, telemetry::Counter*> of_tenant_;
+  telemetry::Counter& of_other_tenants_;
   telemetry::Histogram &queue_seconds_, &request_seconds_, &first_token_seconds_,
       &per_token_seconds_, &token_gap_seconds_, &transfer_seconds_;
-  telemetry::Counter &prompt_tokens_, &output_tokens_;
+  telemetry::Counter &prompt_tokens_, &cached_tokens_, &output_tokens_;
   telemetry::Gauge &waiting_, &running_;
   telemetry::Gauge &index_pairs_, &index_bytes_, &index_expected_;
   telemetry::Counter &index_refused_, &index_gaps_;

@@ -40,11 +40,13 @@ void RunAccount::Sent(const v1::PrefillSent& sent) {
   transfer_ms_ = sent.transfer_ms();
   kv_bytes_ += sent.kv_bytes();
   header_bytes_ += sent.header_bytes();
-  if (!cached_.has_value()) cached_ = sent.cached_tokens();
+  Cached(sent.cached_tokens());
 }
 
-void RunAccount::Prefilled(const v1::Prefilled& prefilled) {
-  if (!cached_.has_value()) cached_ = prefilled.cached_tokens();
+void RunAccount::Prefilled(const v1::Prefilled& prefilled) { Cached(prefilled.cached_tokens()); }
+
+void RunAccount::Cached(int32_t tokens) {
+  if (!cached_tokens_.has_value()) cached_tokens_ = std::clamp(tokens, 0, prompt_tokens_);
 }
 
 Duration RunAccount::time_per_token() const {
@@ -57,8 +59,9 @@ Duration RunAccount::transfer_time() const {
 }
 
 void RunAccount::Fill(v1::Done* done) const {
+  done->mutable_usage()->set_prompt_tokens(prompt_tokens_);
   done->mutable_usage()->set_completion_tokens(tokens_);
-  done->mutable_usage()->set_cached_prompt_tokens(cached_.value_or(0));
+  done->mutable_usage()->set_cached_prompt_tokens(cached_tokens());
   v1::Timings& timings = *done->mutable_timings();
   timings.set_queue_ms(Milliseconds(queue_));
   timings.set_reserve_ms(Milliseconds(reserve_));

@@ -37,7 +37,8 @@ class LegTimes {
 
 class RunAccount {
  public:
-  explicit RunAccount(TimePoint now) : submitted_(now) {}
+  RunAccount(TimePoint now, int32_t prompt_tokens)
+      : submitted_(now), prompt_tokens_(prompt_tokens) {}
 
   // A token, which came by a leg with these times. Gives the time since the one before it in its
   // choice; for the first one since the submission.
@@ -48,25 +49,30 @@ class RunAccount {
   void LegEnded(const LegTimes& leg);
 
   int32_t tokens() const { return tokens_; }  // of all choices
+  // Of the prompt, not computed by the attempt that gave the first account.
+  int32_t cached_tokens() const { return cached_tokens_.value_or(0); }
   // Of the tokens after the first, in the longest choice; zero when there is none.
   Duration time_per_token() const;
   Duration queue_time() const { return queue_; }
   Duration transfer_time() const;
   Duration Total(TimePoint now) const { return now - submitted_; }
 
-  // Fills timings, completion_tokens and the bytes moved.
+  // Fills timings, usage and the bytes moved.
   void Fill(v1::Done* done) const;
 
  private:
+  void Cached(int32_t tokens);
+
   const TimePoint submitted_;
+  const int32_t prompt_tokens_;
   TimePoint first_token_, last_token_;
   std::array<TimePoint, kChoicesMax> last_of_choice_;
   Duration queue_{}, reserve_{}, prefill_{};
   int32_t tokens_ = 0;
   int32_t longest_ = 0;  // tokens of the longest choice
+  std::optional<int32_t> cached_tokens_;
   double transfer_ms_ = 0;
   int64_t kv_bytes_ = 0, header_bytes_ = 0;
-  std::optional<int32_t> cached_;  // tokens of the first attempt's prompt
 };
 
 }  // namespace trivium::router

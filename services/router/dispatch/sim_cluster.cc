@@ -135,6 +135,19 @@ std::shared_ptr<SimCluster::Call> SimCluster::Open(
   return call;
 }
 
+template <typename Request>
+void SimCluster::Tell(Role stage, const Request& request) {
+  if (request.kv_domains().empty()) return;
+  std::lock_guard lock(mutex_);
+  told_.push_back(
+      {stage, request.key().attempt(), {request.kv_domains().begin(), request.kv_domains().end()}});
+}
+
+std::vector<SimCluster::Told> SimCluster::told() const {
+  std::lock_guard lock(mutex_);
+  return told_;
+}
+
 std::shared_ptr<StageCall> SimCluster::Prefill(WorkerIndex worker,
                                                const v1::PrefillRequest& request,
                                                std::optional<TimePoint>,
@@ -142,6 +155,7 @@ std::shared_ptr<StageCall> SimCluster::Prefill(WorkerIndex worker,
   TRIVIUM_CHECK(request.ticket().landing_id() == worker_count() + 1u, "another ticket");
   auto call = Open(Role::kPrefill, worker, request.key(), request.token_ids(),
                    request.output_index(), request.choices(), request.sampling());
+  Tell(Role::kPrefill, request);
   std::unique_lock lock(call->mutex);
   call->prefill = std::move(handlers);
   lock.unlock();
@@ -154,6 +168,7 @@ std::shared_ptr<StageCall> SimCluster::Decode(WorkerIndex worker, const v1::Deco
                                               StageHandlers<v1::DecodeEvent> handlers) {
   auto call = Open(Role::kDecode, worker, request.key(), request.token_ids(),
                    request.output_index(), request.choices(), request.sampling());
+  Tell(Role::kDecode, request);
   std::unique_lock lock(call->mutex);
   TRIVIUM_CHECK(request.preemptions() <= kv::kPreemptionsMax, "preempted too often");
   call->preemptions = request.preemptions();
@@ -321,6 +336,7 @@ void SimCluster::StepPrefill(Call& call, std::mt19937_64& random) {
     call.state = 2;
     deliver();
     event.mutable_sent()->set_kv_bytes(int64_t{call.prompt_tokens} * 10);
+    event.mutable_sent()->set_cached_tokens(options_.cached_tokens);
     return call.prefill.on_event(event);
   }
   End(call, absl::OkStatus());

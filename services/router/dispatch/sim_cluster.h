@@ -27,6 +27,7 @@ struct SimOptions {
   int32_t expected_output_tokens = 0;
   int32_t vocab = 320, end_id = 2;
   std::string numerics_class = "batch_invariant/test";
+  int32_t cached_tokens = 0;  // that prefill says it held of every prompt
 };
 
 // What the whole answer to `ids` has to be.
@@ -67,6 +68,13 @@ class SimCluster final : public StageClients {
   int calls_opened() const;
   int calls_not_cancelled() const;  // open, and nobody has cancelled them
   int64_t blocks_held() const;
+  // The domains that came with each call which had some.
+  struct Told {
+    Role stage = Role::kPrefill;
+    uint32_t attempt = 0;
+    std::vector<v1::KvDomain> domains;
+  };
+  std::vector<Told> told() const;
 
   std::shared_ptr<StageCall> Prefill(WorkerIndex worker, const v1::PrefillRequest& request,
                                      std::optional<TimePoint> deadline,
@@ -92,6 +100,8 @@ class SimCluster final : public StageClients {
                              const google::protobuf::RepeatedField<int32_t>& ids,
                              int32_t output_index, int32_t choices,
                              const v1::StageSampling& sampling);
+  template <typename Request>
+  void Tell(Role stage, const Request& request);
   v1::StageToken NextToken(Call& call, int32_t choice);
   bool HasRoom(Call& call);
   void StepDecode(Call& call, std::mt19937_64& random);
@@ -108,6 +118,7 @@ class SimCluster final : public StageClients {
   std::vector<std::shared_ptr<Call>> calls_;
   std::map<std::pair<std::string, uint32_t>, std::shared_ptr<Landing>> landings_;
   int opened_ = 0;
+  std::vector<Told> told_;
   std::function<void()> on_open_;
 };
 

@@ -83,7 +83,8 @@ Json UsageOf(const v1::Done& done) {
   const v1::Usage& usage = done.usage();
   return {{"prompt_tokens", usage.prompt_tokens()},
           {"completion_tokens", usage.completion_tokens()},
-          {"total_tokens", int64_t{usage.prompt_tokens()} + usage.completion_tokens()}};
+          {"total_tokens", int64_t{usage.prompt_tokens()} + usage.completion_tokens()},
+          {"prompt_tokens_details", {{"cached_tokens", usage.cached_prompt_tokens()}}}};
 }
 
 Json Frame(const AnswerHead& head, std::string_view object, Json choices) {

@@ -38,6 +38,7 @@ v1::Delta Delta(int choice, const std::string& text, std::vector<int32_t> ids = 
 v1::Done Done(std::vector<const char*> reasons) {
   v1::Done done;
   done.mutable_usage()->set_prompt_tokens(5);
+  done.mutable_usage()->set_cached_prompt_tokens(4);
   done.mutable_usage()->set_completion_tokens(3);
   for (const char* reason : reasons) done.add_choices()->set_finish_reason(reason);
   return done;
@@ -64,12 +65,13 @@ TEST(StreamJsonTest, Chat) {
           R"([{"index":0,"delta":{"content":"Hi"},"logprobs":null,"finish_reason":null}],"usage":null})" +
           "\n\n");
   EXPECT_EQ(json.Add(Delta(0, "")), "");
-  EXPECT_EQ(json.Finish(Done({"stop"})),
-            std::string(kChunk) +
-                R"([{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null})" +
-                "\n\n" + kChunk +
-                R"([],"usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8}})" +
-                "\n\ndata: [DONE]\n\n");
+  EXPECT_EQ(
+      json.Finish(Done({"stop"})),
+      std::string(kChunk) +
+          R"([{"index":0,"delta":{},"logprobs":null,"finish_reason":"stop"}],"usage":null})" +
+          "\n\n" + kChunk +
+          R"([],"usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"prompt_tokens_details":{"cached_tokens":4}}})" +
+          "\n\ndata: [DONE]\n\n");
 }
 
 TEST(StreamJsonTest, EachChoiceOpensOnceAndAnEmptyOneToo) {
@@ -114,7 +116,7 @@ TEST(WholeJsonTest, Chat) {
       R"({"id":"id-1","object":"chat.completion","created":7,"model":"m","system_fingerprint":"fp_0","choices":[)"
       R"({"index":0,"message":{"role":"assistant","content":"ab","refusal":null},"logprobs":null,"finish_reason":"stop"},)"
       R"({"index":1,"message":{"role":"assistant","content":"\"x\"\n","refusal":null},"logprobs":null,"finish_reason":"length"}],)"
-      R"("usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8}})");
+      R"("usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"prompt_tokens_details":{"cached_tokens":4}}})");
 }
 
 TEST(WholeJsonTest, LogprobsHaveBytesAndNoEndToken) {
@@ -141,7 +143,7 @@ TEST(WholeJsonTest, CompletionsOfChoicesWithoutText) {
       json.Finish(Done({"stop"})),
       R"({"id":"id-1","object":"text_completion","created":7,"model":"m","system_fingerprint":"fp_0","choices":[)"
       R"({"index":0,"text":"","logprobs":{"tokens":[],"token_logprobs":[],"top_logprobs":[],"text_offset":[]},"finish_reason":"stop"}],)"
-      R"("usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8}})");
+      R"("usage":{"prompt_tokens":5,"completion_tokens":3,"total_tokens":8,"prompt_tokens_details":{"cached_tokens":4}}})");
 }
 
 TEST(ErrorTest, StatusParamAndCode) {

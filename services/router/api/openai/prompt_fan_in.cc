@@ -37,6 +37,8 @@ v1::Done PromptFanIn::Joined() const {
     v1::Usage& usage = *all.mutable_usage();
     usage.set_prompt_tokens(usage.prompt_tokens() + done_[i].usage().prompt_tokens());
     usage.set_completion_tokens(usage.completion_tokens() + done_[i].usage().completion_tokens());
+    usage.set_cached_prompt_tokens(usage.cached_prompt_tokens() +
+                                   done_[i].usage().cached_prompt_tokens());
     all.mutable_choices()->MergeFrom(done_[i].choices());
   }
   return all;
