@@ -23,6 +23,8 @@
 #include "services/router/dispatch/grpc_clients.h"
 #include "services/router/http/server.h"
 #include "services/router/membership/watch_client.h"
+#include "services/router/tenancy/domains.h"
+#include "services/router/tenancy/tenants.h"
 
 namespace trivium::router {
 namespace {
@@ -77,20 +79,20 @@ WorkerTable::Options TableOptions(const v1::RouterConfig& config, const std::str
 
 // Everything of one router process, made in order of need and ended in the reverse.
 struct Router {
-  Router(const v1::RouterConfig& config, std::shared_ptr<const model::Model> model,
+  Router(const v1::RouterConfig& config, const RequestValidator& validator, const Domains& domains,
          const std::string& cluster_token)
-      : validator(model, config.default_max_tokens()),
-        metrics(&registry),
+      : tenants(config.tenancy()),
+        metrics(&registry, tenants.ids()),
         channels(MakeChannels(config)),
         stages(channels, cluster_token),
-        dispatcher({.table = TableOptions(config, model->fingerprint),
+        dispatcher({.table = TableOptions(config, validator.model().fingerprint),
                     .queue = {.requests_max = config.queue_requests(),
                               .timeout = Seconds(config.queue_timeout_s()),
                               .stage_missing_timeout = Seconds(config.stage_missing_timeout_s())},
-                    .kv_bytes_per_token = model->config.KvBytesPerToken(),
-                    .run = {.tokenizer = model->tokenizer.get(),
-                            .vocab = model->config.vocab,
-                            .fingerprint = model->fingerprint,
+                    .kv_bytes_per_token = validator.model().config.KvBytesPerToken(),
+                    .run = {.tokenizer = validator.model().tokenizer.get(),
+                            .vocab = validator.model().config.vocab,
+                            .fingerprint = validator.model().fingerprint,
                             .stages = &stages,
                             .host = nullptr,
                             .metrics = &metrics,
@@ -104,6 +106,7 @@ struct Router {
           watches.Tick(Clock::Real().Now());
           dispatcher.Tick();
         }),
+        backend{&validator, &tenants, &domains, &dispatcher, &tasks, &metrics},
         service(backend, std::string(config::Version())),
         openai(backend, &registry),
         tasks(kTokenizerThreads, kTokenizerTasks) {
@@ -126,7 +129,7 @@ struct Router {
     return channels;
   }
 
-  RequestValidator validator;
+  const Tenants tenants;
   telemetry::Metrics registry;
   RouterMetrics metrics;
   std::vector<std::shared_ptr<grpc::Channel>> channels;
@@ -134,7 +137,7 @@ struct Router {
   Dispatcher dispatcher;
   WatchClients watches;
   Ticker ticker;
-  const Backend backend{&validator, &dispatcher, &tasks, &metrics};
+  const Backend backend;
   InferenceService service;
   openai::OpenAiHandler openai;
   TaskPool tasks;  // the first to go: it finishes what it has taken, with all of the above
@@ -165,7 +168,12 @@ absl::Status Serve(const v1::RouterConfig& config) {
                    config::ReadClusterToken(config.server().cluster_token_file()));
   ASSIGN_OR_RETURN(std::shared_ptr<const model::Model> model,
                    model::Model::Load(config.model().path()));
-  Router router(config, std::move(model), token);
+  const RequestValidator validator(std::move(model), config.default_max_tokens());
+  ASSIGN_OR_RETURN(const Domains domains,
+                   Domains::Create(config.tenancy(), [&](const v1::TokenizeRequest& request) {
+                     return validator.Tokenize(request);
+                   }));
+  Router router(config, validator, domains, token);
   if (!config.server().metrics_listen().empty()) {
     RETURN_IF_ERROR(router.registry.Serve(config.server().metrics_listen()));
   }
@@ -180,7 +188,8 @@ absl::Status Serve(const v1::RouterConfig& config) {
                  {{"listen", config.server().listen()},
                   {"port", server->port()},
                   {"http_port", http == nullptr ? 0 : http->port()},
-                  {"model", router.validator.model_id()},
+                  {"model", validator.model_id()},
+                  {"tenants", config.tenancy().tenants_size()},
                   {"workers", config.workers_size()}});
   server->WaitForShutdown([&] { router.dispatcher.Drain(); }, http.get());
   router.dispatcher.AwaitClosed(kCloseTimeout);

@@ -9,14 +9,35 @@
 #include "services/router/api/validation.h"
 #include "services/router/dispatch/dispatcher.h"
 #include "services/router/dispatch/router_metrics.h"
+#include "services/router/tenancy/domains.h"
+#include "services/router/tenancy/tenants.h"
 
 namespace trivium::router {
 
 struct Backend {
   const RequestValidator* validator = nullptr;
+  const Tenants* tenants = nullptr;
+  const Domains* domains = nullptr;
   Dispatcher* dispatcher = nullptr;
   TaskPool* tasks = nullptr;
   RouterMetrics* metrics = nullptr;
+
+  // UNAUTHENTICATED is counted.
+  absl::StatusOr<Caller> Authenticate(const Credentials& credentials) const {
+    absl::StatusOr<Caller> caller = tenants->Authenticate(credentials);
+    if (!caller.ok()) metrics->Refused(RefuseReason::kUnauthenticated);
+    return caller;
+  }
+
+  // What the validator makes of it, with the caller's tenant and the sharing domains of its KV.
+  absl::StatusOr<RunRequest> Prepare(const Caller& caller,
+                                     const v1::GenerateRequest& request) const {
+    ASSIGN_OR_RETURN(RunRequest run, validator->Prepare(request));
+    run.tenant = caller.tenant;
+    ASSIGN_OR_RETURN(run.kv_domains,
+                     domains->For(caller.tenant, request.kv_sharing(), run.prompt_ids));
+    return run;
+  }
 
   // RESOURCE_EXHAUSTED: `task` is not run, which is counted.
   absl::Status Enqueue(std::function<void()> task) const {

@@ -20,6 +20,15 @@ grpc::Status ToClient(const absl::Status& status) {
   return net::ToGrpc(status);
 }
 
+std::vector<std::string> ValuesOf(const grpc::CallbackServerContext& context, const char* name) {
+  std::vector<std::string> values;
+  const auto [begin, end] = context.client_metadata().equal_range(name);
+  for (auto it = begin; it != end; ++it) {
+    values.emplace_back(it->second.data(), it->second.size());
+  }
+  return values;
+}
+
 std::optional<TimePoint> DeadlineOf(const grpc::CallbackServerContext& context) {
   const auto deadline = context.deadline();
   if (deadline == std::chrono::system_clock::time_point::max()) return std::nullopt;
@@ -57,9 +66,10 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
 };
 
 // On a thread of the pool. `request` is gRPC's until the outlet has been given an end.
-void StartRun(const Backend& backend, const net::Parsed<v1::GenerateRequest>& request,
-              std::optional<TimePoint> deadline, GenerateReactor::Call& call) {
-  auto run = request.status.ok() ? backend.validator->Prepare(request.message)
+void StartRun(const Backend& backend, const Caller& caller,
+              const net::Parsed<v1::GenerateRequest>& request, std::optional<TimePoint> deadline,
+              GenerateReactor::Call& call) {
+  auto run = request.status.ok() ? backend.Prepare(caller, request.message)
                                  : absl::StatusOr<RunRequest>(request.status);
   if (!run.ok()) {
     backend.metrics->Refused(RefuseReason::kInvalid);
@@ -102,12 +112,30 @@ InferenceService::InferenceService(const Backend& backend, std::string version)
                             }));
 }
 
+absl::StatusOr<Caller> InferenceService::CallerOf(
+    const grpc::CallbackServerContext& context) const {
+  return backend_.Authenticate(
+      {ValuesOf(context, "authorization"), ValuesOf(context, "x-api-key")});
+}
+
+bool InferenceService::Admits(const grpc::CallbackServerContext& context,
+                              grpc::ServerUnaryReactor* reactor) const {
+  const absl::StatusOr<Caller> caller = CallerOf(context);
+  if (!caller.ok()) reactor->Finish(ToClient(caller.status()));
+  return caller.ok();
+}
+
 grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::StartGenerate(
     grpc::CallbackServerContext* context, const net::Parsed<v1::GenerateRequest>& request) {
   auto* reactor = new GenerateReactor();
-  const absl::Status taken =
-      backend_.Enqueue([this, &request, deadline = DeadlineOf(*context), call = reactor->call()] {
-        StartRun(backend_, request, deadline, *call);
+  const absl::StatusOr<Caller> caller = CallerOf(*context);
+  if (!caller.ok()) {
+    reactor->call()->outlet->OnError(caller.status());
+    return reactor;
+  }
+  const absl::Status taken = backend_.Enqueue(
+      [this, &request, caller = *caller, deadline = DeadlineOf(*context), call = reactor->call()] {
+        StartRun(backend_, caller, request, deadline, *call);
       });
   if (!taken.ok()) reactor->call()->outlet->OnError(taken);
   return reactor;
@@ -117,6 +145,7 @@ grpc::ServerUnaryReactor* InferenceService::StartTokenize(
     grpc::CallbackServerContext* context, const net::Parsed<v1::TokenizeRequest>& request,
     v1::TokenizeResponse* response) {
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (!Admits(*context, reactor)) return reactor;
   const absl::Status taken = backend_.Enqueue([this, &request, response, reactor] {
     reactor->Finish(ToClient(FillTokens(*backend_.validator, request, response)));
   });
@@ -127,6 +156,8 @@ grpc::ServerUnaryReactor* InferenceService::StartTokenize(
 grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerContext* context,
                                                        const v1::ListModelsRequest*,
                                                        v1::ListModelsResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (!Admits(*context, reactor)) return reactor;
   const model::Model& model = backend_.validator->model();
   v1::ModelCard* card = response->add_models();
   card->set_id(backend_.validator->model_id());
@@ -134,7 +165,6 @@ grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerConte
   card->set_fingerprint(model.fingerprint);
   card->set_context_tokens(model.config.context);
   card->set_kv_bytes_per_token(model.config.KvBytesPerToken());
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
 }
@@ -142,6 +172,8 @@ grpc::ServerUnaryReactor* InferenceService::ListModels(grpc::CallbackServerConte
 grpc::ServerUnaryReactor* InferenceService::ClusterStatus(grpc::CallbackServerContext* context,
                                                           const v1::ClusterStatusRequest*,
                                                           v1::ClusterStatusResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  if (!Admits(*context, reactor)) return reactor;
   response->set_router_version(version_);
   for (v1::WorkerStatus& worker : backend_.dispatcher->Workers()) {
     *response->add_workers() = std::move(worker);
@@ -150,7 +182,6 @@ grpc::ServerUnaryReactor* InferenceService::ClusterStatus(grpc::CallbackServerCo
   response->set_requests_waiting(counts.waiting);
   response->set_requests_running(counts.running);
   response->set_output_tokens(backend_.metrics->output_tokens());
-  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   reactor->Finish(grpc::Status::OK);
   return reactor;
 }

@@ -22,6 +22,9 @@ class InferenceService final : public v1::Inference::CallbackService {
                                           v1::ClusterStatusResponse* response) override;
 
  private:
+  absl::StatusOr<Caller> CallerOf(const grpc::CallbackServerContext& context) const;
+  // False: the caller is not known, and the call has been ended.
+  bool Admits(const grpc::CallbackServerContext& context, grpc::ServerUnaryReactor* reactor) const;
   grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerate(
       grpc::CallbackServerContext* context, const net::Parsed<v1::GenerateRequest>& request);
   grpc::ServerUnaryReactor* StartTokenize(grpc::CallbackServerContext* context,

@@ -14,6 +14,7 @@
 
 #include "common/net/server.h"
 #include "services/router/dispatch/stage_thread.h"
+#include "services/router/tenancy/tenancy_fixture.h"
 
 namespace trivium::router {
 namespace {
@@ -63,10 +64,10 @@ class ServiceTest : public testing::Test {
   }
 
   DispatchFixture fixture_;
-  RequestValidator validator_{TinyModel(), 16};
+  TenancyFixture tenancy_;
+  const RequestValidator& validator_ = tenancy_.validator;
   TaskPool tasks_{2, 8};
-  InferenceService service_{{&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics},
-                            "test"};
+  InferenceService service_{tenancy_.BackendOf(&fixture_, &tasks_), "test"};
   StageThread stages_{&fixture_};
   std::unique_ptr<net::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
@@ -105,6 +106,8 @@ std::vector<BadRequest> BadPrompts() {
        }},
       {"priority", [](R* r) { r->set_priority(101); }},
       {"priority", [](R* r) { r->set_priority(-101); }},
+      {"kv_sharing: \"all\" is not known", [](R* r) { r->set_kv_sharing("all"); }},
+      {"kv_sharing: is group, which is wider", [](R* r) { r->set_kv_sharing("group"); }},
       {"\"gpt-17\" is not served", [](R* r) { r->set_model("gpt-17"); },
        grpc::StatusCode::NOT_FOUND},
   };
@@ -279,7 +282,7 @@ TEST_F(ServiceTest, ChoicesComeEachWithItsOwnEnd) {
 TEST_F(ServiceTest, NoRoomCarriesARetryHint) {
   DispatchFixture full({.sim = {}, .attempts_max = 8, .queue = {.requests_max = 0}});
   for (int i = 0; i < 4; ++i) full.cluster.Kill(i);
-  InferenceService service({&validator_, &full.dispatcher, &tasks_, &full.metrics}, "test");
+  InferenceService service(tenancy_.BackendOf(&full, &tasks_), "test");
   auto server =
       *net::Server::Start({.listen = "127.0.0.1:0", .services = {&service}, .loopback_only = true});
   const auto stub =

@@ -59,6 +59,14 @@ std::string_view FaultOf(const bhttp::request_header<>& head) {
   return {};
 }
 
+template <typename Name>
+std::vector<std::string> ValuesOf(const bhttp::request_header<>& head, Name name) {
+  std::vector<std::string> values;
+  const auto [begin, end] = head.equal_range(name);
+  for (auto it = begin; it != end; ++it) values.push_back(Text(it->value()));
+  return values;
+}
+
 std::optional<RequestHead> Describe(const bhttp::request_header<>& head) {
   RequestHead out;
   out.method = head.method() == bhttp::verb::head ? "GET" : Text(head.method_string());
@@ -70,6 +78,8 @@ std::optional<RequestHead> Describe(const bhttp::request_header<>& head) {
   type.erase(type.find_last_not_of(" \t") + 1);
   out.content_type = std::move(type);
   out.content_encoding = Lower(Text(head[bhttp::field::content_encoding]));
+  out.authorization = ValuesOf(head, bhttp::field::authorization);
+  out.x_api_key = ValuesOf(head, "x-api-key");
   return out;
 }
 

@@ -18,6 +18,8 @@ struct RequestHead {
   std::string path;              // without query, percent-decoded
   std::string content_type;      // in lower case, without parameters
   std::string content_encoding;  // in lower case
+  // Every value of the two, as it came.
+  std::vector<std::string> authorization = {}, x_api_key = {};
 };
 
 struct Request {

@@ -26,6 +26,10 @@ int HttpStatus(absl::StatusCode code) {
     case absl::StatusCode::kUnimplemented:
     case absl::StatusCode::kOutOfRange:
       return 400;
+    case absl::StatusCode::kUnauthenticated:
+      return 401;
+    case absl::StatusCode::kPermissionDenied:
+      return 403;
     case absl::StatusCode::kNotFound:
       return 404;
     case absl::StatusCode::kResourceExhausted:
@@ -42,6 +46,8 @@ std::string_view CodeOf(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kNotFound:
       return "model_not_found";
+    case absl::StatusCode::kUnauthenticated:
+      return "invalid_api_key";
     case absl::StatusCode::kResourceExhausted:
       return "overloaded";
     case absl::StatusCode::kUnavailable:
@@ -63,6 +69,7 @@ std::string Body(int http_status, std::string_view message, std::string_view par
 }
 
 http::Response WithHint(http::Response response) {
+  if (response.status == 401) response.headers.emplace_back("WWW-Authenticate", "Bearer");
   if (response.status != 503) return response;
   const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(kRetryAfter).count();
   response.headers.emplace_back("Retry-After", std::to_string(seconds));

@@ -54,6 +54,20 @@ AnswerHead HeadOf(const Question& question, const RequestValidator& validator,
 OpenAiHandler::OpenAiHandler(const Backend& backend, const telemetry::Metrics* registry)
     : backend_(backend), registry_(*registry), started_(std::time(nullptr)) {}
 
+absl::StatusOr<Caller> OpenAiHandler::CallerOf(const http::RequestHead& head) const {
+  return backend_.Authenticate({head.authorization, head.x_api_key});
+}
+
+// /metrics tells of all tenants: not to each of several.
+absl::Status OpenAiHandler::Admit(const http::RequestHead& head) const {
+  if (head.path == "/health") return absl::OkStatus();
+  ASSIGN_OR_RETURN(const Caller caller, CallerOf(head));
+  if (head.path != "/metrics" || !backend_.tenants->has_keys() || caller.is_administrator) {
+    return absl::OkStatus();
+  }
+  return absl::PermissionDeniedError("this is for administrators alone");
+}
+
 std::optional<http::Response> OpenAiHandler::Refuse(const http::RequestHead& head) {
   const std::string_view method = MethodOf(head.path);
   if (method.empty()) {
@@ -67,6 +81,7 @@ std::optional<http::Response> OpenAiHandler::Refuse(const http::RequestHead& hea
     response.headers.emplace_back("Allow", method == "GET" ? "GET, HEAD" : "POST");
     return response;
   }
+  if (const absl::Status admitted = Admit(head); !admitted.ok()) return ErrorResponse(admitted);
   // Browsers send any other type across origins without asking first.
   if (method == "POST" && head.content_type != "application/json") {
     return ErrorResponse(415, "Content-Type: application/json is needed", "unsupported_media_type");
@@ -100,23 +115,27 @@ void OpenAiHandler::Handle(http::Request request, Exchange exchange) {
                       .content_type = "text/plain; version=0.0.4; charset=utf-8"});
     });
   }
+  const absl::StatusOr<Caller> caller = CallerOf(request.head);
+  if (!caller.ok()) return exchange->Send(ErrorResponse(caller.status()));
   const Endpoint endpoint = path == "/v1/completions" ? Endpoint::kCompletions : Endpoint::kChat;
-  Enqueue(exchange, [this, endpoint, exchange, body = std::move(request.body)] {
-    Answer(endpoint, *body, exchange);
+  Enqueue(exchange, [this, endpoint, caller = *caller, exchange, body = std::move(request.body)] {
+    Answer(endpoint, caller, *body, exchange);
   });
 }
 
-void OpenAiHandler::Answer(Endpoint endpoint, const std::string& body, const Exchange& exchange) {
+void OpenAiHandler::Answer(Endpoint endpoint, const Caller& caller, const std::string& body,
+                           const Exchange& exchange) {
   const absl::StatusOr<Question> question = ParseQuestion(endpoint, body);
-  if (question.ok()) return Start(*question, exchange);
+  if (question.ok()) return Start(*question, caller, exchange);
   backend_.metrics->Refused(RefuseReason::kInvalid);
   exchange->Send(ErrorResponse(question.status()));
 }
 
-void OpenAiHandler::Start(const Question& question, const Exchange& exchange) {
+void OpenAiHandler::Start(const Question& question, const Caller& caller,
+                          const Exchange& exchange) {
   std::vector<RunRequest> runs;
   for (const v1::GenerateRequest& request : question.requests) {
-    absl::StatusOr<RunRequest> run = backend_.validator->Prepare(request);
+    absl::StatusOr<RunRequest> run = backend_.Prepare(caller, request);
     if (!run.ok()) {
       backend_.metrics->Refused(RefuseReason::kInvalid);
       return exchange->Send(ErrorResponse(InClientTerms(run.status(), question, runs.size())));

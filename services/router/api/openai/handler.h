@@ -1,6 +1,6 @@
 // The OpenAI-compatible API: which path and method does what, over the same validator, dispatcher
-// and task pool as gRPC.
-// Thread-safety: all methods, any thread; none blocks.
+// and task pool as gRPC. All but /health asks who calls, by the same keys in the headers of the
+// same names. Thread-safety: all methods, any thread; none blocks.
 #pragma once
 
 #include <memory>
@@ -25,8 +25,11 @@ class OpenAiHandler final : public http::Handler {
  private:
   using Exchange = std::shared_ptr<http::Exchange>;
   void Enqueue(const Exchange& exchange, std::function<void()> task);
-  void Answer(Endpoint endpoint, const std::string& body, const Exchange& exchange);
-  void Start(const Question& question, const Exchange& exchange);
+  absl::StatusOr<Caller> CallerOf(const http::RequestHead& head) const;
+  absl::Status Admit(const http::RequestHead& head) const;
+  void Answer(Endpoint endpoint, const Caller& caller, const std::string& body,
+              const Exchange& exchange);
+  void Start(const Question& question, const Caller& caller, const Exchange& exchange);
   http::Response Models() const;
   http::Response OneModel(const std::string& name) const;
   std::string ModelCard() const;

@@ -10,6 +10,7 @@
 #include "services/router/dispatch/stage_thread.h"
 #include "services/router/http/server.h"
 #include "services/router/http/test_client.h"
+#include "services/router/tenancy/tenancy_fixture.h"
 
 namespace trivium::router::openai {
 namespace {
@@ -61,10 +62,10 @@ class HandlerTest : public testing::Test {
   }
 
   DispatchFixture fixture_;
-  RequestValidator validator_{TinyModel(), 16};
+  TenancyFixture tenancy_;
+  const RequestValidator& validator_ = tenancy_.validator;
   TaskPool tasks_{2, 8};
-  OpenAiHandler handler_{{&validator_, &fixture_.dispatcher, &tasks_, &fixture_.metrics},
-                         &fixture_.registry};
+  OpenAiHandler handler_{tenancy_.BackendOf(&fixture_, &tasks_), &fixture_.registry};
   StageThread stages_{&fixture_};
   std::unique_ptr<http::Server> server_;
 };
@@ -143,6 +144,8 @@ TEST_F(HandlerTest, ErrorsNameTheClientsField) {
   const std::tuple<const char*, std::string, int, Json> table[] = {
       {kChatPath, std::string(kChat) + R"(,"top_p":7})", 400, "top_p"},
       {kChatPath, std::string(kChat) + R"(,"top_p":"x"})", 400, "top_p"},
+      {kChatPath, std::string(kChat) + R"(,"kv_sharing":7})", 400, "kv_sharing"},
+      {kChatPath, std::string(kChat) + R"(,"kv_sharing":"group"})", 400, "kv_sharing"},
       {kChatPath, std::string(kChat) + R"(,"max_completion_tokens":0})", 400,
        "max_completion_tokens"},
       {kChatPath, std::string(kChat) + R"(,"logprobs":true,"top_logprobs":21})", 400,

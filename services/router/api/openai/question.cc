@@ -61,6 +61,11 @@ absl::Status SetPriority(Element value, Draft* draft) {
   return absl::OkStatus();
 }
 
+absl::Status SetKvSharing(Element value, Draft* draft) {
+  ASSIGN_OR_RETURN(*draft->shared.mutable_kv_sharing(), String(value));
+  return absl::OkStatus();
+}
+
 absl::Status SetSeed(Element value, Draft* draft) {
   int64_t is_signed = 0;
   uint64_t seed = 0;
@@ -237,6 +242,7 @@ const Fields& SharedFields() {
       {"stream", SetQuestion<&Question::is_stream>},
       {"stream_options", SetStreamOptions},
       {"priority", SetPriority},
+      {"kv_sharing", SetKvSharing},
   };
   return *fields;
 }
