@@ -33,6 +33,7 @@ v1::GenerateResponse Done(int completion_tokens) {
   done->set_finish_reason("stop");
   done->set_seed(18446744073709551615u);
   done->mutable_usage()->set_prompt_tokens(5);
+  done->mutable_usage()->set_cached_prompt_tokens(4);
   done->mutable_usage()->set_completion_tokens(completion_tokens);
   done->mutable_timings()->set_queue_ms(1);
   done->mutable_timings()->set_reserve_ms(2);
@@ -87,7 +88,7 @@ TEST(AnswerTest, RecordedStreamAsJson) {
                  {"id": 11, "logprob": -0.5, "top": [{"id": 12, "logprob": -2.0}]},
                  {"id": 12, "logprob": -0.5, "top": [{"id": 13, "logprob": -2.0}]}],
     "prompt_logprobs": null,
-    "usage": {"prompt_tokens": 5, "completion_tokens": 3},
+    "usage": {"prompt_tokens": 5, "completion_tokens": 3, "cached_prompt_tokens": 4},
     "timings": {"queue_ms": 1.0, "reserve_ms": 2.0, "prefill_ms": 3.0, "transfer_ms": 4.0,
                 "time_to_first_token_ms": 5.5, "decode_ms": 6.0, "tokens_per_second": 33.25},
     "workers": {"prefill": "p", "decode": "d", "attempts": 1, "preemptions": 0},
@@ -190,7 +191,7 @@ TEST(ExplainTest, NobodyThereAndTryAgain) {
 }
 
 TEST(ClientTest, UnreachableRouterIsOneClearError) {
-  Client client("127.0.0.1:1", 0);
+  Client client("127.0.0.1:1", 0, "");
   const auto status = client.ClusterStatus();
   EXPECT_EQ(status.status().code(), absl::StatusCode::kUnavailable);
   EXPECT_NE(Message(status.status()).find("no router answers at 127.0.0.1:1"), std::string::npos)

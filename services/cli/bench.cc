@@ -44,7 +44,8 @@ absl::StatusOr<std::vector<Arrival>> PlanArrivals(const BenchOptions& options, u
 int RunBench(const Options& options) {
   const uint64_t drawn = (uint64_t{std::random_device()()} << 32) | std::random_device()();
   // A cluster that is not there fails once and not once a request.
-  if (const auto status = Client(options.router, 0).ClusterStatus(); !status.ok()) {
+  if (const auto status = Client(options.router, 0, options.api_key).ClusterStatus();
+      !status.ok()) {
     return Fail(status.status());
   }
   const auto report = RunLoop(options, options.bench.seed.value_or(drawn));

@@ -22,7 +22,7 @@ BenchRun::BenchRun(const Options& options, uint64_t seed, int requests)
     : options_(options),
       seed_(seed),
       requests_(requests),
-      client_(options.router, options.timeout_s),
+      client_(options.router, options.timeout_s, options.api_key),
       started_(Clock::now()),
       report_(seed, options.bench.targets) {}
 

@@ -34,7 +34,9 @@ void HandleInterrupts(Canceller* canceller) {
 class Conversation {
  public:
   Conversation(const Options& options, Canceller* canceller)
-      : options_(options), client_(options.router, options.timeout_s), canceller_(canceller) {
+      : options_(options),
+        client_(options.router, options.timeout_s, options.api_key),
+        canceller_(canceller) {
     request_.set_model(options.model);
     *request_.mutable_sampling() = options.sampling;
     if (options.priority.has_value()) request_.set_priority(*options.priority);

@@ -12,25 +12,6 @@ namespace {
 
 constexpr double kQuestionTimeoutS = 10;
 
-void SetDeadline(grpc::ClientContext* context, double timeout_s) {
-  if (timeout_s <= 0) return;
-  const auto timeout = std::chrono::duration<double>(timeout_s);
-  context->set_deadline(std::chrono::system_clock::now() +
-                        std::chrono::duration_cast<std::chrono::microseconds>(timeout));
-}
-
-// One unary call of `method`.
-template <typename Response, typename Request, typename Method>
-absl::StatusOr<Response> Ask(v1::Inference::Stub* stub, const std::string& address, Method method,
-                             const Request& request) {
-  grpc::ClientContext context;
-  SetDeadline(&context, kQuestionTimeoutS);
-  Response response;
-  const absl::Status status = Explain((stub->*method)(&context, request, &response), address);
-  if (!status.ok()) return status;
-  return response;
-}
-
 }  // namespace
 
 bool Canceller::Cancel() {
@@ -44,16 +25,34 @@ void Canceller::Set(grpc::ClientContext* context) {
   context_ = context;
 }
 
-Client::Client(std::string address, double timeout_s)
+Client::Client(std::string address, double timeout_s, std::string api_key)
     : address_(std::move(address)),
       timeout_s_(timeout_s),
+      api_key_(std::move(api_key)),
       stub_(v1::Inference::NewStub(net::MakeChannel(address_))) {}
+
+void Client::Prepare(grpc::ClientContext* context, double timeout_s) const {
+  if (!api_key_.empty()) context->AddMetadata("authorization", "Bearer " + api_key_);
+  if (timeout_s <= 0) return;
+  const auto timeout = std::chrono::duration<double>(timeout_s);
+  context->set_deadline(std::chrono::system_clock::now() +
+                        std::chrono::duration_cast<std::chrono::microseconds>(timeout));
+}
+
+template <typename Response, typename Request, typename Method>
+absl::StatusOr<Response> Client::Ask(Method method, const Request& request) {
+  grpc::ClientContext context;
+  Prepare(&context, kQuestionTimeoutS);
+  Response response;
+  RETURN_IF_ERROR(Explain((stub_.get()->*method)(&context, request, &response), address_));
+  return response;
+}
 
 absl::Status Client::Generate(const v1::GenerateRequest& request, Answer* answer,
                               const std::function<void(const v1::Delta&)>& on_delta,
                               Canceller* canceller) {
   grpc::ClientContext context;
-  SetDeadline(&context, timeout_s_);
+  Prepare(&context, timeout_s_);
   if (canceller != nullptr) canceller->Set(&context);
   const auto reader = stub_->Generate(&context, request);
   v1::GenerateResponse response;
@@ -71,16 +70,15 @@ absl::Status Client::Generate(const v1::GenerateRequest& request, Answer* answer
 }
 
 absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest& request) {
-  return Ask<v1::TokenizeResponse>(stub_.get(), address_, &v1::Inference::Stub::Tokenize, request);
+  return Ask<v1::TokenizeResponse>(&v1::Inference::Stub::Tokenize, request);
 }
 
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
-  return Ask<v1::ListModelsResponse>(stub_.get(), address_, &v1::Inference::Stub::ListModels,
-                                     v1::ListModelsRequest());
+  return Ask<v1::ListModelsResponse>(&v1::Inference::Stub::ListModels, v1::ListModelsRequest());
 }
 
 absl::StatusOr<v1::ClusterStatusResponse> Client::ClusterStatus() {
-  return Ask<v1::ClusterStatusResponse>(stub_.get(), address_, &v1::Inference::Stub::ClusterStatus,
+  return Ask<v1::ClusterStatusResponse>(&v1::Inference::Stub::ClusterStatus,
                                         v1::ClusterStatusRequest());
 }
 

@@ -29,8 +29,9 @@ class Canceller {
 
 class Client {
  public:
-  // `timeout_s` bounds each Generate call; 0: none. The other calls have 10 s.
-  Client(std::string address, double timeout_s);
+  // `timeout_s` bounds each Generate call; 0: none. The other calls have 10 s. `api_key` may be
+  // empty: none is sent.
+  Client(std::string address, double timeout_s, std::string api_key);
 
   // Fills `answer` as it comes; `on_delta` may be null.
   absl::Status Generate(const v1::GenerateRequest& request, Answer* answer,
@@ -41,8 +42,14 @@ class Client {
   absl::StatusOr<v1::ClusterStatusResponse> ClusterStatus();
 
  private:
+  // One unary call of `method`.
+  template <typename Response, typename Request, typename Method>
+  absl::StatusOr<Response> Ask(Method method, const Request& request);
+  void Prepare(grpc::ClientContext* context, double timeout_s) const;
+
   const std::string address_;
   const double timeout_s_;
+  const std::string api_key_;
   const std::unique_ptr<v1::Inference::Stub> stub_;
 };
 

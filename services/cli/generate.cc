@@ -25,7 +25,7 @@ void PrintOthers(const Answer& answer) {
 int RunGenerate(const Options& options) {
   const absl::StatusOr<v1::GenerateRequest> request = MakeGenerateRequest(options);
   if (!request.ok()) return Fail(request.status());
-  Client client(options.router, options.timeout_s);
+  Client client(options.router, options.timeout_s, options.api_key);
   Answer answer;
   const absl::Status status =
       client.Generate(*request, &answer, options.json ? nullptr : &PrintDelta);

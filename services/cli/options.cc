@@ -1,10 +1,13 @@
 #include "services/cli/options.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <memory>
 
 #include "common/config/flags.h"
+#include "common/config/yaml_tree.h"
 #include "common/net/text.h"
 
 namespace trivium::cli {
@@ -31,6 +34,24 @@ CLI::Validator Between(double low, double high) {
 
 void AddTimeout(CLI::App* app, Options* o, const char* help) {
   app->add_option("--timeout-s", o->timeout_s, help)->check(Between(0, 86400));
+}
+
+// Whitespace around a key is no part of it. Messages never show it.
+std::string CheckedKey(std::string key, const std::string& source) {
+  constexpr size_t kKeyBytesMax = 512;
+  key.erase(key.find_last_not_of(" \t\r\n") + 1);
+  key.erase(0, key.find_first_not_of(" \t\r\n"));
+  const bool is_visible =
+      std::all_of(key.begin(), key.end(), [](char c) { return c > 0x20 && c < 0x7f; });
+  if (!key.empty() && key.size() <= kKeyBytesMax && is_visible) return key;
+  throw CLI::ValidationError(
+      source, fmt::format("is no API key: 1 to {} visible ASCII characters", kKeyBytesMax));
+}
+
+std::string KeyIn(const std::string& path) {
+  absl::StatusOr<std::string> text = config::ReadSmallFile(path);
+  if (!text.ok()) throw CLI::ValidationError("--api-key-file", Message(text.status()));
+  return CheckedKey(*std::move(text), "--api-key-file: " + path);
 }
 
 // "ID=BIAS". The router checks the ranges.
@@ -211,6 +232,10 @@ std::unique_ptr<CLI::App> MakeApp(Options* options) {
   app->add_option("--router", options->router, "HOST:PORT of the router")
       ->envname("TRIVIUM_ROUTER")
       ->capture_default_str();
+  AddSetter<std::string>(app.get(), "--api-key-file",
+                         "file with the API key; or the key itself in TRIVIUM_API_KEY",
+                         [options](const std::string& path) { options->api_key = KeyIn(path); })
+      ->type_name("FILE");
   app->require_subcommand(1);
   app->fallthrough();
   AddChat(app.get(), options);
@@ -234,6 +259,10 @@ std::optional<int> ParseOptions(int argc, const char* const* argv, Options* opti
   try {
     app.parse(argc, argv);
     options->command = app.get_subcommands().at(0)->get_name();
+    const char* key = std::getenv("TRIVIUM_API_KEY");
+    if (options->api_key.empty() && key != nullptr && *key != '\0') {
+      options->api_key = CheckedKey(key, "TRIVIUM_API_KEY");
+    }
     if (options->bench.token_id_min <= options->bench.token_id_max) return std::nullopt;
     throw CLI::ValidationError("--token-id-max", "lies below --token-id-min");
   } catch (const CLI::CallForVersion& version) {

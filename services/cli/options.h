@@ -41,6 +41,7 @@ struct WatchOptions {
 struct Options {
   std::string command;  // chat, generate, status, bench, …, as in the command line
   std::string router = "127.0.0.1:7400";
+  std::string api_key;  // empty: none
   bool json = false;
   bool quiet = false;  // no line of figures after an answer
 

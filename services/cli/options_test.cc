@@ -147,6 +147,26 @@ TEST(OptionsTest, RouterBeforeAfterAndFromTheEnvironment) {
   unsetenv("TRIVIUM_ROUTER");
 }
 
+TEST(OptionsTest, TheKeyFromAFileOrTheEnvironmentIsNotShown) {
+  const std::string path = testing::TempDir() + "cli_api_key";
+  std::ofstream(path) << "file-key\n";
+  EXPECT_EQ(Parse({"status"}).options.api_key, "");
+  EXPECT_EQ(Parse({"--api-key-file", path.c_str(), "status"}).options.api_key, "file-key");
+  EXPECT_EQ(Parse({"status", "--api-key-file", path.c_str()}).options.api_key, "file-key");
+  setenv("TRIVIUM_API_KEY", "env-key", 1);
+  EXPECT_EQ(Parse({"status"}).options.api_key, "env-key");
+  EXPECT_EQ(Parse({"status", "--api-key-file", path.c_str()}).options.api_key, "file-key");
+  EXPECT_EQ(Parse({"--help"}).out.find("env-key"), std::string::npos);
+  setenv("TRIVIUM_API_KEY", "two words", 1);
+  EXPECT_EQ(Parse({"status"}).code, 2);
+  EXPECT_EQ(Parse({"status"}).err.find("words"), std::string::npos);
+  unsetenv("TRIVIUM_API_KEY");
+  std::ofstream(path) << " \n";
+  EXPECT_EQ(Parse({"status", "--api-key-file", path.c_str()}).code, 2);
+  EXPECT_THAT(Parse({"status", "--api-key-file", "/nowhere"}).err,
+              HasSubstr("/nowhere: cannot be read: No such file or directory"));
+}
+
 TEST(OptionsTest, ValuesThatTheRouterShallJudgeReachIt) {
   EXPECT_TRUE(std::isnan(
       Parse({"generate", "--prompt", "x", "--temperature", "nan"}).options.sampling.temperature()));

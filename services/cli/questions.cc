@@ -34,13 +34,13 @@ std::string Seen(const absl::StatusOr<v1::ClusterStatusResponse>& status) {
 
 int RunStatus(const Options& options) {
   if (options.watch.on) return RunWatch(options);
-  const auto status = Client(options.router, 0).ClusterStatus();
+  const auto status = Client(options.router, 0, options.api_key).ClusterStatus();
   if (!status.ok()) return Fail(status.status());
   return Print(options.json ? StatusJson(*status) : StatusTable(*status));
 }
 
 int RunModels(const Options& options) {
-  const auto models = Client(options.router, 0).ListModels();
+  const auto models = Client(options.router, 0, options.api_key).ListModels();
   if (!models.ok()) return Fail(models.status());
   return Print(options.json ? ModelsJson(*models) : ModelsTable(*models));
 }
@@ -56,7 +56,7 @@ int RunTokenize(const Options& options) {
   } else {
     request.set_text(*text);
   }
-  const auto tokens = Client(options.router, 0).Tokenize(request);
+  const auto tokens = Client(options.router, 0, options.api_key).Tokenize(request);
   if (!tokens.ok()) return Fail(tokens.status());
   return Print(options.json ? TokensJson(*tokens) : TokensTable(*tokens));
 }
@@ -64,7 +64,7 @@ int RunTokenize(const Options& options) {
 int RunWaitReady(const Options& options) {
   const double timeout_s = options.timeout_s > 0 ? options.timeout_s : kReadyTimeoutS;
   const auto deadline = std::chrono::steady_clock::now() + std::chrono::duration<double>(timeout_s);
-  Client client(options.router, 0);
+  Client client(options.router, 0, options.api_key);
   while (true) {
     const auto status = client.ClusterStatus();
     if (status.ok() && ReadyWorkers(*status, "prefill") >= options.prefill_workers &&

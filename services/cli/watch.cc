@@ -90,7 +90,9 @@ class Signals {
 class Watch {
  public:
   explicit Watch(const Options& options)
-      : options_(options), client_(options.router, 0), terminal_(isatty(STDOUT_FILENO) == 1) {}
+      : options_(options),
+        client_(options.router, 0, options.api_key),
+        terminal_(isatty(STDOUT_FILENO) == 1) {}
 
   int Run(Signals* signals) {
     if (terminal_) Write(kEnter);
