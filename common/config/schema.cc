@@ -71,6 +71,12 @@ const std::vector<FieldRule>& Rules() {
       {.field = "HttpConfig.body_timeout_s", .min = 0.05, .max = 3600, .value = 60},
       {.field = "HttpConfig.idle_timeout_s", .min = 0.05, .max = 3600, .value = 75},
       {.field = "HttpConfig.write_timeout_s", .min = 0.05, .max = 3600, .value = 30},
+  };
+  return *rules;
+}
+
+const std::vector<FieldRule>& TenancyRules() {
+  static const auto* rules = new std::vector<FieldRule>{
       {.field = "TenancyConfig.key_epoch", .min = 0, .max = kEpochMax, .value = 0},
       {.field = "TenantConfig.id", .form = FieldRule::Form::kName},
       {.field = "TenantConfig.api_key_sha256", .form = FieldRule::Form::kSha256},
@@ -145,8 +151,10 @@ absl::Status CheckForm(FieldRule::Form form, std::string_view value) {
 
 const FieldRule* FindRule(const google::protobuf::FieldDescriptor& field) {
   const std::string name = field.containing_type()->name() + "." + field.name();
-  for (const FieldRule& rule : Rules()) {
-    if (rule.field == name) return &rule;
+  for (const std::vector<FieldRule>* rules : {&Rules(), &TenancyRules()}) {
+    for (const FieldRule& rule : *rules) {
+      if (rule.field == name) return &rule;
+    }
   }
   return nullptr;
 }
