@@ -210,6 +210,8 @@ class Binaries(unittest.TestCase):
         cls.path = pathlib.Path(cls.folder.name)
         (cls.path / "token").write_text("0123456789abcdef\n")
         (cls.path / "model").write_text("")
+        (cls.path / "master").write_bytes(bytes(range(32)))
+        (cls.path / "master").chmod(0o600)
 
     @classmethod
     def tearDownClass(cls):
@@ -219,10 +221,11 @@ class Binaries(unittest.TestCase):
         """The complete configuration as the binary prints it."""
         config = self.path / f"{role}.yaml"
         config.write_text(release.config_text(role))
-        done = subprocess.run(
-            [BIN_DIR / f"trivium-{role}", "--config", config, "--check-config", "--print-config",
-             "--cluster-token-file", self.path / "token", "--model", self.path / "model"],
-            capture_output=True, text=True)
+        command = [BIN_DIR / f"trivium-{role}", "--config", config, "--check-config", "--print-config",
+                   "--cluster-token-file", self.path / "token", "--model", self.path / "model"]
+        if role == "router":
+            command += ["--master-key-file", self.path / "master"]
+        done = subprocess.run(command, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         return yaml.safe_load(done.stdout)
 
@@ -237,6 +240,10 @@ class Binaries(unittest.TestCase):
             config = yaml.safe_load(release.config_text(role))
             mounts = {m["mountPath"] for m in release.container(role)["volumeMounts"]}
             self.assertIn(os.path.dirname(config["server"]["cluster_token_file"]), mounts)
+            master = config.get("tenancy", {}).get("master_key_file")
+            self.assertEqual("/etc/trivium/master" in mounts, master is not None)
+            if master:
+                self.assertEqual((role, os.path.dirname(master)), ("router", "/etc/trivium/master"))
             self.assertTrue(config["model"]["path"].startswith("/models/"))
             self.assertIn("/models", mounts)
             flag, path = release.container(role)["args"]
@@ -308,6 +315,7 @@ class Binaries(unittest.TestCase):
         self.assertEqual((router["queue_timeout_s"], router["server"]["log_level"]), (10, "info"))
         self.assertEqual((router["http"]["listen"], router["http"]["connections_max"],
                           router["http"]["idle_timeout_s"]), ("0.0.0.0:7480", 5000, 620))
+        self.assertEqual([tenant["id"] for tenant in router["tenancy"]["tenants"]], ["guests"])
         admissions = [self.settings(LOADED[name], "decode")["engine"]["admission"] for name in LOADED]
         self.assertEqual(dict(zip(LOADED, admissions)),
                          {"claim": "full", "hostpath": "expected", "url": "expected"})

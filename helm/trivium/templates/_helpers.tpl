@@ -87,6 +87,10 @@ workers:
     role: {{ $role }}
 {{- end }}
 {{- end }}
+{{- if $root.Values.masterKey.existingSecret }}
+tenancy:
+  master_key_file: /etc/trivium/master/key
+{{- end }}
 {{- end -}}
 
 {{/* A role's whole configuration file; what the chart itself relies on wins over `config`. */}}
@@ -101,6 +105,7 @@ workers:
 {{- $role := .role -}}
 {{- $stage := get $root.Values $role -}}
 {{- $ports := get (include "trivium.ports" $root | fromYaml) $role -}}
+{{- $hasMaster := and (eq $role "router") $root.Values.masterKey.existingSecret -}}
 metadata:
   labels:
     {{- include "trivium.labels" $root | nindent 4 }}
@@ -175,6 +180,9 @@ spec:
       volumeMounts:
         - {name: config, mountPath: /etc/trivium/config, readOnly: true}
         - {name: token, mountPath: /etc/trivium/token, readOnly: true}
+        {{- if $hasMaster }}
+        - {name: master, mountPath: /etc/trivium/master, readOnly: true}
+        {{- end }}
         - {name: models, mountPath: /models, readOnly: true}
   volumes:
     - name: config
@@ -186,6 +194,14 @@ spec:
         defaultMode: 0440
         items:
           - {key: token, path: token}
+    {{- if $hasMaster }}
+    - name: master
+      secret:
+        secretName: {{ $root.Values.masterKey.existingSecret }}
+        defaultMode: 0440
+        items:
+          - {key: key, path: key}
+    {{- end }}
     - name: models
       {{- include "trivium.modelVolume" $root | nindent 6 }}
   {{- range $key := list "nodeSelector" "tolerations" "affinity" }}
