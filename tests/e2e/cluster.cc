@@ -127,12 +127,12 @@ void Cluster::WriteRouterConfig() {
   }
   WriteFile(directory_ + "/router.yaml",
             fmt::format("server:\n  listen: 127.0.0.1:{}\n  metrics_listen: 127.0.0.1:{}\n{}"
-                        "model:\n  path: {}\nworkers:\n{}queue_timeout_s: {}\n",
+                        "model:\n  path: {}\nworkers:\n{}queue_timeout_s: {}\n{}",
                         ports_["router"], metrics_ports_["router"],
                         options_.cluster_token.empty()
                             ? ""
                             : "  cluster_token_file: " + directory_ + "/router.token\n",
-                        options_.model, workers, options_.queue_timeout_s));
+                        options_.model, workers, options_.queue_timeout_s, options_.router_config));
 }
 
 void Cluster::StartWorker(const std::string& role, int index) {
@@ -189,11 +189,25 @@ absl::Status Cluster::WaitReady(int prefill_workers, int decode_workers, Duratio
   return absl::DeadlineExceededError("cluster not ready: " + seen + "\n--- router\n" + logs);
 }
 
+void Cluster::SetUp(grpc::ClientContext* context, Duration deadline) const {
+  context->set_deadline(std::chrono::system_clock::now() +
+                        std::chrono::duration_cast<std::chrono::microseconds>(deadline));
+  if (!options_.api_key.empty()) context->AddMetadata("x-api-key", options_.api_key);
+}
+
+int Cluster::CountTokens(const std::string& text) {
+  grpc::ClientContext context;
+  SetUp(&context, std::chrono::seconds(5));
+  v1::TokenizeRequest request;
+  request.set_text(text);
+  v1::TokenizeResponse response;
+  return stub_->Tokenize(&context, request, &response).ok() ? response.ids_size() : -1;
+}
+
 Answer Cluster::Generate(const v1::GenerateRequest& request,
                          const std::function<void(int)>& on_token, Duration deadline) {
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() +
-                       std::chrono::duration_cast<std::chrono::microseconds>(deadline));
+  SetUp(&context, deadline);
   Answer answer;
   std::unique_ptr<grpc::ClientReader<v1::GenerateResponse>> reader =
       stub_->Generate(&context, request);
@@ -210,7 +224,7 @@ Answer Cluster::Generate(const v1::GenerateRequest& request,
 
 v1::ClusterStatusResponse Cluster::Status() {
   grpc::ClientContext context;
-  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
+  SetUp(&context, std::chrono::seconds(5));
   v1::ClusterStatusResponse response;
   if (!stub_->ClusterStatus(&context, {}, &response).ok()) response.Clear();
   return response;

@@ -39,6 +39,10 @@ struct ClusterOptions {
   double timeout_scale = 1;
   std::string cluster_token;         // empty: none
   std::string worker_cluster_token;  // empty: the same
+  // More of the router's file. Without reuse, so that what a request computes and moves does not
+  // depend on those before it.
+  std::string router_config = "tenancy: {tenants: [{id: default, kv_sharing: none}]}\n";
+  std::string api_key;  // of the client; empty: none
   double queue_timeout_s = 300;
   Duration ready_timeout = std::chrono::seconds(60);
 };
@@ -58,6 +62,8 @@ class Cluster {
                   const std::function<void(int index)>& on_token = nullptr,
                   Duration deadline = std::chrono::seconds(300));
   v1::ClusterStatusResponse Status();
+  int CountTokens(const std::string& text);
+  void set_api_key(std::string key) { options_.api_key = std::move(key); }
   // Waits until no worker uses or leases a block; the error lists those that do.
   absl::Status WaitIdle(Duration timeout);
 
@@ -76,6 +82,7 @@ class Cluster {
   }
 
  private:
+  void SetUp(grpc::ClientContext* context, Duration deadline) const;
   void WriteWorkerConfig(const std::string& role, int index);
   void WriteRouterConfig();
   void StartWorker(const std::string& role, int index);
