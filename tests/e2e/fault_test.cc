@@ -44,6 +44,7 @@ class FaultTest : public testing::TestWithParam<std::string> {
     options.numerics = GetParam();
     options.prefill_workers = options.decode_workers = 2;
     options.step_tokens = 64;
+    if (reuses_) options.router_config = "";  // each tenant finds its own KV
     cluster_ = std::make_unique<Cluster>(options);
     const absl::Status status = cluster_->Start();
     ASSERT_TRUE(status.ok()) << status;
@@ -64,21 +65,22 @@ class FaultTest : public testing::TestWithParam<std::string> {
     return answers;
   }
 
-  // Waits until the worker computes and has sent or received KV of this load.
-  void AwaitBusy(const std::string& role, int index, double bytes_before) {
-    const std::string metric =
-        role == "prefill" ? "trivium_kv_sent_bytes_total" : "trivium_kv_received_bytes_total";
+  // Waits until the worker is at work for this load: it has sent or received KV, or, where little
+  // of that moves, computed rows.
+  void AwaitBusy(const std::string& role, int index, double work_before) {
     for (int i = 0; i < 3000; ++i) {
-      if (cluster_->MetricSum(Cluster::Name(role, index), metric) > bytes_before) return;
+      if (Work(role, index) > work_before) return;
       std::this_thread::sleep_for(std::chrono::milliseconds(5));
     }
-    FAIL() << role << " " << index << " moved no KV";
+    FAIL() << role << " " << index << " did nothing";
   }
-  double KvBytes(const std::string& role, int index) {
-    return cluster_->MetricSum(Cluster::Name(role, index), role == "prefill"
+  double Work(const std::string& role, int index) {
+    return cluster_->MetricSum(Cluster::Name(role, index), reuses_ ? "trivium_rows_total"
+                                                           : role == "prefill"
                                                                ? "trivium_kv_sent_bytes_total"
                                                                : "trivium_kv_received_bytes_total");
   }
+  void ExpectFaultsUnnoticed();
 
   void ExpectReady() {
     const absl::Status ready = cluster_->WaitReady(2, 2, std::chrono::seconds(60));
@@ -103,11 +105,12 @@ class FaultTest : public testing::TestWithParam<std::string> {
     EXPECT_TRUE(idle.ok()) << what << ": " << idle;
   }
 
+  bool reuses_ = false;
   std::unique_ptr<Cluster> cluster_;
   std::atomic<int> tokens_{0};
 };
 
-TEST_P(FaultTest, ClientsNoticeNeitherKillNorStop) {
+void FaultTest::ExpectFaultsUnnoticed() {
   const uint64_t seed = std::random_device()();
   SCOPED_TRACE(testing::Message() << "seed " << seed);
   const std::vector<v1::GenerateRequest> load = Load(seed);
@@ -115,7 +118,7 @@ TEST_P(FaultTest, ClientsNoticeNeitherKillNorStop) {
   Expect(calm, calm, "undisturbed");
 
   for (const std::string role : {"prefill", "decode"}) {
-    const double before = KvBytes(role, 0);
+    const double before = Work(role, 0);
     const std::vector<Answer> killed = RunAll(load, [&] {
       AwaitBusy(role, 0, before);
       cluster_->worker(role, 0).Signal(SIGKILL);
@@ -126,7 +129,7 @@ TEST_P(FaultTest, ClientsNoticeNeitherKillNorStop) {
     Expect(killed, calm, ("SIGKILL of " + role).c_str());
   }
   for (const std::string role : {"prefill", "decode"}) {
-    const double before = KvBytes(role, 1);
+    const double before = Work(role, 1);
     const std::vector<Answer> stopped = RunAll(load, [&] {
       AwaitBusy(role, 1, before);
       cluster_->worker(role, 1).Signal(SIGSTOP);
@@ -137,6 +140,8 @@ TEST_P(FaultTest, ClientsNoticeNeitherKillNorStop) {
     Expect(stopped, calm, ("SIGSTOP of " + role).c_str());
   }
 }
+
+TEST_P(FaultTest, ClientsNoticeNeitherKillNorStop) { ExpectFaultsUnnoticed(); }
 
 TEST_P(FaultTest, AMissingStageIsNamed) {
   for (const std::string role : {"decode", "prefill"}) {
@@ -155,6 +160,20 @@ TEST_P(FaultTest, AMissingStageIsNamed) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Numerics, FaultTest, testing::Values("batch_invariant", "fast"),
+                         [](const auto& test) { return test.param; });
+
+// From the second round on most prompts are found, and what is lost with a worker is not.
+class FaultReuseTest : public FaultTest {
+ protected:
+  FaultReuseTest() { reuses_ = true; }
+};
+
+TEST_P(FaultReuseTest, ClientsNoticeNeitherKillNorStop) {
+  ExpectFaultsUnnoticed();
+  EXPECT_GT(cluster_->MetricSum("decode-1", "trivium_prompt_tokens_total{source=\"cached\"}"), 0);
+}
+
+INSTANTIATE_TEST_SUITE_P(Numerics, FaultReuseTest, testing::Values("batch_invariant"),
                          [](const auto& test) { return test.param; });
 
 }  // namespace
