@@ -73,6 +73,12 @@ absl::StatusOr<v1::TokenizeResponse> Client::Tokenize(const v1::TokenizeRequest&
   return Ask<v1::TokenizeResponse>(&v1::Inference::Stub::Tokenize, request);
 }
 
+absl::StatusOr<v1::ExplainResponse> Client::ExplainPlacement(const std::string& request_id) {
+  v1::ExplainRequest request;
+  request.set_request_id(request_id);
+  return Ask<v1::ExplainResponse>(&v1::Inference::Stub::Explain, request);
+}
+
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
   return Ask<v1::ListModelsResponse>(&v1::Inference::Stub::ListModels, v1::ListModelsRequest());
 }

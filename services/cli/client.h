@@ -40,6 +40,7 @@ class Client {
   absl::StatusOr<v1::TokenizeResponse> Tokenize(const v1::TokenizeRequest& request);
   absl::StatusOr<v1::ListModelsResponse> ListModels();
   absl::StatusOr<v1::ClusterStatusResponse> ClusterStatus();
+  absl::StatusOr<v1::ExplainResponse> ExplainPlacement(const std::string& request_id);
 
  private:
   // One unary call of `method`.

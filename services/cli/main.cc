@@ -8,8 +8,9 @@ int main(int argc, char** argv) {
   Options options;
   if (const auto code = ParseOptions(argc, argv, &options)) return *code;
   const std::map<std::string, int (*)(const Options&)> commands = {
-      {"chat", RunChat},     {"generate", RunGenerate},     {"status", RunStatus},
-      {"models", RunModels}, {"tokenize", RunTokenize},     {"wait-ready", RunWaitReady},
-      {"bench", RunBench},   {"completion", RunCompletion}, {"man", RunMan}};
+      {"chat", RunChat},       {"generate", RunGenerate}, {"status", RunStatus},
+      {"models", RunModels},   {"tokenize", RunTokenize}, {"wait-ready", RunWaitReady},
+      {"explain", RunExplain}, {"bench", RunBench},       {"completion", RunCompletion},
+      {"man", RunMan}};
   return commands.at(options.command)(options);
 }

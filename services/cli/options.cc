@@ -209,6 +209,10 @@ void AddQuestions(CLI::App* root, Options* o) {
   CLI::App* models = root->add_subcommand("models", "what the cluster serves");
   models->add_flag("--json", o->json, "one JSON object");
   AddPrompt(root->add_subcommand("tokenize", "text as token ids"), o, false);
+  CLI::App* explain =
+      root->add_subcommand("explain", "why a request went to the workers that it went to");
+  explain->add_option("request_id", o->request_id, "as the answer gave it: see generate --json")
+      ->required();
   CLI::App* wait = root->add_subcommand("wait-ready", "wait until a request could be served");
   AddTimeout(wait, o, "give up after so long; default 60");
   wait->add_option("--prefill", o->prefill_workers, "ready prefill workers")

@@ -58,8 +58,9 @@ struct Options {
 
   int prefill_workers = 1, decode_workers = 1;  // wait-ready
   BenchOptions bench;
-  WatchOptions watch;  // status
-  std::string shell;   // completion: bash, zsh, fish
+  WatchOptions watch;      // status
+  std::string shell;       // completion: bash, zsh, fish
+  std::string request_id;  // explain
 };
 
 // nullopt: go on; else the exit code, and everything has been said: 0 after --help and --version, 2

@@ -39,6 +39,15 @@ int RunStatus(const Options& options) {
   return Print(options.json ? StatusJson(*status) : StatusTable(*status));
 }
 
+int RunExplain(const Options& options) {
+  const auto explained =
+      Client(options.router, 0, options.api_key).ExplainPlacement(options.request_id);
+  if (!explained.ok()) return Fail(explained.status());
+  std::string text;
+  for (const std::string& placement : explained->placements()) text += placement;
+  return Print(text);
+}
+
 int RunModels(const Options& options) {
   const auto models = Client(options.router, 0, options.api_key).ListModels();
   if (!models.ok()) return Fail(models.status());

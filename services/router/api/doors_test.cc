@@ -230,6 +230,38 @@ TEST_F(DoorsTest, EveryQuestionAsksWho) {
             std::string::npos);
 }
 
+TEST_F(DoorsTest, ARequestIsExplainedToItsOwnerAndTheAdministratorAlone) {
+  v1::GenerateRequest request;
+  request.set_text("Hello");
+  request.mutable_sampling()->set_max_tokens(2);
+  std::string id;
+  {
+    grpc::ClientContext context;
+    Identify(&context, kAlice);
+    auto reader = stub_->Generate(&context, request);
+    for (v1::GenerateResponse response; reader->Read(&response);) {
+      if (response.has_done()) id = response.done().request_id();
+    }
+    ASSERT_TRUE(reader->Finish().ok());
+  }
+  const auto explain = [&](const Ask& ask, const std::string& request_id) {
+    grpc::ClientContext context;
+    Identify(&context, ask);
+    v1::ExplainRequest question;
+    question.set_request_id(request_id);
+    v1::ExplainResponse response;
+    const std::string code = ReplyOf(stub_->Explain(&context, question, &response)).code;
+    EXPECT_EQ(response.placements_size(), code == "OK" ? 1 : 0);
+    if (code == "OK") EXPECT_NE(response.placements(0).find(": prefill "), std::string::npos);
+    return code;
+  };
+  EXPECT_EQ(explain(kAlice, id), "OK");
+  EXPECT_EQ(explain(kRoot, id), "OK");
+  EXPECT_EQ(explain(kBob, id), "NOT_FOUND");
+  EXPECT_EQ(explain(kAlice, id + "0"), "NOT_FOUND");
+  EXPECT_EQ(explain(kNobody, id), "UNAUTHENTICATED");
+}
+
 // Beyond the first 64 tenants, one counter stands for all: a label must stay bounded.
 TEST(TenantMetricsTest, TheLabelIsCapped) {
   std::vector<TenantId> tenants;

@@ -186,4 +186,25 @@ grpc::ServerUnaryReactor* InferenceService::ClusterStatus(grpc::CallbackServerCo
   return reactor;
 }
 
+// Whoever may not see a request is told what one is told who asks for none.
+grpc::ServerUnaryReactor* InferenceService::Explain(grpc::CallbackServerContext* context,
+                                                    const v1::ExplainRequest* request,
+                                                    v1::ExplainResponse* response) {
+  grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+  const absl::StatusOr<Caller> caller = CallerOf(*context);
+  if (!caller.ok()) {
+    reactor->Finish(ToClient(caller.status()));
+    return reactor;
+  }
+  for (Dispatcher::Explanation& one : backend_.dispatcher->Explain(request->request_id())) {
+    if (one.tenant != caller->tenant && !caller->is_administrator) continue;
+    response->add_placements(std::move(one.text));
+  }
+  const bool is_found = response->placements_size() > 0;
+  reactor->Finish(is_found ? grpc::Status::OK
+                           : grpc::Status(grpc::StatusCode::NOT_FOUND,
+                                          "request_id names none of your latest requests"));
+  return reactor;
+}
+
 }  // namespace trivium::router
