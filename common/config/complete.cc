@@ -9,6 +9,7 @@
 
 #include "common/config/config.h"
 #include "common/config/fields.h"
+#include "common/config/schema.h"
 #include "common/config/yaml_tree.h"
 #include "common/net/address.h"
 #include "common/net/text.h"
@@ -91,12 +92,11 @@ std::string HostName(size_t bytes_max) {
 
 // Unique in the cluster, also where the port is not known yet.
 std::string DefaultWorkerId(std::string_view role, const std::string& listen) {
-  constexpr size_t kIdBytesMax = 64;
   const absl::StatusOr<net::Address> address = net::ParseAddress(listen);
   const bool has_port = address.ok() && address->port != 0;
   const std::string place = has_port ? fmt::format("-{}-{}", role, address->port)
                                      : fmt::format("-{}-pid{}", role, getpid());
-  return HostName(kIdBytesMax - place.size()) + place;
+  return HostName(kNameBytesMax - place.size()) + place;
 }
 
 absl::Status CheckWorkers(const v1::RouterConfig& config) {

@@ -106,7 +106,6 @@ std::string PlainBytes(double bytes) {
 }
 
 bool IsName(std::string_view text) {
-  constexpr size_t kNameBytesMax = 64;
   constexpr std::string_view kAllowed =
       "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
   return text.size() <= kNameBytesMax && text.find_first_not_of(kAllowed) == std::string_view::npos;

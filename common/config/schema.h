@@ -20,6 +20,7 @@ struct FieldRule {
   bool is_bytes = false;                       // "512MiB" is understood
   enum class Form { kAny, kAddress, kName, kSha256, kSharing } form = Form::kAny;  // of strings
 };
+inline constexpr size_t kNameBytesMax = 64;  // of Form::kName
 
 // nullptr: nothing to check.
 const FieldRule* FindRule(const google::protobuf::FieldDescriptor& field);
