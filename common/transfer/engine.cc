@@ -82,7 +82,7 @@ bool Engine::Turn() {
   std::vector<PeerTable::Lost> lost = wiring_->peers->Sweep();
   const bool more = send_side_.Turn(&lost);
   for (const auto& [peer, reason] : lost) Lose(peer, reason);
-  wiring_->tally->peers_suspect = wiring_->peers->AnyBusy() ? wiring_->peers->Suspects() : 0;
+  wiring_->tally->peers_suspect = wiring_->peers->AnyWatched() ? wiring_->peers->Suspects() : 0;
   return more;
 }
 
@@ -95,7 +95,7 @@ void Engine::Lose(uint64_t peer, const std::string& reason) {
 }
 
 Duration Engine::MaxSleep() const {
-  const bool idle = !receive_side_.Busy() && !send_side_.Busy() && !wiring_->peers->AnyBusy();
+  const bool idle = !receive_side_.Busy() && !send_side_.Busy() && !wiring_->peers->AnyWatched();
   return idle ? Duration(std::chrono::seconds(1)) : wiring_->timeouts.heartbeat / 8;
 }
 

@@ -65,6 +65,8 @@ class Link {
   virtual void Discard(uint64_t parked) = 0;
   // Ends a connection without asking the other side. What is in flight on it ends with ok = false.
   virtual void ForceClose(Connection connection) = 0;
+  // Whether the wire still works on memory of ours that ForceClose would give back.
+  virtual bool IsBusy(Connection) const { return false; }
 
   // Hands out what has happened; true when there was something.
   virtual bool Progress(LinkEvents& events) = 0;

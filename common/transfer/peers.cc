@@ -47,17 +47,12 @@ bool PeerTable::EvictIdle() {
 void PeerTable::Hold(uint64_t id) {
   const auto it = peers_.find(id);
   if (it == peers_.end()) return;
-  if (it->second.transfers++ == 0) {
-    ++busy_;
-    // Silence counts only while somebody listens for this peer.
-    it->second.watched_since = clock_->Now();
-  }
+  // Silence counts only while somebody listens for this peer.
+  if (it->second.transfers++ == 0) it->second.watched_since = clock_->Now();
 }
 
 void PeerTable::Release(uint64_t id) {
-  const auto it = peers_.find(id);
-  if (it == peers_.end()) return;
-  if (--it->second.transfers == 0) --busy_;
+  if (const auto it = peers_.find(id); it != peers_.end()) --it->second.transfers;
 }
 
 void PeerTable::Heard(uint64_t id) {
@@ -113,8 +108,10 @@ int64_t PeerTable::PostRows(uint64_t id, const HeaderBytes& header, SealedRows r
 std::vector<PeerTable::Lost> PeerTable::Sweep() {
   std::vector<Lost> lost;
   const TimePoint now = clock_->Now();
+  any_watched_ = false;
   for (auto& [id, peer] : peers_) {
-    if (peer.transfers == 0) continue;
+    if (peer.transfers == 0 && !link_->IsBusy(peer.connection)) continue;
+    any_watched_ = true;
     const Duration silence = Silence(peer);
     if (!peer.answered && silence > timeouts_.connect) {
       lost.push_back({id, "the peer did not answer the connection"});
@@ -133,7 +130,6 @@ std::vector<PeerTable::Lost> PeerTable::Sweep() {
 void PeerTable::Drop(uint64_t id) {
   const auto it = peers_.find(id);
   if (it == peers_.end()) return;
-  if (it->second.transfers > 0) --busy_;
   link_->ForceClose(it->second.connection);
   peers_.erase(it);
 }

@@ -1,7 +1,8 @@
 // The transports that this one talks to: connections, heartbeats, and when a peer counts as lost.
 // Thread-safety: none; one thread owns it.
 // Invariant: a peer with open transfers is pinged every heartbeat, and lost after one lease of
-// silence.
+// silence. So is one whose transfers are over while the wire still works on their memory: else a
+// peer that has stopped would keep it.
 #pragma once
 
 #include <cstdint>
@@ -53,7 +54,8 @@ class PeerTable {
   // Of a connection that the link reported; 0: none of ours.
   uint64_t Owner(Connection connection) const;
   std::vector<uint64_t> All() const;
-  bool AnyBusy() const { return busy_ > 0; }
+  // Whether the last Sweep had anybody to watch.
+  bool AnyWatched() const { return any_watched_; }
   int64_t Suspects() const;
 
  private:
@@ -73,7 +75,7 @@ class PeerTable {
   uint64_t own_id_;
   TransferTimeouts timeouts_;
   std::unordered_map<uint64_t, Peer> peers_;
-  int64_t busy_ = 0;  // peers with transfers
+  bool any_watched_ = false;
 };
 
 }  // namespace trivium::transfer

@@ -13,6 +13,7 @@ namespace trivium::transfer {
 namespace {
 
 constexpr int kRounds = 50;
+constexpr int kGivenUp = 10;
 constexpr double kScale = 0.15;
 constexpr WorkerShape kShape{12, 3, 64, 128};
 constexpr int32_t kTokens = 2016;
@@ -36,8 +37,7 @@ class StopTest : public testing::TestWithParam<std::string> {
     EXPECT_TRUE(peer_->Alive());
     EXPECT_TRUE(Eventually([&] { return worker_.AllBlocksFree(); }));
     // Most rounds must have hit a transfer in flight, or nothing was shown.
-    EXPECT_GE(interrupted_, kRounds / 2) << "of " << kRounds << " rounds, random seed " << seed_;
-    EXPECT_GT(worker_.transport->counters().peers_lost, 0);
+    EXPECT_GE(interrupted_, rounds_ / 2) << "of " << rounds_ << " rounds, random seed " << seed_;
     RecordProperty("interrupted", interrupted_);
     std::cout << interrupted_ << " transfers interrupted, " << retries_ << " retries\n";
   }
@@ -61,6 +61,7 @@ class StopTest : public testing::TestWithParam<std::string> {
   }
   // Stops the peer somewhere in the middle, as `moved` bytes tell.
   void StopInMidTransfer(const std::function<int64_t()>& moved, const std::function<bool()>& over) {
+    ++rounds_;
     const int64_t until = static_cast<int64_t>(random_() % (kPayload / 2));
     EXPECT_TRUE(Eventually([&] { return moved() >= until || over(); }));
     peer_->Signal(SIGSTOP);
@@ -93,13 +94,15 @@ class StopTest : public testing::TestWithParam<std::string> {
 
   void StopSender(uint64_t seed);
   void StopReceiver(uint64_t seed);
+  std::unique_ptr<Sender> SendTo(const Ticket& ticket, const kv::Reservation& rows, uint64_t seed,
+                                 Outcome<TransferStats>* delivery);
 
   const Backend& backend_;
   TestWorker worker_;
   std::unique_ptr<PeerProcess> peer_;
   const uint32_t seed_ = std::random_device()();
   std::mt19937 random_{seed_};
-  int interrupted_ = 0, retries_ = 0;
+  int rounds_ = 0, interrupted_ = 0, retries_ = 0;
 };
 
 void StopTest::StopSender(uint64_t seed) {
@@ -126,22 +129,30 @@ void StopTest::StopSender(uint64_t seed) {
   EXPECT_EQ(CheckRows(*worker_.storage, Blocks(others).blocks, 0, kTokens, seed + 1, true), "");
 }
 
+std::unique_ptr<Sender> StopTest::SendTo(const Ticket& ticket, const kv::Reservation& rows,
+                                         uint64_t seed, Outcome<TransferStats>* delivery) {
+  FillRows(*worker_.storage, Blocks(rows).blocks, 0, kTokens, seed);
+  auto sender =
+      worker_.transport->Open(ticket, PeerCredentials(seed), Blocks(rows), delivery->Callback());
+  EXPECT_TRUE(sender.ok()) << sender.status();
+  if (!sender.ok()) return nullptr;
+  for (int layer = 0; layer < kShape.layers; ++layer) {
+    (*sender)->Send({layer, layer + 1, 0, kTokens});
+  }
+  (*sender)->Finish("", true);
+  return *std::move(sender);
+}
+
 void StopTest::StopReceiver(uint64_t seed) {
   const auto word = peer_->Ask(fmt::format("expect {} {}", kTokens, seed));
   ASSERT_TRUE(word.ok()) << word.status();
   const auto ticket = TicketFromWord(*word);
   ASSERT_TRUE(ticket.ok()) << ticket.status();
   kv::Reservation rows = ReserveAll();
-  FillRows(*worker_.storage, Blocks(rows).blocks, 0, kTokens, seed);
   Outcome<TransferStats> delivery;
   const int64_t before = worker_.transport->counters().bytes_sent;
-  auto sender =
-      worker_.transport->Open(*ticket, PeerCredentials(seed), Blocks(rows), delivery.Callback());
-  ASSERT_TRUE(sender.ok()) << sender.status();
-  for (int layer = 0; layer < kShape.layers; ++layer) {
-    (*sender)->Send({layer, layer + 1, 0, kTokens});
-  }
-  (*sender)->Finish("", true);
+  const std::unique_ptr<Sender> sender = SendTo(*ticket, rows, seed, &delivery);
+  ASSERT_NE(sender, nullptr);
   StopInMidTransfer([&] { return worker_.transport->counters().bytes_sent - before; },
                     [&] { return delivery.came(); });
   if (!delivery.Wait().ok()) ++interrupted_;
@@ -163,6 +174,7 @@ TEST_P(StopTest, SurvivesAStoppedSender) {
     StopSender(static_cast<uint64_t>(2 * round + 1));
     if (HasFatalFailure()) return;
   }
+  EXPECT_GT(worker_.transport->counters().peers_lost, 0);
 }
 
 TEST_P(StopTest, SurvivesAStoppedReceiver) {
@@ -170,6 +182,51 @@ TEST_P(StopTest, SurvivesAStoppedReceiver) {
     SCOPED_TRACE(round);
     StopReceiver(static_cast<uint64_t>(2 * round + 1));
     if (HasFatalFailure()) return;
+  }
+  EXPECT_GT(worker_.transport->counters().peers_lost, 0);
+}
+
+// Who gives a transfer up while the other side is stopped has its blocks back before that goes on.
+TEST_P(StopTest, AbortsATransferToAStoppedReceiver) {
+  for (uint64_t seed = 1; seed <= kGivenUp; ++seed) {
+    SCOPED_TRACE(seed);
+    const auto ticket =
+        TicketFromWord(peer_->Ask(fmt::format("expect {} {}", kTokens, seed)).value_or(""));
+    ASSERT_TRUE(ticket.ok()) << ticket.status();
+    kv::Reservation rows = ReserveAll();
+    Outcome<TransferStats> delivery;
+    const int64_t before = worker_.transport->counters().bytes_sent;
+    std::unique_ptr<Sender> sender = SendTo(*ticket, rows, seed, &delivery);
+    StopInMidTransfer([&] { return worker_.transport->counters().bytes_sent - before; },
+                      [&] { return delivery.came(); });
+    sender.reset();
+    if (!delivery.Wait().ok()) ++interrupted_;
+    rows = {};
+    ASSERT_TRUE(Eventually([&] { return worker_.AllBlocksFree(); }));
+    peer_->Signal(SIGCONT);
+    peer_->Ask("arrived").IgnoreError();
+    EXPECT_EQ(peer_->Ask("release").value_or("gone"), "free");
+  }
+}
+
+TEST_P(StopTest, WithdrawsALandingFromAStoppedSender) {
+  for (uint64_t seed = 1; seed <= kGivenUp; ++seed) {
+    SCOPED_TRACE(seed);
+    kv::Reservation blocks = ReserveAll();
+    Outcome<Arrival> arrival;
+    const Ticket ticket = Expect(blocks, seed, &arrival);
+    const int64_t before = worker_.transport->counters().bytes_received;
+    ASSERT_EQ(peer_->Ask(fmt::format("send {} {}", TicketToWord(ticket), seed)).value_or("gone"),
+              "sending");
+    StopInMidTransfer([&] { return worker_.transport->counters().bytes_received - before; },
+                      [&] { return arrival.came(); });
+    worker_.transport->Withdraw(ticket.landing_id);
+    if (!arrival.Wait().ok()) ++interrupted_;
+    blocks = {};
+    ASSERT_TRUE(Eventually([&] { return worker_.AllBlocksFree(); }));
+    peer_->Signal(SIGCONT);
+    ASSERT_TRUE(peer_->Ask("delivered").ok());
+    EXPECT_EQ(peer_->Ask("release").value_or("gone"), "free");
   }
 }
 

@@ -61,6 +61,7 @@ class UcxLink final : public Link {
   void Receive(uint64_t parked, Buffer into, uint64_t cookie) override;
   void Discard(uint64_t parked) override;
   void ForceClose(Connection connection) override;
+  bool IsBusy(Connection connection) const override;
   bool Progress(LinkEvents& events) override;
   void Wait(Duration at_most) override;
   void Wake() override;
@@ -84,6 +85,10 @@ class UcxLink final : public Link {
   using Pipes = std::map<Connection, Pipe>;
 
   UcxLink() = default;
+  static int64_t Outstanding(const Pipe& pipe) {
+    return pipe.worker->outstanding() + static_cast<int64_t>(pipe.queue.size());
+  }
+  std::vector<Connection> PipesOfPeer(Connection connection) const;
   absl::StatusOr<Pipes::iterator> AddPipe(const std::string& other_door);
   absl::Status Knock(Connection id, Pipe& pipe);
   bool Answer(FrameSocket& caller);
@@ -310,16 +315,26 @@ void UcxLink::CloseSettled() {
   });
 }
 
-void UcxLink::ForceClose(Connection connection) {
+// The connection's own and whatever else the same peer has opened here.
+std::vector<Connection> UcxLink::PipesOfPeer(Connection connection) const {
+  std::vector<Connection> same;
   const auto found = pipes_.find(connection);
-  if (found == pipes_.end()) return;
-  const std::string other_door = found->second.other_door;
-  // Whatever else the same peer has opened here goes too: it is as lost.
-  for (auto it = pipes_.begin(); it != pipes_.end();) {
-    const auto next = std::next(it);
-    if (it == found || (!it->second.claimed && it->second.other_door == other_door)) ClosePipe(it);
-    it = next;
+  if (found == pipes_.end()) return same;
+  for (const auto& [id, pipe] : pipes_) {
+    const bool opened_here = !pipe.claimed && pipe.other_door == found->second.other_door;
+    if (id == connection || opened_here) same.push_back(id);
   }
+  return same;
+}
+
+void UcxLink::ForceClose(Connection connection) {
+  for (const Connection id : PipesOfPeer(connection)) ClosePipe(pipes_.find(id));
+}
+
+bool UcxLink::IsBusy(Connection connection) const {
+  const std::vector<Connection> same = PipesOfPeer(connection);
+  return std::any_of(same.begin(), same.end(),
+                     [this](Connection id) { return Outstanding(pipes_.at(id)) > 0; });
 }
 
 void UcxLink::CloseUnclaimed() {
@@ -400,9 +415,7 @@ void UcxLink::Wake() {
 
 int64_t UcxLink::outstanding() const {
   int64_t count = static_cast<int64_t>(leftover_.size());
-  for (const auto& [id, pipe] : pipes_) {
-    count += pipe.worker->outstanding() + static_cast<int64_t>(pipe.queue.size());
-  }
+  for (const auto& [id, pipe] : pipes_) count += Outstanding(pipe);
   return count;
 }
 
