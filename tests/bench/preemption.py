@@ -8,16 +8,14 @@ have. Every answer has to be that of its solo run.
 import argparse
 import concurrent.futures
 import json
-import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import urllib.request
 
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
-BIN = os.path.join(ROOT, 'build', 'release', 'bin')
+from cluster import Cluster
+
 BLOCK_TOKENS = 16
 BLOCK_BYTES = BLOCK_TOKENS * 23040  # of SmolLM2-135M, 30 layers
 THINGS = ('rain', 'a clock', 'the moon', 'bread', 'a bicycle', 'salt', 'a mirror', 'the sea')
@@ -26,40 +24,21 @@ QUESTIONS = [form.format(thing) for thing in THINGS for form in (
     'Why do people like {}?')]
 
 
-class Cluster:
+class Questioned(Cluster):
     def __init__(self, args, blocks, admission):
-        self.router = args.router
-        self.log = tempfile.TemporaryFile('w')
-        self.processes = []
-        common = ['--model', args.model, '--threads', '1', '--numerics', 'batch_invariant']
-        for role, port, more in (('prefill', 1, ['--kv-memory', '256MiB']),
-                                 ('decode', 2, ['--kv-memory', str(blocks * BLOCK_BYTES), '--admission', admission,
-                                                '--metrics-listen', f'127.0.0.1:{self.router + 3}'])):
-            self.start(f'trivium-{role}', '--listen', f'127.0.0.1:{self.router + port}', *common, *more)
-        self.start('trivium-router', '--listen', f'127.0.0.1:{self.router}', '--model', args.model,
-                   '--http-listen', f'127.0.0.1:{self.router + 4}',
-                   '--worker', f'prefill=127.0.0.1:{self.router + 1}', '--worker', f'decode=127.0.0.1:{self.router + 2}')
-        subprocess.run([os.path.join(BIN, 'trivium'), 'wait-ready', '--router', f'127.0.0.1:{self.router}'],
-                       check=True, stdout=subprocess.DEVNULL)
-
-    def start(self, name, *arguments):
-        self.processes.append(subprocess.Popen([os.path.join(BIN, name), *arguments], stdout=self.log, stderr=self.log))
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        for process in self.processes:
-            process.terminate()
-        for process in self.processes:
-            process.wait()
+        super().__init__(args.model, args.router, tempfile.TemporaryFile('w'),
+                         worker=['--threads', '1', '--numerics', 'batch_invariant'], prefill=['--kv-memory', '256MiB'],
+                         decode=['--kv-memory', str(blocks * BLOCK_BYTES), '--admission', admission,
+                                 '--metrics-listen', f'127.0.0.1:{args.router + 3}'],
+                         router=['--http-listen', f'127.0.0.1:{args.router + 4}'])
+        self.client('wait-ready')
 
     def ask(self, number, max_tokens):
         """The answer's text, its tokens and the prompt's, and the seconds to the first token. Over HTTP from here:
         a client process for each question would take the workers' cores."""
         body = {'messages': [{'role': 'user', 'content': QUESTIONS[number]}], 'temperature': 0.7, 'seed': number,
                 'max_tokens': max_tokens, 'stream': True, 'stream_options': {'include_usage': True}}
-        request = urllib.request.Request(f'http://127.0.0.1:{self.router + 4}/v1/chat/completions',
+        request = urllib.request.Request(f'http://127.0.0.1:{self.port + 4}/v1/chat/completions',
                                          json.dumps(body).encode(), {'Content-Type': 'application/json'})
         begin, first, text, usage = time.monotonic(), None, '', None
         with urllib.request.urlopen(request) as events:
@@ -83,7 +62,7 @@ class Cluster:
             return answers, time.monotonic() - begin
 
     def preempted(self):
-        page = urllib.request.urlopen(f'http://127.0.0.1:{self.router + 3}/metrics').read().decode()
+        page = urllib.request.urlopen(f'http://127.0.0.1:{self.port + 3}/metrics').read().decode()
         return sum(int(float(line.split()[-1])) for line in page.splitlines() if 'outcome="preempted"' in line)
 
 
@@ -93,7 +72,7 @@ def texts_of(answers):
 
 def measure(args, blocks, admission, solo):
     """Best tokens/s of the rounds, median wait for the first token in the best one, preemptions a round."""
-    with Cluster(args, blocks, admission) as cluster:
+    with Questioned(args, blocks, admission) as cluster:
         best, wait = 0, 0
         for round_number in range(args.rounds + 1):
             if round_number == 1:
@@ -116,7 +95,7 @@ def main():
     parser.add_argument('--router', type=int, default=7470, help='first of five ports')
     args = parser.parse_args()
     blocks_for = lambda tokens: -(-tokens // BLOCK_TOKENS)
-    with Cluster(args, 2 * blocks_for(args.max_tokens + 128), 'full') as cluster:
+    with Questioned(args, 2 * blocks_for(args.max_tokens + 128), 'full') as cluster:
         solo = [cluster.ask(i, args.max_tokens) for i in range(len(QUESTIONS))]
     lengths = sorted(answer['tokens'] for answer in solo)
     sizes = [answer['prompt_tokens'] + answer['tokens'] for answer in solo]

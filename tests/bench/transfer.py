@@ -13,25 +13,16 @@ import subprocess
 import sys
 import tempfile
 
-ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..')
-BIN = os.path.join(ROOT, 'build', 'release', 'bin')
-
-
-def binary(name):
-    return os.path.join(BIN, name)
+from cluster import BIN, Cluster
 
 
 def bandwidth(rounds):
     for backend in ('posix', 'tcp'):
-        out = subprocess.run([binary('transfer_bench'), '--rounds', str(rounds), '--backend', backend],
+        out = subprocess.run([os.path.join(BIN, 'transfer_bench'), '--rounds', str(rounds), '--backend', backend],
                              capture_output=True, text=True)
         if out.returncode != 0:
             sys.exit(f'transfer_bench failed: {out.stderr.strip()[-500:]}')
         print(f'{backend}: {out.stdout.strip()}')
-
-
-def start(processes, log, name, *arguments):
-    processes.append(subprocess.Popen([binary(name), *arguments], stdout=log, stderr=log))
 
 
 def field(text, event, request, name):
@@ -40,29 +31,14 @@ def field(text, event, request, name):
 
 
 def requests(model, router, tokens, count, numerics, logs):
-    processes = []
-    try:
-        with open(logs, 'w') as log:
-            for role, port in (('prefill', router + 1), ('decode', router + 2)):
-                start(processes, log, f'trivium-{role}', '--listen', f'127.0.0.1:{port}', '--model', model,
-                      '--threads', '1', '--numerics', numerics)
-            start(processes, log, 'trivium-router', '--listen', f'127.0.0.1:{router}', '--model', model,
-                  '--worker', f'prefill=127.0.0.1:{router + 1}', '--worker', f'decode=127.0.0.1:{router + 2}')
-        client = [binary('trivium'), 'wait-ready', '--router', f'127.0.0.1:{router}', '--timeout-s', '60']
-        subprocess.run(client, check=True, stdout=subprocess.DEVNULL)
+    with open(logs, 'w') as log, Cluster(model, router, log, worker=['--threads', '1', '--numerics', numerics]) as cluster:
+        cluster.client('wait-ready', '--timeout-s', '60')
         answers = []
         for _ in range(count):
             ids = ','.join(str(random.randrange(100, 40000)) for _ in range(tokens))
-            out = subprocess.run([binary('trivium'), 'generate', '--router', f'127.0.0.1:{router}', '--tokens', ids,
-                                  '--max-tokens', '8', '--ignore-eos', '--json', '--quiet'],
-                                 check=True, capture_output=True, text=True)
-            answers.append(json.loads(out.stdout))
+            out = cluster.client('generate', '--tokens', ids, '--max-tokens', '8', '--ignore-eos', '--json', '--quiet')
+            answers.append(json.loads(out))
         return answers
-    finally:
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
 
 
 def main():
