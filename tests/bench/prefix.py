@@ -1,0 +1,172 @@
+"""Time to the first token with a cached prefix, and whether it tells one tenant about another.
+
+A cluster of real processes, each worker with one thread, numerics fast, asked over one HTTP connection; prompts are
+new random token ids each time. Without --probes: the time with 0, 50, 90 and 99 % of --tokens sent before by the same
+tenant (rounded to whole blocks), rounds interleaved, beside what the multiplications alone would give.
+
+With --probes: a coin decides whether tenant A sends a prompt or another one as long, then tenant B sends that prompt;
+a second coin, whether B sends it again or a new one. AUC is the chance that a probe of what had been sent was answered
+sooner than one of what had not: 0.5 tells nothing, 1 everything.
+"""
+import argparse
+import hashlib
+import http.client
+import json
+import os
+import random
+import re
+import statistics
+import tempfile
+import time
+
+from cluster import Cluster
+
+BLOCK_TOKENS = 16
+SHARES = (0, 0.5, 0.9, 0.99)
+# Multiplications of SmolLM2-135M: in the layers' matrices for each row, in attention for each row and key, and in the
+# output matrix for the last row.
+LAYERS, WIDTH, KV_WIDTH, FFN, VOCAB = 30, 576, 192, 1536, 49152
+ROW = LAYERS * (2 * WIDTH * WIDTH + 2 * WIDTH * KV_WIDTH + 3 * WIDTH * FFN)
+KEY = LAYERS * 2 * WIDTH
+
+
+def multiplications(cached, tokens):
+    rows = tokens - cached
+    return rows * ROW + (rows * cached + rows * (rows + 1) // 2) * KEY + WIDTH * VOCAB
+
+
+def tenancy(directory, keys):
+    """A router's configuration file with one tenant for each key, called like it."""
+    path = os.path.join(directory, 'router.yaml')
+    with open(path, 'w') as file:
+        file.write('tenancy:\n  tenants:\n')
+        for key in keys:
+            file.write(f'    - {{id: {key}, api_key_sha256: [{hashlib.sha256(key.encode()).hexdigest()}]}}\n')
+    return path
+
+
+class Asker:
+    def __init__(self, port):
+        self.connection = http.client.HTTPConnection('127.0.0.1', port)
+
+    def ask(self, ids, key):
+        """Seconds to the first token, the tokens taken from the cache, and the request's id."""
+        # With logprobs each token is an event, even where its text is not whole yet.
+        body = json.dumps({'prompt': ids, 'max_tokens': 2, 'ignore_eos': True, 'temperature': 0, 'logprobs': 0,
+                           'stream': True, 'stream_options': {'include_usage': True}})
+        begin, first, usage = time.perf_counter(), None, None
+        self.connection.request('POST', '/v1/completions', body,
+                                {'Content-Type': 'application/json', 'Authorization': f'Bearer {key}'})
+        answer = self.connection.getresponse()
+        if answer.status != 200:
+            raise SystemExit(f'status {answer.status}: {answer.read().decode()}')
+        for line in answer:
+            if not line.startswith(b'data: {'):
+                continue
+            first = first or time.perf_counter() - begin
+            event = json.loads(line[6:])
+            if 'error' in event:
+                raise SystemExit(f'the request failed: {event}')
+            usage = event.get('usage') or usage
+        return first, usage['prompt_tokens_details']['cached_tokens'], event['id'].removeprefix('cmpl-')
+
+
+def prompt(tokens):
+    return [random.randrange(100, 40000) for _ in range(tokens)]
+
+
+def measure_round(asker, tokens, cached_tokens, key):
+    """One request for each number of cached tokens, in random order, all behind those that fill the cache."""
+    prompts = {cached: prompt(tokens) for cached in cached_tokens}
+    for cached, ids in prompts.items():
+        if cached > 0:
+            asker.ask(ids[:cached], key)
+    answers = {}
+    for cached in random.sample(cached_tokens, len(cached_tokens)):
+        seconds, found, request = asker.ask(prompts[cached], key)
+        if found != cached:
+            raise SystemExit(f'{found} tokens were found in the cache, {cached} had been sent')
+        answers[cached] = (1e3 * seconds, request)
+    return answers
+
+
+def prefilled_by(log, request):
+    worker = re.search(rf'request_end .*request_id={request} .* prefill=(\S*)', log).group(1)
+    return 'decode worker' if worker in ('', '""') else 'prefill worker'
+
+
+def print_reuse(tokens, cached_tokens, rounds, log):
+    print(f'{tokens} tokens, {len(rounds)} rounds: milliseconds to the first token, and ratios to none cached')
+    print('cached     median (ratio)       best (ratio)  by multiplications  prefilled by')
+    cold = [r[0][0] for r in rounds]
+    for cached in cached_tokens:
+        times = [r[cached][0] for r in rounds]
+        where = {prefilled_by(log, r[cached][1]) for r in rounds}
+        median, best = statistics.median(times), min(times)
+        bound = multiplications(cached, tokens) / multiplications(0, tokens)
+        print(f'{cached:6}  {median:9.1f} ({median / statistics.median(cold):.3f})  {best:9.1f} ({best / min(cold):.3f})'
+              f'  {bound:18.3f}  {" or ".join(sorted(where))}')
+
+
+def auc(sent, other):
+    """The chance that one of `sent` is less than one of `other`, a tie counting half; and its standard error
+    where there is no difference."""
+    wins = sum((a < b) + (a == b) / 2 for a in sent for b in other)
+    return wins / (len(sent) * len(other)), ((len(sent) + len(other) + 1) / (12 * len(sent) * len(other))) ** 0.5
+
+
+def probe(asker, tokens, probes):
+    """Times of probes of what had been sent and of what had not, of another tenant's prompts and of one's own."""
+    across, inside = {True: [], False: []}, {True: [], False: []}
+    for _ in range(probes):
+        ids, other, new = prompt(tokens), prompt(tokens), prompt(tokens)
+        sent, again = random.random() < 0.5, random.random() < 0.5
+        asker.ask(ids if sent else other, 'alice')
+        seconds, found, _ = asker.ask(ids, 'bob')
+        if found > 0:
+            raise SystemExit(f'{found} tokens of another tenant were found in the cache')
+        across[sent].append(seconds)
+        inside[again].append(asker.ask(ids if again else new, 'bob')[0])
+    return across, inside
+
+
+def print_probes(tokens, across, inside):
+    for name, times in (('another tenant', across), ('the same tenant', inside)):
+        area, error = auc(times[True], times[False])
+        medians = [1e3 * statistics.median(times[sent]) for sent in (True, False)]
+        print(f'prompts of {tokens} tokens that {name} had sent or not, {len(times[True])} and {len(times[False])} probes: '
+              f'AUC {area:.3f} (chance alone: 0.5 ± {error:.3f}), median {medians[0]:.1f} and {medians[1]:.1f} ms')
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--model', required=True)
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--tokens', type=int, help='of a prompt, default 2048, with --probes 256')
+    parser.add_argument('--probes', type=int, default=0, help='2000 take about an hour')
+    parser.add_argument('--seed', type=int, default=1)
+    parser.add_argument('--port', type=int, default=7490, help='first of four')
+    args = parser.parse_args()
+    random.seed(args.seed)
+    tokens = args.tokens or (256 if args.probes else 2048)
+    # The last token is always computed.
+    blocks = [min(round(share * tokens / BLOCK_TOKENS), (tokens - 1) // BLOCK_TOKENS) for share in SHARES]
+    cached_tokens = [count * BLOCK_TOKENS for count in blocks]
+    with tempfile.TemporaryDirectory() as directory:
+        logs = os.path.join(directory, 'log')
+        with open(logs, 'w') as log, Cluster(
+                args.model, args.port, log, worker=['--threads', '1', '--numerics', 'fast'],
+                router=['--http-listen', f'127.0.0.1:{args.port + 3}', '--config',
+                        tenancy(directory, ('alice', 'bob'))]) as cluster:
+            cluster.client('wait-ready', '--timeout-s', '60', key='alice')
+            asker = Asker(args.port + 3)
+            asker.ask(prompt(tokens), 'alice')
+            if args.probes:
+                print_probes(tokens, *probe(asker, tokens, args.probes))
+                return
+            rounds = [measure_round(asker, tokens, cached_tokens, 'alice') for _ in range(args.rounds)]
+        print_reuse(tokens, cached_tokens, rounds, open(logs).read())
+
+
+if __name__ == '__main__':
+    main()
