@@ -23,6 +23,7 @@ from cluster import Cluster
 
 BLOCK_TOKENS = 16
 SHARES = (0, 0.5, 0.9, 0.99)
+PROBES_SHOWN = 50
 # Multiplications of SmolLM2-135M: in the layers' matrices for each row, in attention for each row and key, and in the
 # output matrix for the last row.
 LAYERS, WIDTH, KV_WIDTH, FFN, VOCAB = 30, 576, 192, 1536, 49152
@@ -116,9 +117,10 @@ def auc(sent, other):
 
 
 def probe(asker, tokens, probes):
-    """Times of probes of what had been sent and of what had not, of another tenant's prompts and of one's own."""
+    """Prints, now and then, how far the times of probes of what had been sent differ from those of what had not:
+    of another tenant's prompts, and of one's own."""
     across, inside = {True: [], False: []}, {True: [], False: []}
-    for _ in range(probes):
+    for done in range(1, probes + 1):
         ids, other, new = prompt(tokens), prompt(tokens), prompt(tokens)
         sent, again = random.random() < 0.5, random.random() < 0.5
         asker.ask(ids if sent else other, 'alice')
@@ -127,15 +129,18 @@ def probe(asker, tokens, probes):
             raise SystemExit(f'{found} tokens of another tenant were found in the cache')
         across[sent].append(seconds)
         inside[again].append(asker.ask(ids if again else new, 'bob')[0])
-    return across, inside
+        if done == probes or done % PROBES_SHOWN == 0:
+            print_probes(tokens, across, inside)
 
 
 def print_probes(tokens, across, inside):
     for name, times in (('another tenant', across), ('the same tenant', inside)):
+        if not times[True] or not times[False]:
+            continue
         area, error = auc(times[True], times[False])
         medians = [1e3 * statistics.median(times[sent]) for sent in (True, False)]
         print(f'prompts of {tokens} tokens that {name} had sent or not, {len(times[True])} and {len(times[False])} probes: '
-              f'AUC {area:.3f} (chance alone: 0.5 ± {error:.3f}), median {medians[0]:.1f} and {medians[1]:.1f} ms')
+              f'AUC {area:.3f} (chance alone: 0.5 ± {error:.3f}), median {medians[0]:.1f} and {medians[1]:.1f} ms', flush=True)
 
 
 def main():
@@ -143,7 +148,7 @@ def main():
     parser.add_argument('--model', required=True)
     parser.add_argument('--rounds', type=int, default=7)
     parser.add_argument('--tokens', type=int, help='of a prompt, default 2048, with --probes 256')
-    parser.add_argument('--probes', type=int, default=0, help='2000 take about an hour')
+    parser.add_argument('--probes', type=int, default=0, help='how many; hundreds at least, for chance to even out')
     parser.add_argument('--seed', type=int, default=1)
     parser.add_argument('--port', type=int, default=7490, help='first of four')
     args = parser.parse_args()
@@ -162,8 +167,7 @@ def main():
             asker = Asker(args.port + 3)
             asker.ask(prompt(tokens), 'alice')
             if args.probes:
-                print_probes(tokens, *probe(asker, tokens, args.probes))
-                return
+                return probe(asker, tokens, args.probes)
             rounds = [measure_round(asker, tokens, cached_tokens, 'alice') for _ in range(args.rounds)]
         print_reuse(tokens, cached_tokens, rounds, open(logs).read())
 
