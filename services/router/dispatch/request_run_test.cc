@@ -5,104 +5,12 @@
 
 #include <random>
 
-#include "common/kv/answer_room.h"
-#include "services/router/dispatch/dispatch_fixture.h"
+#include "services/router/dispatch/request_run_fixture.h"
 
 namespace trivium::router {
 namespace {
 
 using testing::HasSubstr;
-
-constexpr Duration kTick = Dispatcher::kTickInterval;
-
-struct Client {
-  RunRequest request;
-  std::shared_ptr<RecordingSink> sink = std::make_shared<RecordingSink>();
-  std::shared_ptr<RequestRun> run;
-};
-
-Client Start(DispatchFixture& fixture, RunRequest request) {
-  Client client;
-  client.request = request;
-  client.run = fixture.dispatcher.Submit(std::move(request), client.sink);
-  return client;
-}
-
-// Steps all calls, without faults, until the client has its answer.
-void RunToEnd(DispatchFixture& fixture, const Client& client, std::mt19937_64& random) {
-  for (int i = 0; i < 200000 && !client.sink->has_ended(); ++i) {
-    if (!fixture.cluster.StepRandomCall(random, 0) || i % 16 == 0) fixture.Pass(kTick);
-  }
-  ASSERT_TRUE(client.sink->has_ended());
-}
-
-// The logprobs of the prompt, where they were asked for: all, or of a request that failed the
-// first.
-void ExpectPromptRight(DispatchFixture& fixture, const Client& client,
-                       const RecordingSink::Record& record) {
-  const int32_t wanted = client.request.sampling.prompt_logprobs();
-  const std::vector<int32_t>& ids = client.request.prompt_ids;
-  if (record.done.has_value() || !record.ids.empty()) {
-    EXPECT_EQ(record.prompt.size(), wanted < 0 ? 0 : ids.size());
-  }
-  ASSERT_LE(record.prompt.size(), ids.size());
-  for (size_t i = 0; i < record.prompt.size(); ++i) {
-    const v1::StageToken token =
-        SimPromptToken(fixture.options, ids, static_cast<int32_t>(i), wanted);
-    const v1::OutputToken& got = record.prompt[i];
-    EXPECT_EQ(got.id(), token.id());
-    EXPECT_EQ(got.has_logprob(), i > 0);
-    EXPECT_EQ(got.logprob(), token.logprob());
-    ASSERT_EQ(got.top_size(), i > 0 ? wanted : 0);
-    for (int j = 0; j < got.top_size(); ++j) EXPECT_EQ(got.top(j).id(), token.top(j).id());
-  }
-}
-
-void ExpectRight(DispatchFixture& fixture, const Client& client) {
-  RecordingSink::Record record = client.sink->Get();
-  ASSERT_TRUE(record.done.has_value()) << *record.error;
-  ASSERT_EQ(record.done->choices_size(), client.request.choices);
-  int tokens = 0;
-  for (int32_t i = 0; i < client.request.choices; ++i) {
-    SCOPED_TRACE(testing::Message() << "choice " << i);
-    const RecordingSink::Choice& got = i == 0 ? record : record.others[i];
-    const DispatchFixture::Wanted wanted = fixture.Want(client.request, i);
-    EXPECT_EQ(got.ids, wanted.ids);
-    EXPECT_EQ(got.text, wanted.text);
-    const v1::ChoiceEnd& end = record.done->choices(i);
-    EXPECT_EQ(end.finish_reason(), wanted.finish_reason);
-    EXPECT_EQ(end.completion_tokens(), static_cast<int>(wanted.ids.size()));
-    EXPECT_EQ(end.seed(), client.request.sampling.seed() + static_cast<uint64_t>(i));
-    tokens += end.completion_tokens();
-  }
-  EXPECT_EQ(record.done->finish_reason(), record.done->choices(0).finish_reason());
-  EXPECT_EQ(record.done->usage().completion_tokens(), tokens);
-  EXPECT_EQ(record.done->seed(), client.request.sampling.seed());
-  ExpectPromptRight(fixture, client, record);
-}
-
-// Nothing may be left: no open stream that nobody cancelled, no run, no block once calls have
-// ended.
-void ExpectIdle(DispatchFixture& fixture, std::mt19937_64& random) {
-  for (int i = 0; i < fixture.cluster.worker_count(); ++i) {
-    fixture.cluster.Restart(i);
-    fixture.cluster.SetStopped(i, false);
-  }
-  fixture.Pass(std::chrono::seconds(3));
-  EXPECT_EQ(fixture.cluster.calls_not_cancelled(), 0);
-  for (int i = 0; i < 100000 && fixture.cluster.StepRandomCall(random, 0); ++i) {
-  }
-  EXPECT_EQ(fixture.cluster.blocks_held(), 0);
-  EXPECT_EQ(fixture.dispatcher.counts().waiting, 0);
-  EXPECT_EQ(fixture.dispatcher.counts().running, 0);
-  EXPECT_TRUE(fixture.dispatcher.AwaitClosed(Duration(0)));
-}
-
-std::vector<int32_t> Prompt(std::mt19937_64& random, int tokens) {
-  std::vector<int32_t> ids(tokens);
-  for (int32_t& id : ids) id = 3 + static_cast<int32_t>(random() % 300);
-  return ids;
-}
 
 RunRequest RandomRequest(std::mt19937_64& random) {
   RunRequest request = DispatchFixture::Request(Prompt(random, 1 + static_cast<int>(random() % 90)),
@@ -176,11 +84,6 @@ TEST_P(FaultOrderTest, EveryIndexOnceAndTheRightText) {
 }
 INSTANTIATE_TEST_SUITE_P(PercentOfSteps, FaultOrderTest, testing::Values(0, 1, 5, 20));
 
-class RequestRunTest : public testing::Test {
- protected:
-  std::mt19937_64 random_{7};
-};
-
 TEST_F(RequestRunTest, CalmRunTakesOneAttemptAndAccountsForTheTransfer) {
   DispatchFixture fixture;
   RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 12);
@@ -224,88 +127,6 @@ TEST_F(RequestRunTest, ThePromptsLogprobsComeOnceOverTwoAttempts) {
     ExpectIdle(fixture, random_);
   }
   EXPECT_GT(begun_twice, 10);
-}
-
-RunRequest Choices(std::mt19937_64& random, int choices, int32_t max_tokens) {
-  RunRequest request = DispatchFixture::Request(Prompt(random, 40), max_tokens);
-  request.choices = choices;
-  request.sampling.set_temperature(1);
-  request.sampling.set_ignore_eos(true);
-  return request;
-}
-
-TEST_F(RequestRunTest, ChoicesTakeOneAttemptAndOneTransfer) {
-  DispatchFixture fixture;
-  const Client client = Start(fixture, Choices(random_, 4, 12));
-  RunToEnd(fixture, client, random_);
-  ExpectRight(fixture, client);
-  const v1::Done done = *client.sink->Get().done;
-  EXPECT_EQ(done.served_by().attempts(), 1);
-  EXPECT_EQ(done.served_by().kv_bytes_moved(), 400);
-  EXPECT_EQ(fixture.cluster.calls_opened(), 2);
-  EXPECT_EQ(done.usage().completion_tokens(), 48);
-  ExpectIdle(fixture, random_);
-}
-
-TEST_F(RequestRunTest, ADeathBeforeAnyTokenIsTriedAgainTogether) {
-  DispatchFixture fixture;
-  const Client client = Start(fixture, Choices(random_, 4, 12));
-  for (int i = 0; i < 1000 && fixture.cluster.calls_opened() < 2; ++i) {
-    fixture.cluster.StepRandomCall(random_, 0);
-  }
-  fixture.cluster.Kill(1);
-  EXPECT_TRUE(client.sink->Get().ids.empty());
-  RunToEnd(fixture, client, random_);
-  ExpectRight(fixture, client);
-  EXPECT_EQ(client.sink->Get().done->served_by().attempts(), 2);
-  EXPECT_EQ(fixture.cluster.calls_opened(), 4);
-  ExpectIdle(fixture, random_);
-}
-
-// Wherever the answer stands, one choice goes on by one attempt.
-TEST_F(RequestRunTest, AfterADeathEveryUnfinishedChoiceGoesOnAlone) {
-  for (int round = 0; round < 60; ++round) {
-    SCOPED_TRACE(round);
-    const bool is_decode = round % 2 == 0;
-    DispatchFixture fixture;
-    RunRequest request = Choices(random_, 4, 12);
-    if (round % 3 == 0) request.stop = {"e", "a"};
-    const Client client = Start(fixture, std::move(request));
-    const auto tokens = [&] {
-      const RecordingSink::Record record = client.sink->Get();
-      size_t count = record.ids.size();
-      for (const auto& [choice, other] : record.others) count += other.ids.size();
-      return count;
-    };
-    const size_t until = is_decode ? 5 + random_() % 30 : 1 + random_() % 3;
-    for (int i = 0; i < 1000 && tokens() < until && !client.sink->has_ended(); ++i) {
-      fixture.cluster.StepRandomCall(random_, 0);
-    }
-    fixture.cluster.Kill(is_decode ? 3 : 1);
-    RunToEnd(fixture, client, random_);
-    ExpectRight(fixture, client);
-    const v1::Done done = *client.sink->Get().done;
-    if (done.served_by().attempts() == 2) {
-      const int calls = fixture.cluster.calls_opened() - 2;
-      EXPECT_GE(calls, 2);
-      EXPECT_LE(calls, 8);
-      EXPECT_EQ(calls % 2, 0);
-    }
-    ExpectIdle(fixture, random_);
-  }
-}
-
-TEST_F(RequestRunTest, ChoicesThatCannotFitAreRefused) {
-  DispatchFixture fixture({.sim = {.decode_blocks = 10}});
-  // 2 shared blocks and 2 for each choice; then 3.
-  const Client fits = Start(fixture, Choices(random_, 4, 24));
-  const Client large = Start(fixture, Choices(random_, 4, 25));
-  ASSERT_TRUE(large.sink->has_ended());
-  EXPECT_EQ(large.sink->Get().error->code(), absl::StatusCode::kInvalidArgument);
-  const Client many = Start(fixture, Choices(random_, 9, 1));
-  EXPECT_THAT(Message(*many.sink->Get().error), HasSubstr("9 choices are more"));
-  RunToEnd(fixture, fits, random_);
-  ExpectRight(fixture, fits);
 }
 
 TEST_F(RequestRunTest, SilenceOfEitherStageMovesTheRequest) {
@@ -406,116 +227,6 @@ TEST_F(RequestRunTest, AttemptsAreBoundedAndTheErrorNamesTheStage) {
   EXPECT_EQ(fixture.cluster.calls_opened(), 3);
 }
 
-TEST_F(RequestRunTest, NoRoomIsNoFailedAttemptAndIsAskedAgainOnlyAfterAReport) {
-  DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 1}, .attempts_max = 1});
-  fixture.cluster.SetRefusing(1, ResourceExhausted("no blocks"));
-  const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
-  EXPECT_EQ(fixture.cluster.calls_opened(), 1);
-  for (int i = 0; i < 100; ++i) {
-    fixture.clock.Advance(std::chrono::milliseconds(1));
-    fixture.dispatcher.Tick();
-  }
-  EXPECT_EQ(fixture.cluster.calls_opened(), 1);
-  fixture.cluster.Report(1);
-  EXPECT_EQ(fixture.cluster.calls_opened(), 2);
-  fixture.cluster.SetRefusing(1, absl::OkStatus());
-  fixture.cluster.Report(1);
-  RunToEnd(fixture, client, random_);
-  ExpectRight(fixture, client);
-  EXPECT_EQ(client.sink->Get().done->served_by().attempts(), 1);
-}
-
-// Steps all calls until some decode call has been preempted.
-void PreemptOnce(DispatchFixture& fixture, std::mt19937_64& random) {
-  for (int i = 0; i < 100000; ++i) {
-    if (!fixture.cluster.StepRandomCall(random, 0)) fixture.Pass(kTick);
-    if (fixture.cluster.Preempt()) return;
-  }
-  FAIL() << "no decode call has ever sent a token";
-}
-
-TEST_F(RequestRunTest, PreemptionIsNoFailedAttemptAndIsBounded) {
-  DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 1}, .attempts_max = 1});
-  RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 40);
-  request.sampling.set_ignore_eos(true);
-  const Client client = Start(fixture, request);
-  for (int i = 0; i < kv::kPreemptionsMax; ++i) PreemptOnce(fixture, random_);
-  RunToEnd(fixture, client, random_);
-  ExpectRight(fixture, client);
-  EXPECT_EQ(client.sink->Get().done->served_by().attempts(), 1);
-  EXPECT_EQ(client.sink->Get().done->served_by().preemptions(), kv::kPreemptionsMax);
-  const std::string page = fixture.registry.Text();
-  EXPECT_THAT(page, HasSubstr("trivium_router_retries_total{reason=\"preempted\",stage="
-                              "\"decode\"} 3"));
-
-  // A worker that goes on with it has failed.
-  const Client again = Start(fixture, request);
-  for (int i = 0; i <= kv::kPreemptionsMax; ++i) PreemptOnce(fixture, random_);
-  ASSERT_TRUE(again.sink->has_ended());
-  EXPECT_THAT(Message(*again.sink->Get().error), HasSubstr("1 attempts failed; the last: decode"));
-  ExpectIdle(fixture, random_);
-}
-
-TEST_F(RequestRunTest, APreemptedRequestThatWaitsCanBeCancelledAndHasItsDeadline) {
-  for (const bool is_cancelled : {true, false}) {
-    DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 1}});
-    RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 40);
-    request.sampling.set_ignore_eos(true);
-    request.deadline = fixture.clock.Now() + std::chrono::seconds(10);
-    const Client client = Start(fixture, request);
-    PreemptOnce(fixture, random_);
-    EXPECT_EQ(fixture.dispatcher.counts().waiting, 1) << "placed before the worker has reported";
-    EXPECT_FALSE(client.sink->Get().ids.empty());
-    if (is_cancelled) client.run->Cancel();
-    fixture.cluster.SetRefusing(1, ResourceExhausted("no blocks"));
-    if (!is_cancelled) fixture.Pass(std::chrono::seconds(11));
-    ASSERT_TRUE(client.sink->has_ended());
-    EXPECT_EQ(client.sink->Get().error->code(),
-              is_cancelled ? absl::StatusCode::kCancelled : absl::StatusCode::kDeadlineExceeded);
-    fixture.cluster.SetRefusing(1, absl::OkStatus());
-    ExpectIdle(fixture, random_);
-  }
-}
-
-// Whatever took its place may take long; the client has half of an answer.
-TEST_F(RequestRunTest, ARequestThatHasBegunOutlastsTheQueuesTimeout) {
-  for (const bool is_preempted : {true, false}) {
-    DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 2},
-                             .queue = {.timeout = std::chrono::seconds(5)}});
-    RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 40);
-    request.sampling.set_ignore_eos(true);
-    const Client client = Start(fixture, request);
-    while (client.sink->Get().ids.size() < 5) fixture.cluster.StepRandomCall(random_, 0);
-    for (const WorkerIndex decode : {1u, 2u}) {
-      fixture.cluster.SetRefusing(decode, ResourceExhausted("no blocks"));
-    }
-    is_preempted ? PreemptOnce(fixture, random_) : fixture.cluster.Kill(2);
-    const Client young = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
-    fixture.Pass(std::chrono::seconds(20));
-    EXPECT_FALSE(client.sink->has_ended());
-    ASSERT_TRUE(young.sink->has_ended());
-    EXPECT_EQ(young.sink->Get().error->code(), absl::StatusCode::kResourceExhausted);
-    for (const WorkerIndex decode : {1u, 2u}) fixture.cluster.SetRefusing(decode, absl::OkStatus());
-    RunToEnd(fixture, client, random_);
-    ExpectRight(fixture, client);
-    ExpectIdle(fixture, random_);
-  }
-}
-
-TEST_F(RequestRunTest, AWaitingRequestThatWasPreemptedIsNotOvertaken) {
-  DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 1, .decode_blocks = 4}});
-  RunRequest request = DispatchFixture::Request(Prompt(random_, 20), 40);
-  request.sampling.set_ignore_eos(true);
-  const Client old = Start(fixture, request);
-  PreemptOnce(fixture, random_);
-  const Client young = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
-  RunToEnd(fixture, old, random_);
-  EXPECT_TRUE(young.sink->Get().ids.empty()) << "the pool held the older one alone";
-  RunToEnd(fixture, young, random_);
-  ExpectRight(fixture, old);
-  ExpectRight(fixture, young);
-}
-
 TEST_F(RequestRunTest, AnotherFingerprintRefusesTheWorkerNotTheRequest) {
   DispatchFixture fixture;
   for (const WorkerIndex worker : {0u, 2u}) {
@@ -569,27 +280,6 @@ TEST_F(RequestRunTest, DeadlineEndsARequestWhereverItIs) {
     EXPECT_EQ(client.sink->Get().error->code(), absl::StatusCode::kDeadlineExceeded);
     ExpectIdle(fixture, random_);
   }
-}
-
-TEST_F(RequestRunTest, QueueIsBoundedAndTimesOut) {
-  DispatchFixture fixture({.sim = {.decode_workers = 1, .decode_blocks = 2},
-                           .queue = {.requests_max = 1, .timeout = std::chrono::seconds(5)}});
-  const auto request = [&] { return DispatchFixture::Request(Prompt(random_, 20), 12); };
-  const Client served = Start(fixture, request()), waits = Start(fixture, request()),
-               refused = Start(fixture, request());
-  EXPECT_EQ(fixture.cluster.calls_opened(), 1);
-  EXPECT_EQ(refused.run, nullptr);
-  ASSERT_TRUE(refused.sink->has_ended());
-  EXPECT_EQ(refused.sink->Get().error->code(), absl::StatusCode::kResourceExhausted);
-  fixture.Pass(std::chrono::seconds(6));
-  ASSERT_TRUE(waits.sink->has_ended());
-  EXPECT_EQ(waits.sink->Get().error->code(), absl::StatusCode::kResourceExhausted);
-  RunToEnd(fixture, served, random_);
-  ExpectRight(fixture, served);
-  const Client large = Start(fixture, DispatchFixture::Request(Prompt(random_, 40), 12));
-  ASSERT_TRUE(large.sink->has_ended());
-  EXPECT_EQ(large.sink->Get().error->code(), absl::StatusCode::kInvalidArgument);
-  ExpectIdle(fixture, random_);
 }
 
 TEST_F(RequestRunTest, DrainingTakesNothingNewAndFinishesTheRest) {
