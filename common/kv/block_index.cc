@@ -1,4 +1,4 @@
-#include "common/kv/prefix_index.h"
+#include "common/kv/block_index.h"
 
 #include <algorithm>
 
@@ -6,23 +6,23 @@
 
 namespace trivium::kv {
 
-PrefixIndex::PrefixIndex(int32_t blocks) : entries_(static_cast<size_t>(blocks)) {
+BlockIndex::BlockIndex(int32_t blocks) : entries_(static_cast<size_t>(blocks)) {
   by_key_.reserve(entries_.size());  // so that no step waits for it to grow
 }
 
-std::optional<BlockId> PrefixIndex::Find(const BlockKey& key) const {
+std::optional<BlockId> BlockIndex::Find(const BlockKey& key) const {
   const auto found = by_key_.find(key);
   if (found == by_key_.end()) return std::nullopt;
   return found->second;
 }
 
-bool PrefixIndex::Holds(BlockId block, const KeyedBlock& wanted) const {
+bool BlockIndex::Holds(BlockId block, const KeyedBlock& wanted) const {
   const Entry& entry = At(block);
   return entry.key == wanted.key && std::equal(entry.tokens.begin(), entry.tokens.end(),
                                                wanted.tokens.begin(), wanted.tokens.end());
 }
 
-void PrefixIndex::Add(BlockId block, const KeyedBlock& content, std::optional<BlockId> parent) {
+void BlockIndex::Add(BlockId block, const KeyedBlock& content, std::optional<BlockId> parent) {
   Entry& entry = At(block);
   const bool is_new = by_key_.emplace(content.key, block).second;
   TRIVIUM_CHECK(is_new && !entry.key, "block {} is published twice", block.value);
@@ -32,7 +32,7 @@ void PrefixIndex::Add(BlockId block, const KeyedBlock& content, std::optional<Bl
   if (parent) ++At(*parent).children;
 }
 
-std::optional<BlockId> PrefixIndex::Remove(BlockId block) {
+std::optional<BlockId> BlockIndex::Remove(BlockId block) {
   Entry& entry = At(block);
   TRIVIUM_CHECK(entry.key && entry.children == 0, "block {} is removed before its children",
                 block.value);

@@ -14,9 +14,9 @@
 
 namespace trivium::kv {
 
-class PrefixIndex {
+class BlockIndex {
  public:
-  explicit PrefixIndex(int32_t blocks);
+  explicit BlockIndex(int32_t blocks);
 
   std::optional<BlockId> Find(const BlockKey& key) const;
   // Whether a block that was found holds these very tokens, too.

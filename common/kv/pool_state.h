@@ -12,10 +12,10 @@
 #include "common/base/clock.h"
 #include "common/base/ids.h"
 #include "common/base/status.h"
+#include "common/kv/block_index.h"
 #include "common/kv/block_pool.h"
 #include "common/kv/event_log.h"
 #include "common/kv/eviction.h"
-#include "common/kv/prefix_index.h"
 
 namespace trivium::kv {
 
@@ -75,7 +75,7 @@ struct PoolState {
   std::vector<BlockRecord> records;
   int32_t used = 0;
   int32_t leased = 0;
-  PrefixIndex index;
+  BlockIndex index;
   Eviction eviction;
   EventLog events;
 
