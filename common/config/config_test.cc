@@ -77,7 +77,7 @@ TEST(CompleteTest, RouterDefaults) {
       "  body_bytes_max: 8388608\n  body_memory_bytes: 268435456\n  header_timeout_s: 10\n"
       "  body_timeout_s: 60\n  idle_timeout_s: 75\n  write_timeout_s: 30\n"
       "tenancy:\n  key_epoch: 0\n  tenants:\n    - id: default\n      kv_sharing: private\n"
-      "      kv_quota: 1\n      kv_floor: 0\n      weight: 1\n");
+      "      kv_quota: 1\n      kv_floor: 0\n      weight: 1\nplacement: predicted_cost\n");
 }
 
 TEST(CompleteTest, ZeroIsAValueWhereTheRangeHasIt) {

@@ -53,6 +53,7 @@ constexpr FlagSpec kRouterFlags[] = {
     {"--worker-suspect-s", "worker_suspect_s", "silence after which a worker gets no new request"},
     {"--default-max-tokens", "default_max_tokens", "max_tokens of requests that name none"},
     {"--stage-missing-timeout-s", "stage_missing_timeout_s", "wait for a usable worker of a stage"},
+    {"--placement", "placement", "predicted_cost, least_loaded, round_robin"},
     {"--master-key-file", "tenancy.master_key_file", "secret that KV is kept apart by"},
     {"--http-listen", "http.listen", "HOST:PORT of the OpenAI-compatible API"},
 };

@@ -50,6 +50,15 @@ const std::vector<FieldRule>& Rules() {
       {.field = "RouterConfig.worker_suspect_s", .min = 0.05, .max = 3600, .value = 1.5},
       {.field = "RouterConfig.default_max_tokens", .min = 1, .max = 1000000, .value = 256},
       {.field = "RouterConfig.stage_missing_timeout_s", .min = 0.05, .max = 3600, .value = 3},
+      {.field = "RouterConfig.placement",
+       .text = "predicted_cost",
+       .choices = {"predicted_cost", "least_loaded", "round_robin"}},
+  };
+  return *rules;
+}
+
+const std::vector<FieldRule>& HttpRules() {
+  static const auto* rules = new std::vector<FieldRule>{
       {.field = "HttpConfig.listen", .form = FieldRule::Form::kAddress},
       {.field = "HttpConfig.connections_max", .min = 1, .max = 65536, .value = 1024},
       {.field = "HttpConfig.header_bytes_max",
@@ -150,7 +159,7 @@ absl::Status CheckForm(FieldRule::Form form, std::string_view value) {
 
 const FieldRule* FindRule(const google::protobuf::FieldDescriptor& field) {
   const std::string name = field.containing_type()->name() + "." + field.name();
-  for (const std::vector<FieldRule>* rules : {&Rules(), &TenancyRules()}) {
+  for (const std::vector<FieldRule>* rules : {&Rules(), &HttpRules(), &TenancyRules()}) {
     for (const FieldRule& rule : *rules) {
       if (rule.field == name) return &rule;
     }

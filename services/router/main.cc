@@ -90,6 +90,7 @@ struct Router {
                               .timeout = Seconds(config.queue_timeout_s()),
                               .stage_missing_timeout = Seconds(config.stage_missing_timeout_s())},
                     .kv_bytes_per_token = validator.model().config.KvBytesPerToken(),
+                    .policy = PolicyNamed(config.placement()),
                     .run = {.tokenizer = validator.model().tokenizer.get(),
                             .vocab = validator.model().config.vocab,
                             .fingerprint = validator.model().fingerprint,

@@ -39,6 +39,7 @@ struct DispatchSettings {
   int attempts_max = 8;
   AdmissionQueue::Options queue{};
   std::vector<TenantId> tenants{};
+  Policy policy = Policy::kPredictedCost;
 };
 
 struct DispatchFixture {
@@ -62,6 +63,7 @@ struct DispatchFixture {
     all.table.fingerprint = SimCluster::kFingerprint;
     all.queue = settings.queue;
     all.kv_bytes_per_token = 1 << 16;
+    all.policy = settings.policy;
     all.run.tokenizer = TinyModel()->tokenizer.get();
     all.run.vocab = settings.sim.vocab;
     all.run.fingerprint = SimCluster::kFingerprint;

@@ -15,6 +15,7 @@ Dispatcher::Dispatcher(Options options)
       queue_(options.queue) {
   context_.host = this;
   table_.cluster().kv_bytes_per_token = options.kv_bytes_per_token;
+  table_.cluster().policy = options.policy;
 }
 
 Dispatcher::~Dispatcher() {
@@ -136,7 +137,9 @@ void Dispatcher::Pump(Calls* calls) {
   while (entry != nullptr) {
     const uint64_t ticket = entry->ticket;
     RequestShape shape = entry->shape;
-    shape.held = HeldOf(runs_.at(ticket)->request());
+    if (table_.cluster().policy == Policy::kPredictedCost) {
+      shape.held = HeldOf(runs_.at(ticket)->request());
+    }
     Decision decision;
     const absl::StatusOr<Placement> placement = Choose(table_.cluster(), shape, &decision);
     if (placement.ok()) {

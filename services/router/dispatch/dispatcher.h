@@ -30,6 +30,7 @@ class Dispatcher final : public RunHost {
     WorkerTable::Options table;
     AdmissionQueue::Options queue;
     int64_t kv_bytes_per_token = 0;
+    Policy policy = Policy::kPredictedCost;
     RunContext run;  // without `host`, which is this
   };
   explicit Dispatcher(Options options);

@@ -28,6 +28,8 @@ class KvEventsTest : public testing::Test {
   }
   int64_t Pairs() { return all_.dispatcher.IndexCounts().pairs; }
 
+  explicit KvEventsTest(const DispatchSettings& settings = {}) : all_(settings) {}
+
   DispatchFixture all_;
 };
 
@@ -66,6 +68,7 @@ TEST_F(KvEventsTest, ARestartReplacesWhatWasHeld) {
 // Workers 0 and 1 prefill, 2 and 3 decode.
 class KvPlacementTest : public KvEventsTest {
  protected:
+  using KvEventsTest::KvEventsTest;
   ~KvPlacementTest() override {
     for (const auto& run : runs_) run->Cancel();
   }
@@ -120,6 +123,18 @@ TEST_F(KvPlacementTest, ARequestGoesToWhoHoldsItsPromptInItsDomainAlone) {
   EXPECT_THAT(Place(Ids(0), DomainOf(2)), StartsWith("least_loaded: prefill prefill-0"));
   EXPECT_THAT(Place(Ids(7), DomainOf(1)), StartsWith("least_loaded: "));
   EXPECT_THAT(Place(Ids(0), {}), StartsWith("least_loaded: "));
+}
+
+class LoadPlacementTest : public KvPlacementTest {
+ protected:
+  LoadPlacementTest() : KvPlacementTest({.policy = Policy::kLeastLoaded}) {}
+};
+
+TEST_F(LoadPlacementTest, WhatWorkersHoldDrawsNobody) {
+  using testing::StartsWith;
+  for (const WorkerIndex worker : {1, 3}) ASSERT_TRUE(Send(worker, Holds(1)));
+  EXPECT_THAT(Place(Ids(0), DomainOf(1)), StartsWith("least_loaded: prefill prefill-1, decode"));
+  EXPECT_THAT(Place(Ids(0), DomainOf(1)), StartsWith("least_loaded: prefill prefill-0, decode"));
 }
 
 TEST_F(KvPlacementTest, ABurstOfOneDomainFollowsItsFirst) {

@@ -1,6 +1,6 @@
 // Policies over one trace, as a table:
-//   simulation_bench [--workers 1000] [--requests 1000000] [--rate 2900] [--hot 0.5] [--policy
-//   cost]
+//   simulation_bench [--workers 1000] [--requests 1000000] [--rate 2900] [--hot 0.5]
+//                    [--policy predicted_cost]
 #include <fmt/format.h>
 
 #include <chrono>
@@ -40,7 +40,7 @@ void Print(const char* name, const SimClusterOptions& options,
 int Main(int argc, char** argv) {
   int workers = 1000;
   TraceOptions trace{.requests = 1000000, .requests_per_s = 0};
-  std::string policy = "cost";
+  std::string policy = "predicted_cost";
   for (int i = 1; i + 1 < argc; i += 2) {
     const std::string flag = argv[i];
     if (flag == "--workers") workers = std::atoi(argv[i + 1]);
@@ -53,8 +53,7 @@ int Main(int argc, char** argv) {
   SimClusterOptions options;
   options.prefill_workers = workers / 2;
   options.decode_workers = workers - workers / 2;
-  if (policy == "least_loaded") options.policy = Policy::kLeastLoaded;
-  if (policy == "round_robin") options.policy = Policy::kRoundRobin;
+  options.policy = PolicyNamed(policy);
   Print(policy.c_str(), options, MakeTrace(trace));
   return 0;
 }

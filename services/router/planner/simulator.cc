@@ -92,6 +92,7 @@ class Simulation {
   static ClusterSnapshot MakeCluster(const SimClusterOptions& options) {
     ClusterSnapshot cluster;
     cluster.kv_bytes_per_token = options.kv_bytes_per_token;
+    cluster.policy = options.policy;
     for (int i = 0; i < options.prefill_workers + options.decode_workers; ++i) {
       WorkerView worker;
       worker.role = i < options.prefill_workers ? Role::kPrefill : Role::kDecode;
@@ -159,25 +160,14 @@ class Simulation {
     Expire();
     while (const AdmissionQueue::Entry* entry = queue_.Front()) {
       RequestShape shape = entry->shape;
-      if (options_.policy == Policy::kCost) {
+      if (options_.policy == Policy::kPredictedCost) {
         index_.LookUp(runs_[entry->ticket].keys, kBlockTokens, &shape.held);
       }
-      const absl::StatusOr<Placement> placement =
-          options_.policy == Policy::kRoundRobin ? RoundRobin(shape) : Choose(cluster_, shape);
+      const absl::StatusOr<Placement> placement = Choose(cluster_, shape);
       if (!placement.ok()) return;
       Place(entry->ticket, shape, *placement);
       queue_.Remove(entry->ticket);
     }
-  }
-
-  absl::StatusOr<Placement> RoundRobin(const RequestShape& shape) const {
-    ClusterSnapshot pair = cluster_;
-    const WorkerIndex prefill = shape.turn % prefill_.size();
-    const WorkerIndex decode = prefill_.size() + shape.turn % decode_.size();
-    for (WorkerIndex i = 0; i < pair.workers.size(); ++i) {
-      pair.workers[i].is_full = i != prefill && i != decode;
-    }
-    return Choose(pair, shape);
   }
 
   void Place(uint64_t request, const RequestShape& shape, const Placement& placement) {
@@ -189,7 +179,9 @@ class Simulation {
     WorkerView& decode = cluster_.workers[placement.decode];
     decode.blocks_free -= static_cast<int32_t>(BlocksAtFirst(decode, shape));
     ledger_.OnReport(placement.decode);
-    if (options_.policy == Policy::kCost) index_.Expect(placement.prefill, run.keys, At(now_s_));
+    if (options_.policy == Policy::kPredictedCost) {
+      index_.Expect(placement.prefill, run.keys, At(now_s_));
+    }
     PrefillWorker& prefill = prefill_[placement.prefill];
     prefill.queue.push_back(request);
     if (prefill.queue.size() == 1) BeginPrefill(request);

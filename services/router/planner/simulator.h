@@ -17,8 +17,6 @@
 
 namespace trivium::router {
 
-enum class Policy : uint8_t { kCost, kLeastLoaded, kRoundRobin };
-
 struct SimClusterOptions {
   int prefill_workers = 8, decode_workers = 8;
   StepCost prefill{.per_row_s = 1e-3, .base_s = 2e-3};
@@ -28,7 +26,7 @@ struct SimClusterOptions {
   int32_t requests_max = 64;  // at a worker
   double transfer_bytes_per_s = 1e9;
   int64_t kv_bytes_per_token = 23040;
-  Policy policy = Policy::kCost;
+  Policy policy = Policy::kPredictedCost;
 };
 
 struct SimReport {

@@ -30,7 +30,8 @@ SimReport SimulateWith(Policy policy, const std::vector<SimRequest>& trace) {
 
 TEST(SimulatorTest, TheSameTraceGivesTheSameReport) {
   const std::vector<SimRequest> trace = MakeTrace({.requests = 2000, .requests_per_s = 20});
-  const SimReport a = SimulateWith(Policy::kCost, trace), b = SimulateWith(Policy::kCost, trace);
+  const SimReport a = SimulateWith(Policy::kPredictedCost, trace),
+                  b = SimulateWith(Policy::kPredictedCost, trace);
   EXPECT_EQ(a.prefill_busy_s, b.prefill_busy_s);
   EXPECT_EQ(a.other_first_token.p99_s, b.other_first_token.p99_s);
   EXPECT_EQ(a.cached_tokens, b.cached_tokens);
@@ -65,7 +66,7 @@ TEST(SimulatorTest, CostFindsWhatIsHeldAndIsFasterThanLoadAlone) {
                                                    .hot_share = 0.3,
                                                    .prefixes = 60,
                                                    .cold_share = 0.1});
-  const SimReport cost = SimulateWith(Policy::kCost, trace);
+  const SimReport cost = SimulateWith(Policy::kPredictedCost, trace);
   const SimReport load = SimulateWith(Policy::kLeastLoaded, trace);
   const SimReport turns = SimulateWith(Policy::kRoundRobin, trace);
   EXPECT_GT(CachedShare(cost), 0.9 * BoundShare(cost));

@@ -11,7 +11,7 @@ namespace trivium::router {
 
 // kRetry: an attempt before has set preferences. kOnlyFit: one pair of workers had room. kCacheHit:
 // a worker that holds some of the prompt. kHolderBusy: some did, but it was not worth their queue.
-// kLocal: the decode worker computes what it does not hold.
+// kLocal: the decode worker computes what it does not hold. kInTurn: round robin.
 enum class PlacementReason : uint8_t {
   kRetry,
   kOnlyFit,
@@ -19,6 +19,7 @@ enum class PlacementReason : uint8_t {
   kHolderBusy,
   kLeastLoaded,
   kLocal,
+  kInTurn,
   kCount
 };
 const char* ReasonName(PlacementReason reason);

@@ -1,6 +1,7 @@
 #include "services/router/scheduler/placement.h"
 
 #include <algorithm>
+#include <iterator>
 #include <string_view>
 #include <tuple>
 #include <utility>
@@ -85,12 +86,13 @@ struct Cost {
   auto operator<=>(const Cost&) const = default;
 };
 Cost CostOf(const WorkerView& worker, WorkerIndex index, const RequestShape& shape,
-            const Estimate& estimate) {
-  Cost cost{.blame = BlameOf(shape, index),
-            .is_elsewhere = false,
-            .total_s = estimate.total_s(),
-            .backlog = worker.role == Role::kPrefill ? Backlog(worker) : 0,
-            .requests = Requests(worker)};
+            const Estimate& estimate, Policy policy) {
+  Cost cost{.blame = BlameOf(shape, index)};
+  if (policy == Policy::kPredictedCost) cost.total_s = estimate.total_s();
+  if (policy != Policy::kRoundRobin) {
+    cost.backlog = worker.role == Role::kPrefill ? Backlog(worker) : 0;
+    cost.requests = Requests(worker);
+  }
   if (worker.role == Role::kPrefill) return cost;
   cost.is_elsewhere = index != shape.decode_before;
   if (!cost.is_elsewhere) cost.blame = std::max(0, cost.blame - 1);
@@ -172,18 +174,19 @@ Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape) {
     if (!FitsNow(worker, shape, here)) continue;
     const Estimate estimate = EstimateFor(worker, shape, here, speeds, cluster.kv_bytes_per_token);
     (is_prefill ? pairing.prefill : pairing.decode)
-        .Add({i, CostOf(worker, i, shape, estimate), estimate});
+        .Add({i, CostOf(worker, i, shape, estimate, cluster.policy), estimate});
     if (is_prefill || !MayPrefill(worker, shape, here)) continue;
     const Estimate local = EstimateLocal(worker, shape, here, speeds);
-    pairing.local.Add({i, CostOf(worker, i, shape, local), local});
+    pairing.local.Add({i, CostOf(worker, i, shape, local, cluster.policy), local});
   }
   return pairings;
 }
 
 PlacementReason ReasonOf(const RequestShape& shape, const Pairing& pairing, const Offer& prefill,
-                         const Offer& decode) {
+                         const Offer& decode, Policy policy) {
   if (!shape.blame.empty() || shape.decode_before != kNoWorker) return PlacementReason::kRetry;
   if (pairing.prefill.size() == 1 && pairing.decode.size() == 1) return PlacementReason::kOnlyFit;
+  if (policy == Policy::kRoundRobin) return PlacementReason::kInTurn;
   if (prefill.estimate.cached_tokens > 0 || decode.estimate.cached_tokens > 0) {
     return PlacementReason::kCacheHit;
   }
@@ -210,9 +213,16 @@ Placement TakeLocal(const Offer& local, const Pairing& pairing, const RequestSha
 const char* RoleName(Role role) { return role == Role::kPrefill ? "prefill" : "decode"; }
 
 const char* ReasonName(PlacementReason reason) {
-  constexpr const char* kNames[] = {"retry",       "only_fit",     "cache_hit",
-                                    "holder_busy", "least_loaded", "local"};
+  constexpr const char* kNames[] = {"retry",        "only_fit", "cache_hit", "holder_busy",
+                                    "least_loaded", "local",    "in_turn"};
   return kNames[static_cast<size_t>(reason)];
+}
+
+Policy PolicyNamed(std::string_view name) {
+  constexpr std::string_view kNames[] = {"predicted_cost", "least_loaded", "round_robin"};
+  const auto* const it = std::find(std::begin(kNames), std::end(kNames), name);
+  TRIVIUM_CHECK(it != std::end(kNames), "no placement policy is called {}", name);
+  return static_cast<Policy>(it - std::begin(kNames));
 }
 
 const char* ConditionName(WorkerCondition condition) {
@@ -329,7 +339,7 @@ absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestSh
   const Placement placement{prefill.worker, decode.worker};
   if (why != nullptr) {
     *why = {.placement = placement,
-            .reason = ReasonOf(shape, pairing, prefill, decode),
+            .reason = ReasonOf(shape, pairing, prefill, decode, cluster.policy),
             .prompt_tokens = shape.prompt_tokens,
             .prefill = pairing.prefill.Show(prefill),
             .decode = pairing.decode.Show(decode),

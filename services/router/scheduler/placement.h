@@ -2,6 +2,9 @@
 // cluster and the shape of the request, with no clock and no socket, so that the router, the tests
 // and a simulator run the same code. Stateless; safe from any thread.
 //
+// The policy is part of the snapshot: by predicted cost, or for comparison by load alone, or in
+// turn. The last two know nothing of caches: their callers leave `RequestShape::held` empty.
+//
 // Four answers besides a placement are kept apart: wait for room (RESOURCE_EXHAUSTED), wait for a
 // larger worker that is away (FAILED_PRECONDITION; others need not wait behind it), give up
 // (INVALID_ARGUMENT, no worker could ever hold it) and a missing stage (UNAVAILABLE, naming it).
@@ -11,6 +14,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "common/base/status.h"
@@ -65,9 +69,16 @@ struct WorkerView {
   int64_t own_prompt_tokens = 0;  // sent to be computed, and not answered by a first token
 };
 
+// kLeastLoaded: fewest prompt tokens waiting, then fewest requests. kRoundRobin: the `turn`-th of
+// those with room.
+enum class Policy : uint8_t { kPredictedCost, kLeastLoaded, kRoundRobin };
+// "predicted_cost", "least_loaded", "round_robin": one of them it has to be.
+Policy PolicyNamed(std::string_view name);
+
 struct ClusterSnapshot {
   std::vector<WorkerView> workers;
   int64_t kv_bytes_per_token = 0;
+  Policy policy = Policy::kPredictedCost;
 };
 
 // How a worker has done for this request so far.
@@ -118,10 +129,10 @@ int32_t PlacesAt(Role role, const RequestShape& shape);
 bool IsFast(const std::string& numerics_class);
 
 struct Decision;  // decision.h
-// Blame and a retry's former decode worker come first, then the predicted cost (cost.h), then the
-// load; the `turn`-th of equals. A decode worker that holds all but a little of the prompt is left
-// to compute that by itself where this costs less than the cheapest pair. `why`, if given, is
-// filled where a placement is found.
+// Blame and a retry's former decode worker come first, then what the policy goes by: the predicted
+// cost (cost.h) and the load, or the load; the `turn`-th of equals. A decode worker that holds all
+// but a little of the prompt is left to compute that by itself where this costs less than the
+// cheapest pair. `why`, if given, is filled where a placement is found.
 absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape,
                                  Decision* why = nullptr);
 

@@ -79,6 +79,42 @@ TEST(PlacementCostTest, AHitDrawsTheRequestAndNoHitSpreads) {
   }
 }
 
+TEST(PlacementCostTest, ByLoadAloneNothingElseCounts) {
+  ClusterSnapshot cluster = Cluster(3, 3);
+  cluster.policy = PolicyNamed("least_loaded");
+  for (WorkerIndex i = 0; i < 6; ++i) {
+    cluster.workers[i].prompt_tokens_waiting = i == 2 ? 10 : 20;
+    cluster.workers[i].requests = i == 4 ? 1 : 2;
+  }
+  cluster.workers[2].step_cost.per_row_s *= 50;
+  cluster.workers[4].step_cost.per_row_s *= 50;
+  const Decision decision = Decide(cluster, Prompt(1000));
+  EXPECT_EQ(decision.placement, (Placement{2, 4}));
+  EXPECT_EQ(decision.reason, PlacementReason::kLeastLoaded);
+  cluster.policy = Policy::kPredictedCost;
+  const Placement by_cost = Decide(cluster, Prompt(1000)).placement;
+  EXPECT_NE(by_cost.prefill, 2u);
+  EXPECT_NE(by_cost.decode, 4u);
+}
+
+TEST(PlacementCostTest, InTurnMeansInTurnAmongThoseWithRoomWhateverTheirLoad) {
+  ClusterSnapshot cluster = Cluster(3, 2);
+  cluster.policy = PolicyNamed("round_robin");
+  cluster.workers[0].prompt_tokens_waiting = 500;
+  cluster.workers[3].requests = 40;
+  RequestShape shape = Prompt(1000);
+  for (shape.turn = 0; shape.turn < 12; ++shape.turn) {
+    const Decision decision = Decide(cluster, shape);
+    EXPECT_EQ(decision.placement, (Placement{shape.turn % 3, 3 + shape.turn % 2}));
+    EXPECT_EQ(decision.reason, PlacementReason::kInTurn);
+  }
+  cluster.workers[1].prompt_tokens_waiting = kPrefillBacklogTokens;
+  shape.turn = 1;
+  EXPECT_EQ(Decide(cluster, shape).placement.prefill, 2u);
+  shape.blame = {{2, 1}};
+  EXPECT_EQ(Decide(cluster, shape).placement.prefill, 0u);
+}
+
 // The bound: a holder is worth at most a queue of what it saves and a quarter more, for the time of
 // the worker that it saves.
 TEST(PlacementCostTest, AHolderIsPassedOverOnceItsQueueCostsMoreThanTheHitSaves) {
