@@ -1,7 +1,6 @@
 #include "common/transfer/landing.h"
 
 #include <algorithm>
-#include <bit>
 
 namespace trivium::transfer {
 
@@ -9,7 +8,7 @@ Coverage::Coverage(int32_t layers, int32_t token_begin, int32_t token_end)
     : token_begin_(token_begin),
       words_per_layer_((int64_t{token_end} - token_begin + 63) / 64),
       total_(int64_t{layers} * (token_end - token_begin)),
-      words_(static_cast<size_t>(words_per_layer_ * layers), 0) {}
+      claimed_(static_cast<size_t>(words_per_layer_ * layers), 0) {}
 
 template <typename F>
 void Coverage::ForEachWord(const RowRange& rows, F&& visit) const {
@@ -26,15 +25,20 @@ void Coverage::ForEachWord(const RowRange& rows, F&& visit) const {
 
 bool Coverage::Any(const RowRange& rows) const {
   uint64_t any = 0;
-  ForEachWord(rows, [&](size_t word, uint64_t mask) { any |= words_[word] & mask; });
+  ForEachWord(rows, [&](size_t word, uint64_t mask) { any |= claimed_[word] & mask; });
   return any != 0;
 }
 
-void Coverage::Set(const RowRange& rows) {
-  ForEachWord(rows, [&](size_t word, uint64_t mask) {
-    words_[word] |= mask;
-    set_ += std::popcount(mask);
-  });
+void Coverage::Claim(const RowRange& rows) {
+  ForEachWord(rows, [&](size_t word, uint64_t mask) { claimed_[word] |= mask; });
+}
+
+void Coverage::Unclaim(const RowRange& rows) {
+  ForEachWord(rows, [&](size_t word, uint64_t mask) { claimed_[word] &= ~mask; });
+}
+
+void Coverage::Land(const RowRange& rows) {
+  landed_ += int64_t{rows.layer_end - rows.layer_begin} * (rows.token_end - rows.token_begin);
 }
 
 Landing::Landing(LandingOptions landing_options, int32_t layers)
@@ -85,8 +89,9 @@ std::optional<Refusal> LandingTable::CheckPlace(const Landing& landing,
       rows.token_begin >= rows.token_end || rows.token_end > landing.options.token_end) {
     return Refusal::kOutOfRange;
   }
-  if (header.payload_bytes != rows_.Bytes(rows) + static_cast<int64_t>(kSealBytes))
+  if (header.payload_bytes != rows_.Bytes(rows) + static_cast<int64_t>(kSealBytes)) {
     return Refusal::kMalformed;
+  }
   if (landing.covered.Any(rows)) return Refusal::kReplay;
   return std::nullopt;
 }
@@ -98,12 +103,23 @@ void LandingTable::Begin(const MessageHeader& header) {
   landing.sender_id = header.sender_id;
 }
 
-void LandingTable::Land(const MessageHeader& header, std::span<const uint8_t> payload) {
+std::shared_ptr<ArrivingRows> LandingTable::Claim(const MessageHeader& header,
+                                                  const HeaderBytes& bytes) {
   Landing& landing = *landings_.at(header.landing_id);
-  rows_.Scatter(landing.options.into.blocks, header.rows, payload);
-  landing.covered.Set(header.rows);
-  landing.kv_bytes += static_cast<int64_t>(payload.size());
+  landing.covered.Claim(header.rows);
+  const SequenceBlocks& into = landing.options.into;
+  return std::make_shared<ArrivingRows>(bytes, rows_.Runs(into.blocks, header.rows), into.lease);
+}
+
+void LandingTable::Land(const MessageHeader& header) {
+  Landing& landing = *landings_.at(header.landing_id);
+  landing.covered.Land(header.rows);
+  landing.kv_bytes += rows_.Bytes(header.rows);
   ++landing.messages;
+}
+
+void LandingTable::Reject(const MessageHeader& header) {
+  landings_.at(header.landing_id)->covered.Unclaim(header.rows);
 }
 
 void LandingTable::Finish(const MessageHeader& header, std::span<const uint8_t> tail) {

@@ -1,7 +1,8 @@
 // The landings of one worker: which messages may write where, what has arrived, and when a landing
 // is over. Knows no clock, link or thread of its own, so it is tested by plain calls.
 // Thread-safety: none; one thread owns it. Callbacks are called from End().
-// Invariants: a row is written once; on_arrival is called exactly once for every landing added.
+// Invariants: one message at a time writes a row, none once it has landed; on_arrival is called
+// exactly once for every landing added.
 #pragma once
 
 #include <cstdint>
@@ -12,18 +13,21 @@
 #include <unordered_map>
 #include <vector>
 
-#include "common/transfer/rows.h"
+#include "common/transfer/sealed_rows.h"
 #include "common/transfer/wire.h"
 
 namespace trivium::transfer {
 
-// Which (layer, token) pairs of a landing have been written.
+// Which (layer, token) pairs of a landing are claimed, by a message that is on its way or has
+// landed, and how many have landed.
 class Coverage {
  public:
   Coverage(int32_t layers, int32_t token_begin, int32_t token_end);
   bool Any(const RowRange& rows) const;
-  void Set(const RowRange& rows);  // none of them set before
-  bool Full() const { return set_ == total_; }
+  void Claim(const RowRange& rows);  // none of them claimed before
+  void Unclaim(const RowRange& rows);
+  void Land(const RowRange& rows);  // claimed ones
+  bool Full() const { return landed_ == total_; }
 
  private:
   template <typename F>
@@ -31,8 +35,8 @@ class Coverage {
 
   int32_t token_begin_;
   int64_t words_per_layer_;
-  int64_t total_, set_ = 0;
-  std::vector<uint64_t> words_;
+  int64_t total_, landed_ = 0;
+  std::vector<uint64_t> claimed_;
 };
 
 struct Landing {
@@ -68,8 +72,12 @@ class LandingTable {
 
   // The message passed Check and its checksum.
   void Begin(const MessageHeader& header);
-  void Land(const MessageHeader& header, std::span<const uint8_t> payload);
   void Finish(const MessageHeader& header, std::span<const uint8_t> tail);
+  // The same of Rows, whose seal is still to come: nobody else may write these rows until Land or
+  // Reject, which are for the time that the landing lives.
+  std::shared_ptr<ArrivingRows> Claim(const MessageHeader& header, const HeaderBytes& bytes);
+  void Land(const MessageHeader& header);
+  void Reject(const MessageHeader& header);  // they may come again
 
   // What on_arrival should be told now; nothing while messages are due.
   std::optional<absl::StatusOr<Arrival>> Outcome(uint64_t id) const;

@@ -37,7 +37,8 @@ class LinkEvents {
  public:
   virtual ~LinkEvents() = default;
   virtual void OnMessage(Incoming message) = 0;
-  // The answer to Receive. `ok`: the buffer holds the payload; else its content means nothing.
+  // The answer to Receive. `ok`: the whole payload is where it belongs; else what is there means
+  // nothing.
   virtual void OnReceived(uint64_t cookie, Buffer buffer, bool ok) = 0;
   // The other side has gone. The connection still wants its ForceClose.
   virtual void OnConnectionLost(Connection connection) = 0;
@@ -62,6 +63,9 @@ class Link {
   }
   // Fetches a parked payload into a buffer of exactly its size; OnReceived follows, always.
   virtual void Receive(uint64_t parked, Buffer into, uint64_t cookie) = 0;
+  // The same into rows; OnReceived comes with an empty buffer.
+  virtual void ReceiveRows(uint64_t parked, std::shared_ptr<ArrivingRows> into,
+                           uint64_t cookie) = 0;
   virtual void Discard(uint64_t parked) = 0;
   // Ends a connection without asking the other side. What is in flight on it ends with ok = false.
   virtual void ForceClose(Connection connection) = 0;

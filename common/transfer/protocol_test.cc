@@ -2,6 +2,7 @@
 // landing table accepts, and every timeout on a clock that stands still until told.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstring>
 #include <random>
 
@@ -55,41 +56,107 @@ TEST(WireTest, EveryFlippedBitIsNoticed) {
   }
 }
 
-TEST(WireTest, ASealHoldsHeaderAndRowsHoweverTheyAreRead) {
-  std::mt19937 random(11);
-  for (int round = 0; round < 200; ++round) {
-    std::vector<std::vector<uint8_t>> pages(1 + random() % 5);
-    std::vector<uint8_t> expected;
-    SealedRows::Runs runs;
+// Pages of random sizes and bytes, and the payload that a Rows message makes of them.
+struct SealedPages {
+  explicit SealedPages(std::mt19937& random) : pages(1 + random() % 5) {
+    std::vector<uint8_t> rows;
     for (auto& page : pages) {
       page.resize(1 + random() % 20000);
       for (uint8_t& byte : page) byte = static_cast<uint8_t>(random());
-      expected.insert(expected.end(), page.begin(), page.end());
-      runs.push_back(page);
+      rows.insert(rows.end(), page.begin(), page.end());
     }
     MessageHeader header;
     header.type = MessageType::kRows;
-    const std::vector<uint8_t> whole = Sealed(&header, expected);
-    HeaderBytes bytes = EncodeHeader(header, {});
-    ASSERT_TRUE(ChecksumMatches(bytes, whole));
+    header.sequence = random();
+    payload = Sealed(&header, rows);
+    bytes = EncodeHeader(header, {});
+    ++header.sequence;
+    other_bytes = EncodeHeader(header, {});
+  }
+  RowRuns Runs() { return {pages.begin(), pages.end()}; }
+  // Whether a receiver takes it, written in pieces: in order, or each at its place but shuffled.
+  bool IsRight(const HeaderBytes& header, const std::vector<uint8_t>& sent, std::mt19937& random,
+               bool in_order) {
+    auto written = pages;
+    for (auto& page : written) std::fill(page.begin(), page.end(), uint8_t{0});
+    ArrivingRows rows(header, {written.begin(), written.end()}, nullptr);
+    std::vector<std::pair<size_t, size_t>> pieces;
+    for (size_t at = 0; at < sent.size(); at += pieces.back().second) {
+      pieces.emplace_back(at, std::min<size_t>(1 + random() % 9000, sent.size() - at));
+    }
+    if (!in_order) std::shuffle(pieces.begin(), pieces.end(), random);
+    for (const auto& [at, count] : pieces) {
+      EXPECT_TRUE(rows.Write(at, std::span(sent).subspan(at, count)));
+    }
+    EXPECT_FALSE(rows.Write(rows.bytes(), std::span(sent).first(1)));
+    EXPECT_FALSE(rows.Write(1, sent));
+    const bool right = rows.IsRight();
+    EXPECT_EQ(written == pages, right);
+    rows.Erase();
+    for (const auto& page : written) {
+      EXPECT_EQ(std::count(page.begin(), page.end(), 0), static_cast<ptrdiff_t>(page.size()));
+    }
+    return right;
+  }
+
+  std::vector<std::vector<uint8_t>> pages;
+  std::vector<uint8_t> payload;
+  HeaderBytes bytes, other_bytes;
+};
+
+TEST(SealTest, HoldsHoweverRowsAreReadAndWritten) {
+  std::mt19937 random(11);
+  for (int round = 0; round < 200; ++round) {
+    SealedPages sealed(random);
     // In pieces, some of them twice.
-    SealedRows rows(bytes, runs, nullptr);
+    SealedRows rows(sealed.bytes, sealed.Runs(), nullptr);
     std::vector<uint8_t> read(rows.bytes());
     for (size_t at = 0; at < read.size();) {
       const size_t count = std::min<size_t>(1 + random() % 9000, read.size() - at);
       rows.Read(at, std::span(read).subspan(at, count));
       if (random() % 3 != 0) at += count;
     }
-    ASSERT_EQ(read, whole);
-    // A part left out, a flipped bit, and another header are noticed.
-    SealedRows hasty(bytes, runs, nullptr);
-    hasty.Read(1, std::span(read).subspan(1));
-    EXPECT_FALSE(ChecksumMatches(bytes, read));
-    read = whole;
-    read[random() % read.size()] ^= static_cast<uint8_t>(1 << random() % 8);
-    EXPECT_FALSE(ChecksumMatches(bytes, read));
-    ++header.sequence;
-    EXPECT_FALSE(ChecksumMatches(EncodeHeader(header, {}), whole));
+    ASSERT_EQ(read, sealed.payload);
+    for (const bool in_order : {true, false}) {
+      ASSERT_TRUE(sealed.IsRight(sealed.bytes, read, random, in_order));
+    }
+  }
+}
+
+TEST(SealTest, TellsOfWhateverIsWrong) {
+  std::mt19937 random(12);
+  for (int round = 0; round < 100; ++round) {
+    SealedPages sealed(random);
+    // A part that was not read, and a flipped bit.
+    SealedRows hasty(sealed.bytes, sealed.Runs(), nullptr);
+    std::vector<uint8_t> unread(hasty.bytes());
+    hasty.Read(1, std::span(unread).subspan(1));
+    std::vector<uint8_t> flipped = sealed.payload;
+    flipped[random() % (flipped.size() - kSealBytes)] ^= static_cast<uint8_t>(1 << random() % 8);
+    for (const bool in_order : {true, false}) {
+      EXPECT_FALSE(sealed.IsRight(sealed.bytes, flipped, random, in_order));
+      if (sealed.payload[0] != 0) {
+        EXPECT_FALSE(sealed.IsRight(sealed.bytes, unread, random, in_order));
+      }
+    }
+    // Another header, another seal, and a part that never came, or that came again and was another.
+    ArrivingRows foreign(sealed.other_bytes, sealed.Runs(), nullptr);
+    ArrivingRows torn(sealed.bytes, sealed.Runs(), nullptr);
+    ArrivingRows cut(sealed.bytes, sealed.Runs(), nullptr);
+    ArrivingRows twice(sealed.bytes, sealed.Runs(), nullptr);
+    const std::span<const uint8_t> all = sealed.payload;
+    std::vector<uint8_t> other_seal = sealed.payload;
+    other_seal.back() ^= 1;
+    foreign.Write(0, all);
+    torn.Write(0, other_seal);
+    cut.Write(0, all.first(all.size() - 1));
+    twice.Write(0, all.first(1));
+    twice.Write(0, std::span(flipped).first(all.size() - kSealBytes));
+    twice.Write(all.size() - kSealBytes, all.last(kSealBytes));
+    EXPECT_FALSE(foreign.IsRight());
+    EXPECT_FALSE(torn.IsRight());
+    EXPECT_FALSE(cut.IsRight());
+    EXPECT_FALSE(twice.IsRight());
   }
 }
 
@@ -147,7 +214,7 @@ TEST(RowsTest, GathersInTheDocumentedOrderAndScattersBack) {
     ASSERT_EQ(std::memcmp(bytes.data(), expected.data(), bytes.size()), 0);
     auto other = *kv::KvStorage::Create({16, 2, 4}, 3, 8);
     const RowMap other_map(*other);
-    other_map.Scatter(blocks, rows, bytes);
+    Scatter(other_map, blocks, rows, bytes);
     ASSERT_EQ(Gather(other_map, blocks, rows), bytes);
   }
 }
@@ -165,7 +232,13 @@ TEST(RowsTest, SplitsIntoMessagesThatCoverEachRowOnce) {
     for (const RowRange& message : messages) {
       EXPECT_LE(map.Bytes(message), static_cast<int64_t>(kMaxPayloadBytes));
       EXPECT_FALSE(covered.Any(message));
-      covered.Set(message);
+      EXPECT_FALSE(covered.Full());
+      covered.Claim(message);
+      covered.Unclaim(message);
+      EXPECT_FALSE(covered.Any(message));
+      covered.Claim(message);
+      EXPECT_TRUE(covered.Any(message));
+      covered.Land(message);
     }
     EXPECT_TRUE(covered.Full());
   }

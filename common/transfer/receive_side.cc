@@ -1,5 +1,7 @@
 #include "common/transfer/receive_side.h"
 
+#include <algorithm>
+
 #include "common/transfer/outgoing.h"
 
 namespace trivium::transfer {
@@ -7,7 +9,7 @@ namespace trivium::transfer {
 ReceiveSide::ReceiveSide(Wiring* wiring)
     : wiring_(wiring),
       table_(wiring->rows, wiring->epoch),
-      buffers_(kMaxPayloadBytes, wiring->limits.receive_buffers) {}
+      buffers_(kMaxTailBytes, wiring->limits.fetches) {}
 
 void ReceiveSide::Add(uint64_t id, LandingOptions options) {
   table_.Add(id, std::move(options), wiring_->clock->Now());
@@ -18,23 +20,31 @@ void ReceiveSide::Withdraw(uint64_t id) {
   End(id, absl::CancelledError("the landing was withdrawn"));
 }
 
-void ReceiveSide::Handle(const MessageHeader& header, Incoming message) {
-  std::optional<Refusal> refusal = table_.Check(header);
+std::optional<Refusal> ReceiveSide::Check(const MessageHeader& header,
+                                          const Incoming& message) const {
   // A Begin carries the address to answer to, so its refusal waits until the address is at hand.
-  if (header.type == MessageType::kBegin) refusal = std::nullopt;
-  if (!refusal && message.parked && header.type == MessageType::kBegin) {
-    refusal = Refusal::kOverLimit;
+  if (header.type == MessageType::kBegin) {
+    return message.parked ? std::optional(Refusal::kOverLimit) : std::nullopt;
   }
-  if (refusal) {
+  if (const auto refusal = table_.Check(header)) return refusal;
+  const bool is_rows = header.type == MessageType::kRows;
+  return is_rows && !ChecksumMatches(message.header, {}) ? std::optional(Refusal::kChecksum)
+                                                         : std::nullopt;
+}
+
+void ReceiveSide::Handle(const MessageHeader& header, Incoming message) {
+  if (const std::optional<Refusal> refusal = Check(header, message)) {
     if (message.parked) wiring_->link->Discard(*message.parked);
     return Refuse(header, *refusal);
   }
+  if (!message.parked && header.type == MessageType::kRows) {
+    const std::shared_ptr<ArrivingRows> rows = Claim(header, message.header);
+    rows->Write(0, message.payload);
+    return DeliverRows(header, *rows);
+  }
   if (!message.parked) return Deliver(header, message.header, message.payload);
   Pending pending{header, std::move(message.header), *message.parked};
-  if (waiting_.empty()) {
-    Buffer buffer = buffers_.Take(header.payload_bytes);
-    if (!buffer.empty()) return Fetch(std::move(pending), std::move(buffer));
-  }
+  if (waiting_.empty() && MayFetch()) return Fetch(std::move(pending));
   if (waiting_.size() >= wiring_->limits.waiting_messages) {
     wiring_->link->Discard(pending.parked);
     return Refuse(header, Refusal::kOverLimit);
@@ -42,9 +52,26 @@ void ReceiveSide::Handle(const MessageHeader& header, Incoming message) {
   waiting_.push_back(std::move(pending));
 }
 
-void ReceiveSide::Fetch(Pending pending, Buffer buffer) {
+bool ReceiveSide::MayFetch() const {
+  return fetching_.size() < static_cast<size_t>(wiring_->limits.fetches);
+}
+
+std::shared_ptr<ArrivingRows> ReceiveSide::Claim(const MessageHeader& header,
+                                                 std::span<const uint8_t> header_bytes) {
+  HeaderBytes bytes;
+  std::copy_n(header_bytes.begin(), bytes.size(), bytes.begin());
+  return table_.Claim(header, bytes);
+}
+
+void ReceiveSide::Fetch(Pending pending) {
   const uint64_t cookie = next_cookie_++, parked = pending.parked;
-  fetching_.emplace(cookie, std::move(pending));
+  Pending& fetched = fetching_.emplace(cookie, std::move(pending)).first->second;
+  if (fetched.header.type == MessageType::kRows) {
+    fetched.rows = Claim(fetched.header, fetched.header_bytes);
+    return wiring_->link->ReceiveRows(parked, fetched.rows, cookie);
+  }
+  Buffer buffer = buffers_.Take(fetched.header.payload_bytes);
+  TRIVIUM_CHECK(!buffer.empty(), "more payloads are fetched than may be");
   wiring_->link->Receive(parked, std::move(buffer), cookie);
 }
 
@@ -53,6 +80,7 @@ void ReceiveSide::OnReceived(uint64_t cookie, Buffer buffer, bool ok) {
   TRIVIUM_CHECK(!node.empty(), "a payload was received twice");
   if (!ok) return;  // the connection has failed; whoever watches the peer ends the landing
   const Pending& pending = node.mapped();
+  if (pending.rows != nullptr) return DeliverRows(pending.header, *pending.rows);
   Deliver(pending.header, pending.header_bytes, buffer.bytes());
 }
 
@@ -61,9 +89,15 @@ void ReceiveSide::Deliver(const MessageHeader& header, std::span<const uint8_t> 
   wiring_->tally->bytes_received += static_cast<int64_t>(header_bytes.size() + payload.size());
   if (!ChecksumMatches(header_bytes, payload)) return Refuse(header, Refusal::kChecksum);
   if (header.type == MessageType::kBegin) return DeliverBegin(header, payload);
-  // Again: the landing may have ended, or the same rows landed, while the payload was on its way.
+  // Again: the landing may have ended while the payload was on its way.
   if (const auto refusal = table_.Check(header)) return Refuse(header, *refusal);
-  Apply(header, payload);
+  if (header.type == MessageType::kAbort) {
+    return End(header.landing_id, header.refusal == Refusal::kChecksum
+                                      ? absl::DataLossError("a message of the transfer was damaged")
+                                      : absl::AbortedError("the sender gave the transfer up"));
+  }
+  table_.Finish(header, payload);
+  Conclude(header);
 }
 
 void ReceiveSide::DeliverBegin(const MessageHeader& header, std::span<const uint8_t> address) {
@@ -81,32 +115,32 @@ void ReceiveSide::DeliverBegin(const MessageHeader& header, std::span<const uint
   Acknowledge(header, kBeginSequence);
 }
 
-void ReceiveSide::Apply(const MessageHeader& header, std::span<const uint8_t> payload) {
-  const uint64_t id = header.landing_id;
-  switch (header.type) {
-    case MessageType::kRows:
-      table_.Land(header, payload.first(payload.size() - kSealBytes));
-      Acknowledge(header, header.sequence);
-      break;
-    case MessageType::kFinish:
-      table_.Finish(header, payload);
-      break;
-    case MessageType::kAbort:
-      End(id, header.refusal == Refusal::kChecksum
-                  ? absl::DataLossError("a message of the transfer was damaged")
-                  : absl::AbortedError("the sender gave the transfer up"));
-      return;
-    default:
-      return;
+void ReceiveSide::DeliverRows(const MessageHeader& header, ArrivingRows& rows) {
+  wiring_->tally->bytes_received += static_cast<int64_t>(kHeaderBytes + rows.bytes());
+  const bool is_right = rows.IsRight();
+  // The landing may have ended while they were on their way; then their blocks are nobody's.
+  if (table_.Find(header.landing_id) == nullptr) {
+    return Refuse(header, is_right ? Refusal::kUnknownLanding : Refusal::kChecksum);
   }
-  if (auto outcome = table_.Outcome(id)) {
-    if (outcome->ok()) {
-      Acknowledge(header, kFinishSequence);
-    } else {
-      TellSender(id);
-    }
-    End(id, *std::move(outcome));
+  if (!is_right) {
+    rows.Erase();
+    table_.Reject(header);
+    return Refuse(header, Refusal::kChecksum);
   }
+  table_.Land(header);
+  Acknowledge(header, header.sequence);
+  Conclude(header);
+}
+
+void ReceiveSide::Conclude(const MessageHeader& header) {
+  auto outcome = table_.Outcome(header.landing_id);
+  if (!outcome) return;
+  if (outcome->ok()) {
+    Acknowledge(header, kFinishSequence);
+  } else {
+    TellSender(header.landing_id);
+  }
+  End(header.landing_id, *std::move(outcome));
 }
 
 void ReceiveSide::Refuse(const MessageHeader& header, Refusal refusal) {
@@ -155,11 +189,10 @@ void ReceiveSide::Turn() {
       waiting_.pop_front();
       continue;
     }
-    Buffer buffer = buffers_.Take(waiting_.front().header.payload_bytes);
-    if (buffer.empty()) break;
+    if (!MayFetch()) break;
     Pending pending = std::move(waiting_.front());
     waiting_.pop_front();
-    Fetch(std::move(pending), std::move(buffer));
+    Fetch(std::move(pending));
   }
   for (const uint64_t id : table_.Unused(wiring_->clock->Now(), wiring_->timeouts.unused_ticket)) {
     ++wiring_->tally->landings_expired;

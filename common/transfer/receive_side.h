@@ -1,7 +1,8 @@
 // The receiver's half of the protocol: every message for a landing is checked before its payload is
-// fetched, received into a buffer of ours, checked again with its checksum, and only then copied
-// into blocks. So no byte that is late, foreign or damaged ever touches a block. Thread-safety:
-// none; one thread owns it.
+// fetched. Rows that have passed go to where they belong while this thread takes them from the
+// wire; they count once their seal is right, and are erased if it is not. So no byte that is late
+// or foreign touches a block, and a damaged one touches none that anybody reads.
+// Thread-safety: none; one thread owns it.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +26,7 @@ class ReceiveSide {
   // A message of type Begin, Rows, Finish or Abort.
   void Handle(const MessageHeader& header, Incoming message);
   void OnReceived(uint64_t cookie, Buffer buffer, bool ok);
-  // Fetches what waited for a buffer, ends unused landings.
+  // Fetches what had to wait, ends unused landings.
   void Turn();
   void PeerLost(uint64_t source, const std::string& reason);
   void EndAll(const absl::Status& status);
@@ -36,12 +37,18 @@ class ReceiveSide {
     MessageHeader header;
     std::vector<uint8_t> header_bytes;
     uint64_t parked = 0;
+    std::shared_ptr<ArrivingRows> rows{};  // that are being fetched
   };
-  void Fetch(Pending pending, Buffer buffer);
+  std::optional<Refusal> Check(const MessageHeader& header, const Incoming& message) const;
+  bool MayFetch() const;
+  void Fetch(Pending pending);
+  std::shared_ptr<ArrivingRows> Claim(const MessageHeader& header,
+                                      std::span<const uint8_t> header_bytes);
   void Deliver(const MessageHeader& header, std::span<const uint8_t> header_bytes,
                std::span<const uint8_t> payload);
   void DeliverBegin(const MessageHeader& header, std::span<const uint8_t> address);
-  void Apply(const MessageHeader& header, std::span<const uint8_t> payload);
+  void DeliverRows(const MessageHeader& header, ArrivingRows& rows);
+  void Conclude(const MessageHeader& header);
   void Refuse(const MessageHeader& header, Refusal refusal);
   void Acknowledge(const MessageHeader& header, uint64_t sequence);
   void End(uint64_t id, absl::StatusOr<Arrival> outcome);

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cstring>
 
-#include "common/transfer/copy.h"
-
 namespace trivium::transfer {
 
 int64_t RowMap::Bytes(const RowRange& rows) const {
@@ -58,22 +56,10 @@ void RowMap::ForEachRun(std::span<const BlockId> blocks, const RowRange& rows, F
   }
 }
 
-std::vector<std::span<const uint8_t>> RowMap::Runs(std::span<const BlockId> blocks,
-                                                   const RowRange& rows) const {
-  std::vector<std::span<const uint8_t>> runs;
-  ForEachRun(blocks, rows, [&](const uint8_t* run, size_t bytes) { runs.push_back({run, bytes}); });
+RowRuns RowMap::Runs(std::span<const BlockId> blocks, const RowRange& rows) const {
+  RowRuns runs;
+  ForEachRun(blocks, rows, [&](uint8_t* run, size_t bytes) { runs.push_back({run, bytes}); });
   return runs;
-}
-
-void RowMap::Scatter(std::span<const BlockId> blocks, const RowRange& rows,
-                     std::span<const uint8_t> payload) const {
-  const uint8_t* from = payload.data();
-  ForEachRun(blocks, rows, [&](uint8_t* run, size_t bytes) {
-    StreamRun(from, run, bytes);
-    from += bytes;
-  });
-  EndStream();
-  TRIVIUM_CHECK(from == payload.data() + payload.size(), "a message of another size than its rows");
 }
 
 void RowMap::ZeroTail(std::span<const BlockId> blocks, int32_t token_end) const {

@@ -14,6 +14,9 @@
 
 namespace trivium::transfer {
 
+// Pieces of memory, in order.
+using RowRuns = std::vector<std::span<uint8_t>>;
+
 class RowMap {
  public:
   explicit RowMap(const kv::KvStorage& storage) : storage_(&storage) {}
@@ -32,11 +35,7 @@ class RowMap {
   void Split(const RowRange& rows, size_t limit, std::deque<RowRange>* out) const;
 
   // The rows where they lie, in the order of a message.
-  std::vector<std::span<const uint8_t>> Runs(std::span<const BlockId> blocks,
-                                             const RowRange& rows) const;
-  // Copies the payload of one message into the pages. payload.size() == Bytes(rows).
-  void Scatter(std::span<const BlockId> blocks, const RowRange& rows,
-               std::span<const uint8_t> payload) const;
+  RowRuns Runs(std::span<const BlockId> blocks, const RowRange& rows) const;
   // Zeros the rows behind token_end in the block that holds it, in every layer.
   void ZeroTail(std::span<const BlockId> blocks, int32_t token_end) const;
 

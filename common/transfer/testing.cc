@@ -73,6 +73,11 @@ std::vector<uint8_t> Gather(const RowMap& map, std::span<const BlockId> blocks,
   return bytes;
 }
 
+void Scatter(const RowMap& map, std::span<const BlockId> blocks, const RowRange& rows,
+             std::span<const uint8_t> bytes) {
+  ArrivingRows(HeaderBytes{}, map.Runs(blocks, rows), nullptr).Write(0, bytes);
+}
+
 TestWorker::TestWorker(const Backend& backend, uint64_t epoch, double timeout_scale,
                        WorkerShape shape) {
   auto made = kv::KvStorage::Create({kBlockTokens, shape.kv_heads, shape.head_dim}, shape.layers,

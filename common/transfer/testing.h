@@ -67,9 +67,11 @@ class Outcome {
   std::shared_ptr<State> state_ = std::make_shared<State>();
 };
 
-// The rows of a message in one piece.
+// The rows of a message in one piece, and back into their pages.
 std::vector<uint8_t> Gather(const RowMap& map, std::span<const BlockId> blocks,
                             const RowRange& rows);
+void Scatter(const RowMap& map, std::span<const BlockId> blocks, const RowRange& rows,
+             std::span<const uint8_t> bytes);
 
 struct WorkerShape {
   int layers = 6;

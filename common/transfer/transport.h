@@ -6,7 +6,8 @@
 // with a small tail (the first token). Delivery is the receiver's own acknowledgement after the
 // checksum, never a completion of the wire. The receiver alone decides where bytes land, after
 // checking request, attempt, secret, epoch, generation, layer and token range; what fails a check
-// is refused and counted, and touches no block.
+// is refused and counted, and touches no block. Rows that pass are written as they come, and count
+// once their checksum is right; nobody may read them before on_arrival.
 //
 // Ownership: blocks named on either side stay leased (the BlockLease given) until no message in
 // flight can touch them, also after an abort, a lost peer or a stopped one. Every callback is

@@ -59,6 +59,7 @@ class UcxLink final : public Link {
   bool ReadsRows(Connection connection) const override;
   void SendRows(Connection connection, std::span<const uint8_t> header, SealedRows rows) override;
   void Receive(uint64_t parked, Buffer into, uint64_t cookie) override;
+  void ReceiveRows(uint64_t parked, std::shared_ptr<ArrivingRows> into, uint64_t cookie) override;
   void Discard(uint64_t parked) override;
   void ForceClose(Connection connection) override;
   bool IsBusy(Connection connection) const override;
@@ -280,6 +281,15 @@ void UcxLink::Receive(uint64_t parked, Buffer into, uint64_t cookie) {
     leftover_.push_back({cookie, std::move(into), false});
   } else {
     it->second.worker->Receive(parked, std::move(into), cookie);
+  }
+}
+
+void UcxLink::ReceiveRows(uint64_t parked, std::shared_ptr<ArrivingRows> into, uint64_t cookie) {
+  const auto it = pipes_.find(parked >> 32);
+  if (it == pipes_.end()) {
+    leftover_.push_back({cookie, {}, false});
+  } else {
+    it->second.worker->ReceiveRows(parked, std::move(into), cookie);
   }
 }
 

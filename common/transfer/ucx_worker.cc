@@ -9,6 +9,46 @@ constexpr unsigned kMessageId = 1;
 // Turns that UCX gets to end the operations of a closed endpoint before the worker goes with them.
 constexpr int kCloseTurns = 1000;
 
+// What UCX calls to read rows or to write them. It asks for the whole set, also of what only ever
+// goes one way.
+ucp_generic_dt_ops_t OneWay() {
+  ucp_generic_dt_ops_t ops = {};
+  ops.start_pack = [](void*, const void* rows, size_t) { return const_cast<void*>(rows); };
+  ops.start_unpack = [](void*, void* rows, size_t) { return rows; };
+  ops.pack = [](void*, size_t, void*, size_t) { return size_t{0}; };
+  ops.unpack = [](void*, size_t, const void*, size_t) { return UCS_ERR_UNSUPPORTED; };
+  ops.finish = [](void*) {};
+  return ops;
+}
+
+ucp_generic_dt_ops_t SealedOps() {
+  ucp_generic_dt_ops_t ops = OneWay();
+  ops.packed_size = [](void* rows) { return static_cast<SealedRows*>(rows)->bytes(); };
+  ops.pack = [](void* rows, size_t offset, void* to, size_t bytes) {
+    auto* from = static_cast<SealedRows*>(rows);
+    const size_t count = std::min(bytes, from->bytes() - offset);
+    from->Read(offset, {static_cast<uint8_t*>(to), count});
+    return count;
+  };
+  return ops;
+}
+
+ucp_generic_dt_ops_t ArrivingOps() {
+  ucp_generic_dt_ops_t ops = OneWay();
+  ops.packed_size = [](void* rows) { return static_cast<ArrivingRows*>(rows)->bytes(); };
+  ops.unpack = [](void* rows, size_t offset, const void* from, size_t bytes) {
+    const std::span<const uint8_t> in(static_cast<const uint8_t*>(from), bytes);
+    const bool fits = static_cast<ArrivingRows*>(rows)->Write(offset, in);
+    return fits ? UCS_OK : UCS_ERR_MESSAGE_TRUNCATED;
+  };
+  return ops;
+}
+
+absl::Status MakeType(const ucp_generic_dt_ops_t& ops, ucp_datatype_t* type) {
+  const ucs_status_t status = ucp_dt_create_generic(&ops, nullptr, type);
+  return status == UCS_OK ? absl::OkStatus() : UcxStatus("describing rows", status);
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(const UcxContext& context,
@@ -17,7 +57,7 @@ absl::StatusOr<std::unique_ptr<UcxWorker>> UcxWorker::Create(const UcxContext& c
   worker->next_parked_ = parked_base + 1;
   RETURN_IF_ERROR(worker->Init(context));
   RETURN_IF_ERROR(worker->SetHandler());
-  RETURN_IF_ERROR(worker->MakeRowsType());
+  RETURN_IF_ERROR(worker->MakeRowsTypes());
   return worker;
 }
 
@@ -38,18 +78,9 @@ absl::Status UcxWorker::Init(const UcxContext& context) {
   return absl::OkStatus();
 }
 
-// UCX asks for the whole set, also of what only ever sends.
-absl::Status UcxWorker::MakeRowsType() {
-  ucp_generic_dt_ops_t ops = {};
-  ops.start_pack = &UcxWorker::StartPack;
-  ops.packed_size = &UcxWorker::PackedSize;
-  ops.pack = &UcxWorker::Pack;
-  ops.start_unpack = [](void*, void*, size_t) -> void* { return nullptr; };
-  ops.unpack = [](void*, size_t, const void*, size_t) { return UCS_ERR_UNSUPPORTED; };
-  ops.finish = [](void*) {};
-  const ucs_status_t status = ucp_dt_create_generic(&ops, nullptr, &rows_type_);
-  if (status != UCS_OK) return UcxStatus("describing rows", status);
-  return absl::OkStatus();
+absl::Status UcxWorker::MakeRowsTypes() {
+  RETURN_IF_ERROR(MakeType(SealedOps(), &sealed_type_));
+  return MakeType(ArrivingOps(), &arriving_type_);
 }
 
 absl::Status UcxWorker::SetHandler() {
@@ -66,7 +97,9 @@ absl::Status UcxWorker::SetHandler() {
 
 UcxWorker::~UcxWorker() {
   if (worker_ != nullptr) Close();
-  if (rows_type_ != 0) ucp_dt_destroy(rows_type_);
+  for (const ucp_datatype_t type : {sealed_type_, arriving_type_}) {
+    if (type != 0) ucp_dt_destroy(type);
+  }
 }
 
 void UcxWorker::Close() {
@@ -126,18 +159,7 @@ void UcxWorker::SendRows(std::span<const uint8_t> header, SealedRows rows) {
   if (ep_ == nullptr || broken_) return;
   auto* operation = new Operation{this, {header.begin(), header.end()}, {}, false, 0};
   operation->rows.emplace(std::move(rows));
-  Post(operation, &*operation->rows, 1, rows_type_, operation->rows->bytes() <= kInlineBytes);
-}
-
-void* UcxWorker::StartPack(void*, const void* rows, size_t) { return const_cast<void*>(rows); }
-
-size_t UcxWorker::PackedSize(void* rows) { return static_cast<SealedRows*>(rows)->bytes(); }
-
-size_t UcxWorker::Pack(void* rows, size_t offset, void* to, size_t bytes) {
-  auto* from = static_cast<SealedRows*>(rows);
-  const size_t count = std::min(bytes, from->bytes() - offset);
-  from->Read(offset, {static_cast<uint8_t*>(to), count});
-  return count;
+  Post(operation, &*operation->rows, 1, sealed_type_, operation->rows->bytes() <= kInlineBytes);
 }
 
 void UcxWorker::Post(Operation* operation, const void* data, size_t count, ucp_datatype_t type,
@@ -155,21 +177,29 @@ void UcxWorker::Post(Operation* operation, const void* data, size_t count, ucp_d
 }
 
 void UcxWorker::Receive(uint64_t parked, Buffer into, uint64_t cookie) {
-  auto node = parked_.extract(parked);
-  if (node.empty()) {
-    received_.push_back({cookie, std::move(into), false});
-    return;
-  }
   auto* operation = new Operation{this, {}, std::move(into), true, cookie};
   const std::span<uint8_t> bytes = operation->buffer.bytes();
+  Fetch(parked, operation, bytes.data(), bytes.size(), ucp_dt_make_contig(1));
+}
+
+void UcxWorker::ReceiveRows(uint64_t parked, std::shared_ptr<ArrivingRows> into, uint64_t cookie) {
+  auto* operation = new Operation{this, {}, {}, true, cookie};
+  operation->arriving = std::move(into);
+  Fetch(parked, operation, operation->arriving.get(), 1, arriving_type_);
+}
+
+void UcxWorker::Fetch(uint64_t parked, Operation* operation, void* into, size_t count,
+                      ucp_datatype_t type) {
+  operations_.insert(operation);
+  auto node = parked_.extract(parked);
+  if (node.empty()) return Finish(operation, UCS_ERR_NO_ELEM);
   ucp_request_param_t param = {};
-  param.op_attr_mask =
-      UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA | UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
+  param.op_attr_mask = UCP_OP_ATTR_FIELD_CALLBACK | UCP_OP_ATTR_FIELD_USER_DATA |
+                       UCP_OP_ATTR_FIELD_DATATYPE | UCP_OP_ATTR_FLAG_NO_IMM_CMPL;
+  param.datatype = type;
   param.cb.recv_am = &UcxWorker::OnReceiveDone;
   param.user_data = operation;
-  operations_.insert(operation);
-  Track(operation,
-        ucp_am_recv_data_nbx(worker_, node.mapped(), bytes.data(), bytes.size(), &param));
+  Track(operation, ucp_am_recv_data_nbx(worker_, node.mapped(), into, count, &param));
 }
 
 void UcxWorker::Discard(uint64_t parked) {
@@ -201,7 +231,8 @@ void UcxWorker::OnSendDone(void* request, ucs_status_t status, void* operation) 
 
 void UcxWorker::OnReceiveDone(void* request, ucs_status_t status, size_t length, void* operation) {
   auto* done = static_cast<Operation*>(operation);
-  const bool whole = length == done->buffer.bytes().size();
+  const bool whole =
+      length == (done->arriving ? done->arriving->bytes() : done->buffer.bytes().size());
   ucp_request_free(request);
   done->worker->Finish(done, status == UCS_OK && !whole ? UCS_ERR_MESSAGE_TRUNCATED : status);
 }

@@ -42,6 +42,7 @@ class UcxWorker {
   void Send(std::span<const uint8_t> header, Buffer payload);
   void SendRows(std::span<const uint8_t> header, SealedRows rows);
   void Receive(uint64_t parked, Buffer into, uint64_t cookie);
+  void ReceiveRows(uint64_t parked, std::shared_ptr<ArrivingRows> into, uint64_t cookie);
   void Discard(uint64_t parked);
   // Ends the endpoint and everything on it: every receive has its result afterwards.
   void Close();
@@ -69,22 +70,21 @@ class UcxWorker {
     bool receives = false;
     uint64_t cookie = 0;
     std::optional<SealedRows> rows{};
+    std::shared_ptr<ArrivingRows> arriving{};
   };
 
   UcxWorker() = default;
   absl::Status Init(const UcxContext& context);
   absl::Status SetHandler();
-  absl::Status MakeRowsType();
+  absl::Status MakeRowsTypes();
   void ReleaseParked();
   void Post(Operation* operation, const void* data, size_t count, ucp_datatype_t type,
             bool inlined);
+  void Fetch(uint64_t parked, Operation* operation, void* into, size_t count, ucp_datatype_t type);
   void Track(Operation* operation, ucs_status_ptr_t request);
   void Finish(Operation* operation, ucs_status_t status);
   static ucs_status_t OnActiveMessage(void* self, const void* header, size_t header_length,
                                       void* data, size_t length, const ucp_am_recv_param_t* param);
-  static void* StartPack(void* context, const void* rows, size_t count);
-  static size_t PackedSize(void* rows);
-  static size_t Pack(void* rows, size_t offset, void* to, size_t bytes);
   static void OnSendDone(void* request, ucs_status_t status, void* operation);
   static void OnReceiveDone(void* request, ucs_status_t status, size_t length, void* operation);
   static void OnError(void* self, ucp_ep_h ep, ucs_status_t status);
@@ -94,7 +94,8 @@ class UcxWorker {
   bool broken_ = false;
   int event_fd_ = -1;
   std::string address_;
-  ucp_datatype_t rows_type_ = 0;  // how UCX reads SealedRows
+  ucp_datatype_t sealed_type_ = 0;    // how UCX reads SealedRows
+  ucp_datatype_t arriving_type_ = 0;  // and writes ArrivingRows
   uint64_t next_parked_ = 1;
   std::unordered_map<uint64_t, void*> parked_;
   std::unordered_set<Operation*> operations_;

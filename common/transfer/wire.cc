@@ -169,17 +169,10 @@ std::optional<DecodedHeader> DecodeHeader(std::span<const uint8_t> bytes) {
 
 bool ChecksumMatches(std::span<const uint8_t> header_bytes, std::span<const uint8_t> payload) {
   if (header_bytes.size() != kHeaderBytes) return false;
-  const bool has_seal = header_bytes[kTypeAt] == static_cast<uint8_t>(MessageType::kRows);
   Checksum checksum;
   checksum.Update(Covered(header_bytes));
-  if (!has_seal) checksum.Update(payload);
-  if (checksum.Digest() != Get<uint64_t>(header_bytes, kChecksumAt)) return false;
-  if (!has_seal) return true;
-  if (payload.size() < kSealBytes) return false;
-  Checksum seal;
-  seal.Update(header_bytes);
-  seal.Update(payload.first(payload.size() - kSealBytes));
-  return seal.Digest() == Get<uint64_t>(payload, payload.size() - kSealBytes);
+  if (header_bytes[kTypeAt] != static_cast<uint8_t>(MessageType::kRows)) checksum.Update(payload);
+  return checksum.Digest() == Get<uint64_t>(header_bytes, kChecksumAt);
 }
 
 size_t MaxPayload(MessageType type) {

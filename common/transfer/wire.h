@@ -66,8 +66,8 @@ struct DecodedHeader {
 // at.
 std::optional<DecodedHeader> DecodeHeader(std::span<const uint8_t> bytes);
 
-// Whether `payload`, seal included, and the header that these bytes hold are the ones that were
-// sent.
+// Whether `payload` and the header that these bytes hold are the ones that were sent; of Rows the
+// header alone.
 bool ChecksumMatches(std::span<const uint8_t> header_bytes, std::span<const uint8_t> payload);
 
 // The most payload that a message of this type may carry.

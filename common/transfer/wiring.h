@@ -24,14 +24,14 @@ struct Tally {
   TransferCounters Snapshot() const;
 };
 
-// Sizes that bound a transport's memory. Buffers are of kMaxPayloadBytes.
+// Sizes that bound a transport's memory.
 struct Limits {
   int64_t window_bytes = 16 * int64_t{kMaxPayloadBytes};  // in flight, of one transfer
-  int send_buffers = 32;
-  int receive_buffers = 32;
+  int send_buffers = 32;                                  // of kMaxPayloadBytes
+  int fetches = 32;  // payloads on their way; tails into buffers of kMaxTailBytes
   int64_t landings = 4096;
   int64_t senders = 4096;
-  size_t waiting_messages = 4096;  // announced, but without a buffer yet
+  size_t waiting_messages = 4096;  // announced, but not fetched yet
   int64_t queued_ranges = 16384;   // calls of Send that one transfer may be behind
 };
 
