@@ -13,10 +13,16 @@ constexpr size_t kPiece = 64;
 
 // In fixed pieces, which the compiler turns into vector moves: for runs of this length the C
 // library prefers string instructions, which read memory that is not in cache several times slower.
-void CopyRun(const uint8_t* from, uint8_t* to, size_t bytes) {
+void CopyRun(std::span<const uint8_t> from, uint8_t* to, std::span<const uint8_t> next) {
   size_t done = 0;
-  for (; done + kPiece <= bytes; done += kPiece) std::memcpy(to + done, from + done, kPiece);
-  std::memcpy(to + done, from + done, bytes - done);
+  for (; done + kPiece <= next.size(); done += kPiece) {
+    __builtin_prefetch(next.data() + done, 0, 2);
+    std::memcpy(to + done, from.data() + done, kPiece);
+  }
+  for (; done + kPiece <= from.size(); done += kPiece) {
+    std::memcpy(to + done, from.data() + done, kPiece);
+  }
+  std::memcpy(to + done, from.data() + done, from.size() - done);
 }
 
 void StreamRun(const uint8_t* from, uint8_t* to, size_t bytes) {
@@ -31,7 +37,7 @@ void StreamRun(const uint8_t* from, uint8_t* to, size_t bytes) {
     }
   }
 #endif
-  CopyRun(from + done, to + done, bytes - done);
+  CopyRun({from + done, bytes - done}, to + done);
 }
 
 void EndStream() {

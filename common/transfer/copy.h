@@ -3,11 +3,13 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 namespace trivium::transfer {
 
-// For what is read soon.
-void CopyRun(const uint8_t* from, uint8_t* to, size_t bytes);
+// For what is read soon. Meanwhile `next`, at most as long as `from`, is fetched into the cache:
+// the processor itself looks ahead to the end of a memory page only.
+void CopyRun(std::span<const uint8_t> from, uint8_t* to, std::span<const uint8_t> next = {});
 // For what is read much later: past the caches, since to fetch the old content of `to` first would
 // cost more than half of the time. Other threads may miss it until EndStream.
 void StreamRun(const uint8_t* from, uint8_t* to, size_t bytes);

@@ -37,7 +37,9 @@ void SealedRows::ReadRows(size_t offset, std::span<uint8_t> out) {
   while (!out.empty()) {
     const std::span<const uint8_t> rest = rows_.From(offset);
     const size_t count = std::min({rest.size(), out.size(), kStride});
-    CopyRun(rest.data(), out.data(), count);
+    std::span<const uint8_t> next;
+    if (offset + count < rows_.bytes()) next = rows_.From(offset + count);
+    CopyRun(rest.first(count), out.data(), next.first(std::min(count, next.size())));
     if (hashed_ >= offset && hashed_ < offset + count) {
       checksum_.Update(out.first(count).subspan(hashed_ - offset));
       hashed_ = offset + count;
