@@ -80,23 +80,20 @@ absl::StatusOr<json> Series(TestWorker& worker, const SequenceBlocks& blocks, Pe
               {"header_bytes", last.header_bytes}, {"messages", last.messages}};
 }
 
-// What ucx_perftest sends: one message of ours, 21 pages of 12 KiB, again and again, which stays in
-// cache; or as many bytes as a round of ours has, in one message. (Their whole list of pages is
-// more than it takes.)
-enum class PerftestMessage : uint8_t { kPages, kRound };
+// What ucx_perftest sends, again and again: the pages of one message of ours, which stay in cache;
+// or half of a round's in one list, which do not (a whole round's are more than it takes).
+enum class PerftestList : int { kMessage = 21, kHalfRound = 3780 };
 
-std::vector<std::string> PerftestArguments(PerftestMessage message, int64_t round_bytes) {
-  if (message == PerftestMessage::kRound) {
-    return {"-s", std::to_string(round_bytes), "-n", "20", "-w", "2"};
-  }
+std::vector<std::string> PerftestArguments(PerftestList list) {
+  const int pages = static_cast<int>(list);
   std::string sizes = "12288";
-  for (int page = 1; page < 21; ++page) sizes += ",12288";
-  return {"-D", "iov,iov", "-s", sizes, "-n", "4000", "-w", "400"};
+  for (int page = 1; page < pages; ++page) sizes += ",12288";
+  const int rounds = 84000 / pages;
+  return {"-D", "iov,iov", "-s", sizes, "-n", std::to_string(rounds), "-w", "4"};
 }
 
 // The last field but one of the final line that ucx_perftest prints: overall MB/s.
-absl::StatusOr<double> Perftest(const std::string& backend, PerftestMessage message,
-                                int64_t round_bytes) {
+absl::StatusOr<double> Perftest(const std::string& backend, PerftestList list) {
   const std::vector<std::string> common = {"UCX_TLS=" + backend + ",self",
                                            "UCX_NET_DEVICES=lo",
                                            "UCX_MM_ERROR_HANDLING=y",
@@ -116,7 +113,7 @@ absl::StatusOr<double> Perftest(const std::string& backend, PerftestMessage mess
   for (const char* word : {"127.0.0.1", "-t", "ucp_am_bw", "-e", "-E", "sleep", "-f", "-v"}) {
     client.push_back(word);
   }
-  for (const std::string& word : PerftestArguments(message, round_bytes)) client.push_back(word);
+  for (const std::string& word : PerftestArguments(list)) client.push_back(word);
   ASSIGN_OR_RETURN(auto server, PeerProcess::Start("/usr/bin/env", common));
   // The server says nothing when it listens: the client is tried until it gets through.
   for (int attempt = 0; attempt < 20; ++attempt) {
@@ -151,21 +148,18 @@ absl::StatusOr<json> BenchBackend(const Backend& backend, const BenchOptions& op
   json result;
   RETURN_IF_ERROR(SendOnce(worker, blocks, *peer, options, ++seed).status());  // connects
   ASSIGN_OR_RETURN(result["idle"], Series(worker, blocks, *peer, options, &seed));
-  double pages = 0, round = 0;
-  const int64_t round_bytes = result["idle"]["kv_bytes"];
+  double cached = 0, uncached = 0;
   for (int i = 0; i < 3; ++i) {
-    pages =
-        std::max(pages, Perftest(backend.name, PerftestMessage::kPages, round_bytes).value_or(0));
-    round =
-        std::max(round, Perftest(backend.name, PerftestMessage::kRound, round_bytes).value_or(0));
+    cached = std::max(cached, Perftest(backend.name, PerftestList::kMessage).value_or(0));
+    uncached = std::max(uncached, Perftest(backend.name, PerftestList::kHalfRound).value_or(0));
   }
   ASSIGN_OR_RETURN(const json again, Series(worker, blocks, *peer, options, &seed));
   if (again["gb_per_s_best"] > result["idle"]["gb_per_s_best"]) result["idle"] = again;
   const double idle = result["idle"]["gb_per_s_best"];
-  result["ucx_perftest"] = {{"pages_in_cache_gb_per_s_best", pages},
-                            {"equal_bytes_gb_per_s_best", round}};
-  if (pages > 0) result["idle_over_perftest"]["pages_in_cache"] = idle / pages;
-  if (round > 0) result["idle_over_perftest"]["equal_bytes"] = idle / round;
+  result["ucx_perftest"] = {{"pages_in_cache_gb_per_s_best", cached},
+                            {"pages_in_memory_gb_per_s_best", uncached}};
+  if (cached > 0) result["idle_over_perftest"]["pages_in_cache"] = idle / cached;
+  if (uncached > 0) result["idle_over_perftest"]["pages_in_memory"] = idle / uncached;
   RETURN_IF_ERROR(peer->Ask(fmt::format("spin {}", options.spin)).status());
   const Spinner spinner(options.spin);
   ASSIGN_OR_RETURN(result["computing"], Series(worker, blocks, *peer, options, &seed));
