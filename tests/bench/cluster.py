@@ -7,14 +7,16 @@ BIN = os.path.join(os.path.dirname(os.path.abspath(__file__)), '..', '..', 'buil
 
 class Cluster:
     """Takes the ports from `port` on: router, prefill, decode, then those that the extra flags name. What the
-    processes say goes to the file `log`. Both workers get `worker`, the flags of both."""
+    processes say goes to the file `log`. All workers get `worker`, the flags of both roles."""
 
-    def __init__(self, model, port, log, worker=(), prefill=(), decode=(), router=()):
+    def __init__(self, model, port, log, worker=(), prefill=(), decode=(), router=(), prefill_workers=1, decode_workers=1):
         self.port, self.log, self.processes = port, log, []
-        for role, offset, flags in (('prefill', 1, prefill), ('decode', 2, decode)):
-            self.start(f'trivium-{role}', '--listen', self.address(offset), '--model', model, *worker, *flags)
-        self.start('trivium-router', '--listen', self.address(0), '--model', model, '--worker',
-                   f'prefill={self.address(1)}', '--worker', f'decode={self.address(2)}', *router)
+        workers = []
+        for role, flags in [('prefill', prefill)] * prefill_workers + [('decode', decode)] * decode_workers:
+            address = self.address(1 + len(workers) // 2)
+            self.start(f'trivium-{role}', '--listen', address, '--model', model, *worker, *flags)
+            workers += ['--worker', f'{role}={address}']
+        self.start('trivium-router', '--listen', self.address(0), '--model', model, *workers, *router)
 
     def address(self, offset):
         return f'127.0.0.1:{self.port + offset}'

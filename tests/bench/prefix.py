@@ -9,16 +9,13 @@ a second coin, whether B sends it again or a new one. AUC is the chance that a p
 sooner than one of what had not: 0.5 tells nothing, 1 everything.
 """
 import argparse
-import hashlib
-import http.client
-import json
 import os
 import random
 import re
 import statistics
 import tempfile
-import time
 
+from asker import Asker, cached_tokens, tenancy
 from cluster import Cluster
 
 BLOCK_TOKENS = 16
@@ -36,55 +33,25 @@ def multiplications(cached, tokens):
     return rows * ROW + (rows * cached + rows * (rows + 1) // 2) * KEY + WIDTH * VOCAB
 
 
-def tenancy(directory, keys):
-    """A router's configuration file with one tenant for each key, called like it."""
-    path = os.path.join(directory, 'router.yaml')
-    with open(path, 'w') as file:
-        file.write('tenancy:\n  tenants:\n')
-        for key in keys:
-            file.write(f'    - {{id: {key}, api_key_sha256: [{hashlib.sha256(key.encode()).hexdigest()}]}}\n')
-    return path
-
-
-class Asker:
-    def __init__(self, port):
-        self.connection = http.client.HTTPConnection('127.0.0.1', port)
-
-    def ask(self, ids, key):
-        """Seconds to the first token, the tokens taken from the cache, and the request's id."""
-        # With logprobs each token is an event, even where its text is not whole yet.
-        body = json.dumps({'prompt': ids, 'max_tokens': 2, 'ignore_eos': True, 'temperature': 0, 'logprobs': 0,
-                           'stream': True, 'stream_options': {'include_usage': True}})
-        begin, first, usage = time.perf_counter(), None, None
-        self.connection.request('POST', '/v1/completions', body,
-                                {'Content-Type': 'application/json', 'Authorization': f'Bearer {key}'})
-        answer = self.connection.getresponse()
-        if answer.status != 200:
-            raise SystemExit(f'status {answer.status}: {answer.read().decode()}')
-        for line in answer:
-            if not line.startswith(b'data: {'):
-                continue
-            first = first or time.perf_counter() - begin
-            event = json.loads(line[6:])
-            if 'error' in event:
-                raise SystemExit(f'the request failed: {event}')
-            usage = event.get('usage') or usage
-        return first, usage['prompt_tokens_details']['cached_tokens'], event['id'].removeprefix('cmpl-')
+def ask(asker, ids, key):
+    """Seconds to the first token, the tokens taken from the cache, and the request's id."""
+    answer = asker.ask(ids, key, max_tokens=2)
+    return answer.first_s, cached_tokens(answer), answer.request
 
 
 def prompt(tokens):
     return [random.randrange(100, 40000) for _ in range(tokens)]
 
 
-def measure_round(asker, tokens, cached_tokens, key):
+def measure_round(asker, tokens, lengths, key):
     """One request for each number of cached tokens, in random order, all behind those that fill the cache."""
-    prompts = {cached: prompt(tokens) for cached in cached_tokens}
+    prompts = {cached: prompt(tokens) for cached in lengths}
     for cached, ids in prompts.items():
         if cached > 0:
-            asker.ask(ids[:cached], key)
+            ask(asker, ids[:cached], key)
     answers = {}
-    for cached in random.sample(cached_tokens, len(cached_tokens)):
-        seconds, found, request = asker.ask(prompts[cached], key)
+    for cached in random.sample(lengths, len(lengths)):
+        seconds, found, request = ask(asker, prompts[cached], key)
         if found != cached:
             raise SystemExit(f'{found} tokens were found in the cache, {cached} had been sent')
         answers[cached] = (1e3 * seconds, request)
@@ -96,11 +63,11 @@ def prefilled_by(log, request):
     return 'decode worker' if worker in ('', '""') else 'prefill worker'
 
 
-def print_reuse(tokens, cached_tokens, rounds, log):
+def print_reuse(tokens, lengths, rounds, log):
     print(f'{tokens} tokens, {len(rounds)} rounds: milliseconds to the first token, and ratios to none cached')
     print('cached     median (ratio)       best (ratio)  by multiplications  prefilled by')
     cold = [r[0][0] for r in rounds]
-    for cached in cached_tokens:
+    for cached in lengths:
         times = [r[cached][0] for r in rounds]
         where = {prefilled_by(log, r[cached][1]) for r in rounds}
         median, best = statistics.median(times), min(times)
@@ -123,12 +90,12 @@ def probe(asker, tokens, probes):
     for done in range(1, probes + 1):
         ids, other, new = prompt(tokens), prompt(tokens), prompt(tokens)
         sent, again = random.random() < 0.5, random.random() < 0.5
-        asker.ask(ids if sent else other, 'alice')
-        seconds, found, _ = asker.ask(ids, 'bob')
+        ask(asker, ids if sent else other, 'alice')
+        seconds, found, _ = ask(asker, ids, 'bob')
         if found > 0:
             raise SystemExit(f'{found} tokens of another tenant were found in the cache')
         across[sent].append(seconds)
-        inside[again].append(asker.ask(ids if again else new, 'bob')[0])
+        inside[again].append(ask(asker, ids if again else new, 'bob')[0])
         if done == probes or done % PROBES_SHOWN == 0:
             print_probes(tokens, across, inside)
 
@@ -156,7 +123,7 @@ def main():
     tokens = args.tokens or (256 if args.probes else 2048)
     # The last token is always computed.
     blocks = [min(round(share * tokens / BLOCK_TOKENS), (tokens - 1) // BLOCK_TOKENS) for share in SHARES]
-    cached_tokens = [count * BLOCK_TOKENS for count in blocks]
+    lengths = [count * BLOCK_TOKENS for count in blocks]
     with tempfile.TemporaryDirectory() as directory:
         logs = os.path.join(directory, 'log')
         with open(logs, 'w') as log, Cluster(
@@ -165,11 +132,11 @@ def main():
                         tenancy(directory, ('alice', 'bob'))]) as cluster:
             cluster.client('wait-ready', '--timeout-s', '60', key='alice')
             asker = Asker(args.port + 3)
-            asker.ask(prompt(tokens), 'alice')
+            ask(asker, prompt(tokens), 'alice')
             if args.probes:
                 return probe(asker, tokens, args.probes)
-            rounds = [measure_round(asker, tokens, cached_tokens, 'alice') for _ in range(args.rounds)]
-        print_reuse(tokens, cached_tokens, rounds, open(logs).read())
+            rounds = [measure_round(asker, tokens, lengths, 'alice') for _ in range(args.rounds)]
+        print_reuse(tokens, lengths, rounds, open(logs).read())
 
 
 if __name__ == '__main__':

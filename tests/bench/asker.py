@@ -1,0 +1,57 @@
+"""A client of the router's HTTP door that looks at the clock and at what came from the cache, and the configuration
+that tells tenants apart by its keys."""
+import collections
+import hashlib
+import http.client
+import json
+import os
+import time
+
+# Seconds to the first token and to the end, the answer's tokens as texts, usage, and the request's id.
+Answer = collections.namedtuple('Answer', 'first_s all_s tokens usage request')
+
+
+class Asker:
+    """One connection, one request at a time."""
+
+    def __init__(self, port):
+        self.connection = http.client.HTTPConnection('127.0.0.1', port)
+
+    def ask(self, prompt, key, **fields):
+        """Of a text or of token ids; with exactly `max_tokens` tokens of answer."""
+        # With logprobs each token is an event, even where its text is not whole yet.
+        body = json.dumps({'prompt': prompt, 'ignore_eos': True, 'temperature': 0, 'logprobs': 0, 'stream': True,
+                           'stream_options': {'include_usage': True}, **fields})
+        begin, first, tokens, usage = time.perf_counter(), None, [], None
+        self.connection.request('POST', '/v1/completions', body,
+                                {'Content-Type': 'application/json', 'Authorization': f'Bearer {key}'})
+        answer = self.connection.getresponse()
+        if answer.status != 200:
+            raise SystemExit(f'status {answer.status}: {answer.read().decode()}')
+        for line in answer:
+            if not line.startswith(b'data: {'):
+                continue
+            first = first or time.perf_counter() - begin
+            event = json.loads(line[6:])
+            if 'error' in event:
+                raise SystemExit(f'the request failed: {event}')
+            usage = event.get('usage') or usage
+            for choice in event['choices']:
+                tokens += (choice['logprobs'] or {}).get('tokens', [])
+        return Answer(first, time.perf_counter() - begin, tokens, usage, event['id'].removeprefix('cmpl-'))
+
+
+def cached_tokens(answer):
+    return answer.usage['prompt_tokens_details']['cached_tokens']
+
+
+def tenancy(directory, keys, public_text=None):
+    """A router's configuration file with one tenant for each key, called like it."""
+    path = os.path.join(directory, 'router.yaml')
+    with open(path, 'w') as file:
+        file.write('tenancy:\n  tenants:\n')
+        for key in keys:
+            file.write(f'    - {{id: {key}, api_key_sha256: [{hashlib.sha256(key.encode()).hexdigest()}]}}\n')
+        if public_text:
+            file.write(f'  public_prefixes:\n    - {{id: public, text: "{public_text}"}}\n')
+    return path
