@@ -37,7 +37,11 @@ absl::Status Reservation::Extend(int32_t blocks) {
   absl::Status status;
   {
     std::lock_guard lock(pool.mutex);
-    status = pool.Take(blocks, 0, state_->asker, taken);
+    status = pool.Take({.count = blocks,
+                        .asker = state_->asker,
+                        .may_take_kept = true,
+                        .owned = state_->blocks.size()},
+                       taken);
     for (BlockId block : taken.blocks) {
       pool.Hold(block);
       blocks_.push_back(block);
@@ -103,7 +107,12 @@ absl::StatusOr<std::vector<Reservation>> BlockPool::ReserveGroup(const GroupNeed
     if (asker) sequence = state_->Find(*prefix.chain, std::min(prefix.blocks_max, hits_max));
     hits = sequence.size();
     for (BlockId block : sequence) state_->Share(block);
-    status = state_->Take(need.Blocks() - static_cast<int64_t>(hits), need.spare, asker, taken);
+    status = state_->Take({.count = need.Blocks() - static_cast<int64_t>(hits),
+                           .spare = need.spare,
+                           .asker = asker,
+                           .may_take_kept = prefix.may_take_kept,
+                           .owned = hits},
+                          taken);
     if (!status.ok()) {
       for (BlockId block : sequence) state_->Unshare(block);
     }

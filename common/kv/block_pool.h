@@ -12,7 +12,8 @@
 // that no cached block has a child in use; of cached ones, children go before their parents. Among
 // the rest the order is by age and cost to recompute (eviction.h). A domain never holds more
 // published blocks than its quota, others never make it hold fewer than its floor, and a pinned
-// block is not evicted while its pin lasts.
+// block is not evicted while its pin lasts; but for a sequence that has begun, and could never get
+// a block otherwise.
 //
 // Every block carries a generation, raised each time an empty block is given out, so that a late
 // message for a former owner can be told apart. The first owner of a block sees 1.
@@ -74,9 +75,9 @@ class Reservation {
   int32_t cached_blocks() const { return cached_blocks_; }
   bool empty() const { return blocks_.empty(); }
 
-  // Adds `blocks` free blocks of its own behind those that it has, or none: RESOURCE_EXHAUSTED and
-  // FAILED_PRECONDITION as in BlockPool::Reserve, FAILED_PRECONDITION also for an empty
-  // reservation, INVALID_ARGUMENT for blocks < 1. Ends the spans given out before.
+  // Adds `blocks` free blocks of its own behind those that it has, or none: RESOURCE_EXHAUSTED as
+  // in BlockPool::Reserve, FAILED_PRECONDITION for an empty reservation, INVALID_ARGUMENT for
+  // blocks < 1. Who grows has begun: may_take_kept. Ends the spans given out before.
   absl::Status Extend(int32_t blocks);
 
   // Blocks stay out of the free list until all reservations that own them and every copy of a lease
@@ -101,11 +102,14 @@ struct GroupNeed {
   int64_t Blocks() const { return shared + int64_t{own} * members; }
 };
 
-// What a reservation may find in the pool instead of empty blocks.
+// What a reservation may find in the pool instead of empty blocks, and what it may evict.
 struct PrefixUse {
   const BlockChain* chain = nullptr;  // of the prompt; read during the call only. Null: nothing
   int32_t blocks_max = 0;  // leading blocks of it; ⌊(n − 1) / block_tokens⌋ for n tokens leaves a
                            // row to compute logits from
+  // Floors and pins give way where it could not be had even if nothing was used: for a sequence
+  // whose caller has some of it already, and which must not end for want of room.
+  bool may_take_kept = false;
 };
 
 class BlockPool {
@@ -124,7 +128,7 @@ class BlockPool {
   // asks: its own floor does not keep its blocks from it. RESOURCE_EXHAUSTED when fewer can be had
   // now; FAILED_PRECONDITION when they could not be had even if nothing was used, because of other
   // domains' floors and pins; INVALID_ARGUMENT when the pool could never hold them, and for blocks
-  // < 1.
+  // < 1. One that fails may have evicted cached blocks, where those left follow kept ones.
   absl::StatusOr<Reservation> Reserve(int32_t blocks, const PrefixUse& prefix = {});
   // The same for all members at once: all get their blocks, or none does. A member that goes gives
   // its own blocks back; the last one, the shared ones too. Where there are several members, only

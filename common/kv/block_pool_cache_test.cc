@@ -154,6 +154,46 @@ TEST_F(CacheTest, AFloodLeavesTheFloorsOfOthers) {
   EXPECT_EQ(Run(own), 0) << "the floor is not kept from its owner";
 }
 
+TEST_F(CacheTest, WhoHasBegunWaitsWhereThatHelpsAndElseTakesWhatIsKept) {
+  const BlockChain floor = ChainOf({TestDomain("keeper", {.floor = 0.25f})}, 5);
+  const BlockChain pinned = ChainOf({TestDomain("public", {.pin_s = 60})}, 3, 1000);
+  EXPECT_EQ(Run(floor), 0);
+  EXPECT_EQ(Run(pinned), 0);
+  EXPECT_EQ(pool_.counts().kept, 8);
+  const PrefixUse begun{.may_take_kept = true};
+  auto other = *pool_.Reserve(2);
+  EXPECT_TRUE(absl::IsResourceExhausted(pool_.Reserve(11, begun).status())) << "there will be 12";
+  EXPECT_TRUE(absl::IsFailedPrecondition(pool_.Reserve(13).status()));
+  EXPECT_TRUE(absl::IsResourceExhausted(pool_.Reserve(19, begun).status())) << "there will be 20";
+  EXPECT_EQ(Found(floor) + Found(pinned), 8) << "nothing goes for nothing";
+  {
+    auto reservation = pool_.Reserve(13, begun);
+    ASSERT_TRUE(reservation.ok()) << reservation.status();
+    EXPECT_EQ(Found(floor), 2) << "no more than is needed";
+    EXPECT_EQ(Found(pinned), 3) << "the floors go first";
+    ASSERT_TRUE(reservation->Extend(5).ok()) << "who grows has begun";
+    EXPECT_EQ(Found(floor) + Found(pinned), 0);
+    EXPECT_TRUE(absl::IsResourceExhausted(reservation->Extend(1)));
+  }
+  other = Reservation();
+  EXPECT_EQ(pool_.counts().free, 20);
+}
+
+// The floor's blocks stand behind others, which count as reachable and are not.
+TEST_F(CacheTest, WhatFollowsOtherBlocksKeepsThemToo) {
+  const Domain common = TestDomain("public", {}, 10 * kBlockTokens);
+  const BlockChain chain = ChainOf({common, TestDomain("keeper", {.floor = 0.25f})}, 15);
+  EXPECT_EQ(Run(chain), 0);
+  EXPECT_EQ(pool_.counts().kept, 5);
+  auto other = *pool_.Reserve(1);
+  EXPECT_TRUE(absl::IsResourceExhausted(pool_.Reserve(5).status()));
+  other = Reservation();
+  EXPECT_TRUE(pool_.Reserve(5).ok());
+  EXPECT_TRUE(absl::IsFailedPrecondition(pool_.Reserve(6).status())) << "to wait would not help";
+  EXPECT_TRUE(pool_.Reserve(6, {.may_take_kept = true}).ok());
+  EXPECT_EQ(Found(chain), 14);
+}
+
 TEST_F(CacheTest, AQuotaCostsOnlyItsOwnDomain) {
   const Domain small = TestDomain("small", {.quota = 0.2f});
   const BlockChain others = ChainOf({alice_}, 5);

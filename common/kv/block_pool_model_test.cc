@@ -82,7 +82,7 @@ class Model {
   }
   ~Model() { DropAll(); }
 
-  void Reserve(size_t chain, const GroupNeed& need, int32_t blocks_max) {
+  void Reserve(size_t chain, const GroupNeed& need, int32_t blocks_max, bool may_take_kept) {
     const BlockChain& content = Chains()[chain];
     const int32_t most = std::min(
         {blocks_max, kChainBlocks, need.members == 1 ? need.shared + need.own : need.shared});
@@ -95,11 +95,13 @@ class Model {
     const auto trial = std::make_shared<Hold>(Hold{hits});
     holds_.push_back(trial);
     const int64_t fresh = need.Blocks() - static_cast<int64_t>(hits.size());
-    const absl::StatusCode expected = need.Blocks() > total_
-                                          ? absl::StatusCode::kInvalidArgument
-                                          : Take(fresh, need.spare, content.owner());
+    const absl::StatusCode expected =
+        need.Blocks() > total_
+            ? absl::StatusCode::kInvalidArgument
+            : Take(fresh, need.spare, content.owner(), may_take_kept, hits.size());
     std::erase(holds_, trial);
-    auto group = pool_->ReserveGroup(need, {.chain = &content, .blocks_max = blocks_max});
+    auto group = pool_->ReserveGroup(
+        need, {.chain = &content, .blocks_max = blocks_max, .may_take_kept = may_take_kept});
     ASSERT_EQ(group.status().code(), expected) << group.status();
     if (!group.ok()) return;
     std::set<int32_t> seen;
@@ -131,7 +133,8 @@ class Model {
     if (owners_.empty()) return;
     Owner& owner = owners_[pick % owners_.size()];
     const size_t before = owner.reservation.blocks().size();
-    const absl::StatusCode expected = Take(count, 0, Chains()[owner.chain].owner());
+    const absl::StatusCode expected =
+        Take(count, 0, Chains()[owner.chain].owner(), true, owner.hold->blocks.size());
     const absl::Status status = owner.reservation.Extend(count);
     ASSERT_EQ(status.code(), expected) << status;
     if (!status.ok()) return;
@@ -211,6 +214,7 @@ class Model {
   }
   int64_t hits() const { return hits_; }
   int64_t evictions() const { return evictions_; }
+  int64_t last_resorts() const { return last_resorts_; }
 
  private:
   static uint64_t WordOf(const BlockKey& key) { return Cut(key).high | 1; }
@@ -254,8 +258,9 @@ class Model {
     }
     return sum;
   }
-  // The block of least value that may go; with `only`, of that domain, whatever its floor.
-  const BlockKey* Victim(std::optional<DomainTag> asker, bool only) const {
+  enum class Whose { kReachable, kOwn, kAny };
+  // The block of least value that may go; floors keep only what is not the asker's own.
+  const BlockKey* Victim(std::optional<DomainTag> asker, Whose whose) const {
     const std::pair<const BlockKey, Entry>* best = nullptr;
     for (const auto& candidate : entries_) {
       const Entry& entry = candidate.second;
@@ -264,7 +269,10 @@ class Model {
       });
       const bool own = entry.domain == asker;
       if (is_parent || IsHeld(entry.block) || IsPinned(entry)) continue;
-      if (!own && (only || HeldBy(entry.domain) <= Floor(entry.domain))) continue;
+      if (!own && whose == Whose::kOwn) continue;
+      if (!own && whose == Whose::kReachable && HeldBy(entry.domain) <= Floor(entry.domain)) {
+        continue;
+      }
       if (best == nullptr ||
           std::pair(entry.value, entry.block) < std::pair(best->second.value, best->second.block)) {
         best = &candidate;
@@ -273,27 +281,54 @@ class Model {
     return best == nullptr ? nullptr : &best->first;
   }
 
-  absl::StatusCode Take(int64_t count, int32_t spare, std::optional<DomainTag> asker) {
+  // For the last resort: without floors, and in the end without pins.
+  const BlockKey* KeptVictim() {
+    if (const BlockKey* victim = Victim(std::nullopt, Whose::kAny)) return victim;
+    for (auto& [key, entry] : entries_) {
+      if (!IsHeld(entry.block)) entry.pinned_until = {};
+    }
+    return Victim(std::nullopt, Whose::kAny);
+  }
+  // To wait until nobody else has any block would not help.
+  bool IsHopeless(int64_t count, size_t owned, std::optional<DomainTag> asker) const {
+    std::set<int32_t> held;
+    for (const auto& hold : holds_) held.insert(hold->blocks.begin(), hold->blocks.end());
+    const int32_t kept = Cached() - Reachable(asker);
+    const int64_t left = int64_t{total_} - static_cast<int64_t>(owned) - kept;
+    return kept > 0 && (count > left || held.size() <= owned);
+  }
+
+  absl::StatusCode Take(int64_t count, int32_t spare, std::optional<DomainTag> asker,
+                        bool may_take_kept, size_t owned) {
     const auto shortage = [&] {
-      const int32_t kept = Cached() - Reachable(asker);
-      return kept > 0 && count > total_ - kept ? absl::StatusCode::kFailedPrecondition
-                                               : absl::StatusCode::kResourceExhausted;
+      return !may_take_kept && IsHopeless(count, owned, asker)
+                 ? absl::StatusCode::kFailedPrecondition
+                 : absl::StatusCode::kResourceExhausted;
     };
     std::set<int32_t> taken;
     for (const auto& hold : holds_) taken.insert(hold->blocks.begin(), hold->blocks.end());
     for (const auto& [key, entry] : entries_) taken.insert(entry.block);
     int64_t empty = total_ - static_cast<int64_t>(taken.size());
-    if (count + spare > empty + Reachable(asker)) return shortage();
+    bool takes_kept = may_take_kept && IsHopeless(count, owned, asker);
+    if (count + spare > empty + (takes_kept ? Cached() : Reachable(asker))) return shortage();
     std::map<DomainTag, int32_t> before;
     for (const auto& [domain, share] : shares_) before[domain] = HeldBy(domain);
     const BlockKey* victim = nullptr;
-    while (empty < count && (victim = Victim(asker, false)) != nullptr) {
+    while (empty < count) {
+      victim = Victim(asker, Whose::kReachable);
+      takes_kept |= victim == nullptr && may_take_kept && IsHopeless(count, owned, asker);
+      if (victim == nullptr && takes_kept) {
+        victim = KeptVictim();
+        ++last_resorts_;
+      }
+      if (victim == nullptr) break;
       entries_.erase(BlockKey(*victim));
       ++evictions_;
       ++empty;
     }
     for (const auto& [domain, share] : shares_) {
-      EXPECT_TRUE(domain == asker || HeldBy(domain) >= std::min(before[domain], Floor(domain)))
+      EXPECT_TRUE(takes_kept || domain == asker ||
+                  HeldBy(domain) >= std::min(before[domain], Floor(domain)))
           << "below its floor";
     }
     return empty < count ? shortage() : absl::StatusCode::kOk;
@@ -307,7 +342,7 @@ class Model {
     }
     shares_[content.domain] = domain;
     while (HeldBy(content.domain) >= Quota(content.domain)) {
-      const BlockKey* victim = Victim(content.domain, true);
+      const BlockKey* victim = Victim(content.domain, Whose::kOwn);
       if (victim == nullptr) return false;
       entries_.erase(BlockKey(*victim));
       ++evictions_;
@@ -392,7 +427,7 @@ class Model {
   std::map<DomainTag, Domain> shares_;
   std::set<CutKey> told_;
   uint64_t next_event_ = 1, uses_ = 0;
-  int64_t hits_ = 0, evictions_ = 0;
+  int64_t hits_ = 0, evictions_ = 0, last_resorts_ = 0;
 };
 
 void Act(Model& model, int32_t total, std::mt19937& random) {
@@ -407,11 +442,11 @@ void Act(Model& model, int32_t total, std::mt19937& random) {
       return model.Reserve(chain,
                            {.own = upto(std::min(total + 2, kChainBlocks + 2)) + 1,
                             .spare = upto(4) == 0 ? upto(4) : 0},
-                           upto(kChainBlocks + 1));
+                           upto(kChainBlocks + 1), random() % 2 == 0);
     case 3:
       return model.Reserve(
           chain, {.shared = upto(kSiblingBlocks + 1), .own = upto(3) + 1, .members = upto(4) + 1},
-          upto(kChainBlocks + 1));
+          upto(kChainBlocks + 1), random() % 2 == 0);
     case 4:
     case 5:
     case 6:
@@ -433,7 +468,7 @@ TEST(BlockPoolModelTest, RandomHistoriesAgree) {
   constexpr int kHistories = 10000;
   constexpr uint32_t kSeed = 20240712;
   RecordProperty("seed", static_cast<int>(kSeed));
-  int64_t hits = 0, evictions = 0;
+  int64_t hits = 0, evictions = 0, last_resorts = 0;
   for (int history = 0; history < kHistories; ++history) {
     std::mt19937 random(kSeed + static_cast<uint32_t>(history));
     const auto total = static_cast<int32_t>(random() % 24 + 1);
@@ -448,10 +483,13 @@ TEST(BlockPoolModelTest, RandomHistoriesAgree) {
     ASSERT_NO_FATAL_FAILURE(model.Check());
     hits += model.hits();
     evictions += model.evictions();
+    last_resorts += model.last_resorts();
   }
-  std::printf("seed %u: %ld hits, %ld evictions\n", kSeed, long{hits}, long{evictions});
+  std::printf("seed %u: %ld hits, %ld evictions, %ld of them the last resort\n", kSeed, long{hits},
+              long{evictions}, long{last_resorts});
   EXPECT_GT(hits, kHistories) << "histories in which little is found prove little";
   EXPECT_GT(evictions, kHistories);
+  EXPECT_GT(last_resorts, kHistories / 10);
 }
 
 }  // namespace

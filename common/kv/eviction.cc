@@ -135,6 +135,20 @@ std::optional<BlockId> Eviction::NextOf(DomainTag tag) const {
   return BlockId{own->second->candidates.begin()->block};
 }
 
+std::optional<BlockId> Eviction::NextKept() {
+  std::optional<Rank> next;
+  for (int round = 0; round < 2 && !next; ++round) {
+    if (round > 0) EndPins(TimePoint::max());
+    for (const auto& [tag, account] : accounts_) {
+      if (account->candidates.empty()) continue;
+      const Rank& first = *account->candidates.begin();
+      if (!next || first < *next) next = first;
+    }
+  }
+  if (!next) return std::nullopt;
+  return BlockId{next->block};
+}
+
 int32_t Eviction::reachable(std::optional<DomainTag> asker) const {
   const auto own = asker ? accounts_.find(*asker) : accounts_.end();
   if (own == accounts_.end()) return reachable_;

@@ -52,6 +52,9 @@ class Eviction {
   // The next to go for whoever asks; none for a domain that nobody is in.
   std::optional<BlockId> Next(std::optional<DomainTag> asker) const;
   std::optional<BlockId> NextOf(DomainTag tag) const;
+  // The next where floors do not count, and pins, which it ends, only while nothing else is there;
+  // none when nothing is cached. O(domains).
+  std::optional<BlockId> NextKept();
   int32_t cached() const { return cached_; }
   // At most so many of the cached blocks can be had by whoever asks; fewer only where blocks that
   // are kept follow ones of other domains.

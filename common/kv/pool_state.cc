@@ -69,17 +69,19 @@ bool PoolState::DropHolder(BlockId block) {
   return false;
 }
 
-absl::Status PoolState::Take(int64_t count, int32_t spare, std::optional<DomainTag> asker,
-                             Taken& taken) {
+absl::Status PoolState::Take(const Want& want, Taken& taken) {
   eviction.EndPins(clock.Now());
-  const int64_t available = static_cast<int64_t>(empty.size()) + eviction.reachable(asker);
-  if (count + spare > available) return Shortage(count, spare, asker);
-  while (static_cast<int64_t>(empty.size() + taken.evicted.size()) < count) {
-    const std::optional<BlockId> victim = eviction.Next(asker);
-    if (!victim) return Shortage(count, spare, asker);
+  bool takes_kept = want.may_take_kept && IsHopeless(want, taken);
+  const int32_t kept = takes_kept ? 0 : KeptFrom(want);
+  if (want.count + want.spare > free() - kept) return Shortage(want, taken);
+  while (static_cast<int64_t>(empty.size() + taken.evicted.size()) < want.count) {
+    std::optional<BlockId> victim = eviction.Next(want.asker);
+    takes_kept |= !victim && want.may_take_kept && IsHopeless(want, taken);
+    if (!victim && takes_kept) victim = eviction.NextKept();
+    if (!victim) return Shortage(want, taken);
     taken.evicted.push_back(Evict(*victim));
   }
-  const auto from_empty = static_cast<size_t>(count) - taken.evicted.size();
+  const auto from_empty = static_cast<size_t>(want.count) - taken.evicted.size();
   taken.blocks.assign(empty.rbegin(), empty.rbegin() + static_cast<std::ptrdiff_t>(from_empty));
   empty.resize(empty.size() - from_empty);
   used += static_cast<int32_t>(from_empty);
@@ -88,15 +90,23 @@ absl::Status PoolState::Take(int64_t count, int32_t spare, std::optional<DomainT
   return absl::OkStatus();
 }
 
-absl::Status PoolState::Shortage(int64_t count, int32_t spare,
-                                 std::optional<DomainTag> asker) const {
-  const int32_t kept = eviction.cached() - eviction.reachable(asker);
+bool PoolState::IsHopeless(const Want& want, const Taken& taken) const {
+  const int32_t kept = KeptFrom(want);
+  if (kept == 0) return false;
+  if (want.count + static_cast<int64_t>(want.owned) > total - kept) return true;
+  // Nobody has anything to give back, and still blocks that count as reachable are none.
+  return static_cast<size_t>(used) <= want.owned &&
+         static_cast<size_t>(leased) <= taken.evicted.size();
+}
+
+absl::Status PoolState::Shortage(const Want& want, const Taken& taken) const {
+  const int32_t kept = KeptFrom(want);
   const std::string why =
-      fmt::format("{} KV blocks are needed, {} of {} are free{}{}", count, free(), total,
-                  spare > 0 ? fmt::format(", {} of them spare", spare) : "",
+      fmt::format("{} KV blocks are needed, {} of {} are free{}{}", want.count, free(), total,
+                  want.spare > 0 ? fmt::format(", {} of them spare", want.spare) : "",
                   kept > 0 ? fmt::format(", {} of them kept by floors and pins", kept) : "");
-  if (kept > 0 && count > total - kept) return FailedPrecondition("{}", why);
-  return ResourceExhausted("{}", why);
+  const bool may_wait = want.may_take_kept || !IsHopeless(want, taken);
+  return may_wait ? ResourceExhausted("{}", why) : FailedPrecondition("{}", why);
 }
 
 Leaving PoolState::Evict(BlockId block) {

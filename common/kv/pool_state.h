@@ -32,6 +32,15 @@ struct Leaving {
   std::vector<int32_t> tokens = {};
 };
 
+// What is asked of the pool.
+struct Want {
+  int64_t count = 0;
+  int32_t spare = 0;  // more that must be left then
+  std::optional<DomainTag> asker = {};
+  bool may_take_kept = false;
+  size_t owned = 0;  // used blocks that the asker has already
+};
+
 // Blocks on their way to an owner.
 struct Taken {
   std::vector<BlockId> blocks;
@@ -56,9 +65,8 @@ struct PoolState {
   void DropOwner(BlockId block);
   bool DropHolder(BlockId block);
 
-  // Takes `count` blocks for `asker` if `spare` more are left then. What it evicted is to be
-  // settled whether it succeeds or not.
-  absl::Status Take(int64_t count, int32_t spare, std::optional<DomainTag> asker, Taken& taken);
+  // What it evicted is to be settled whether it succeeds or not.
+  absl::Status Take(const Want& want, Taken& taken);
   // False when it is not to be. `evicted` is to be settled.
   bool Publish(ReservationState& reservation, BlockId block, const BlockChain& chain, int32_t index,
                std::vector<Leaving>& evicted);
@@ -81,7 +89,13 @@ struct PoolState {
 
  private:
   Leaving Evict(BlockId block);
-  absl::Status Shortage(int64_t count, int32_t spare, std::optional<DomainTag> asker) const;
+  // Cached blocks that floors and pins keep from the asker.
+  int32_t KeptFrom(const Want& want) const {
+    return eviction.cached() - eviction.reachable(want.asker);
+  }
+  // Nothing that others use or lease would help.
+  bool IsHopeless(const Want& want, const Taken& taken) const;
+  absl::Status Shortage(const Want& want, const Taken& taken) const;
 };
 
 // Shared by a reservation and its leases. Whoever is the last to hold a block returns it.

@@ -69,9 +69,11 @@ inline kv::GroupNeed NeedOf(const StageRequest& request, int32_t output_tokens,
 }
 
 // The leading blocks that may be found in the pool instead of being computed. There is always a row
-// left to compute logits from.
+// left to compute logits from. An answer that has begun is not ended by what others have cached.
 inline kv::PrefixUse PrefixOf(const StageRequest& request, int32_t block_tokens) {
-  return {.chain = &request.chain, .blocks_max = (request.prompt_tokens() - 1) / block_tokens};
+  return {.chain = &request.chain,
+          .blocks_max = (request.prompt_tokens() - 1) / block_tokens,
+          .may_take_kept = request.output_index > 0};
 }
 
 }  // namespace trivium::worker
