@@ -68,10 +68,20 @@ bool CouldEverHold(const WorkerView& worker, const RequestShape& shape) {
          BlocksFor(TokensEverAt(worker.role, shape), worker.block_tokens) <= worker.blocks_total;
 }
 
+// What an idle worker spares is kept by floors and pins: the asker's own, maybe, or nothing to an
+// answer that has begun. The worker knows.
+bool NeedsKept(const WorkerView& worker, const RequestShape& shape) {
+  return BlocksAtFirst(worker, shape) > FreeBlocks(worker);
+}
+bool MayAskForKept(const WorkerView& worker, const RequestShape& shape) {
+  return Requests(worker) == 0 &&
+         BlocksAtFirst(worker, shape) <= worker.blocks_free - worker.own_blocks;
+}
+
 bool FitsNow(const WorkerView& worker, const RequestShape& shape, const Held& held) {
   if (worker.is_full) return false;
   if (Requests(worker) > worker.requests_max - PlacesAt(worker.role, shape)) return false;
-  if (BlocksAtFirst(worker, shape) > FreeBlocks(worker)) return false;
+  if (NeedsKept(worker, shape) && !MayAskForKept(worker, shape)) return false;
   return worker.role == Role::kDecode || Backlog(worker) < kPrefillBacklogTokens + held.disk_tokens;
 }
 
@@ -79,6 +89,7 @@ bool FitsNow(const WorkerView& worker, const RequestShape& shape, const Held& he
 // worker that was merely there when the prefill worker failed is kept.
 struct Cost {
   int blame = 0;
+  bool needs_kept = false;    // it may refuse
   bool is_elsewhere = false;  // than the retry's decode worker before
   double total_s = 0;
   int64_t backlog = 0;
@@ -87,7 +98,7 @@ struct Cost {
 };
 Cost CostOf(const WorkerView& worker, WorkerIndex index, const RequestShape& shape,
             const Estimate& estimate, Policy policy) {
-  Cost cost{.blame = BlameOf(shape, index)};
+  Cost cost{.blame = BlameOf(shape, index), .needs_kept = NeedsKept(worker, shape)};
   if (policy == Policy::kPredictedCost) cost.total_s = estimate.total_s();
   if (policy != Policy::kRoundRobin) {
     cost.backlog = worker.role == Role::kPrefill ? Backlog(worker) : 0;
@@ -147,7 +158,7 @@ constexpr int32_t kLocalRowsMax = 256;
 bool MayPrefill(const WorkerView& worker, const RequestShape& shape, const Held& held) {
   const int64_t rows = shape.prompt_tokens - held.hot_tokens;
   return !shape.needs_prefill_worker && shape.blame.empty() && held.hot_tokens > 0 &&
-         rows + worker.own_prompt_tokens <= kLocalRowsMax;
+         !NeedsKept(worker, shape) && rows + worker.own_prompt_tokens <= kLocalRowsMax;
 }
 
 struct Pairing {

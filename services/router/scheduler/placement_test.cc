@@ -114,8 +114,12 @@ int64_t NeedsAtFirst(const WorkerView& w, const RequestShape& s) {
 bool Fits(const WorkerView& w, const RequestShape& s) {
   if (w.is_full) return false;
   if (std::max(w.requests, w.own_requests) + Places(w, s) > w.requests_max) return false;
-  if (NeedsAtFirst(w, s) > w.blocks_free - w.blocks_spare - w.own_blocks_unseen) return false;
-  if (NeedsAtFirst(w, s) > w.blocks_total - w.own_blocks) return false;
+  const bool is_idle = w.requests == 0 && w.own_requests == 0;
+  const bool has_room =
+      NeedsAtFirst(w, s) <= w.blocks_free - w.blocks_spare - w.own_blocks_unseen &&
+      NeedsAtFirst(w, s) <= w.blocks_total - w.own_blocks;
+  const bool may_ask = is_idle && NeedsAtFirst(w, s) <= w.blocks_free - w.own_blocks;
+  if (!has_room && !may_ask) return false;
   return w.role == Role::kDecode ||
          std::max(w.prompt_tokens_waiting, w.own_prompt_tokens) < kPrefillBacklogTokens;
 }
@@ -170,6 +174,24 @@ void ExpectSound(const ClusterSnapshot& cluster, const RequestShape& shape, cons
     EXPECT_TRUE(Fits(p, shape) && Fits(d, shape));
     EXPECT_LE(Needs(d, shape), d.blocks_total) << "it could not grow to its end";
   }
+}
+
+// Half of its blocks are kept by floors and pins, and nobody runs there: to wait would not help.
+TEST(PlacementTest, AnIdleWorkerIsAskedForWhatItKeepsWhereNoOtherHasRoom) {
+  WorkerView keeper = Worker(Role::kDecode);
+  keeper.blocks_spare = 50;
+  ClusterSnapshot cluster{{Worker(Role::kPrefill), keeper}};
+  RequestShape shape;
+  shape.prompt_tokens = 100;
+  shape.output_tokens = 860;  // 60 blocks
+  EXPECT_EQ(Choose(cluster, shape)->decode, 1u);
+  cluster.workers[1].requests = 1;
+  EXPECT_TRUE(absl::IsResourceExhausted(Choose(cluster, shape).status()))
+      << "it may give its blocks back";
+  cluster.workers[1].requests = 0;
+  cluster.workers.push_back(Worker(Role::kDecode));
+  cluster.workers[2].requests = 7;
+  EXPECT_EQ(Choose(cluster, shape)->decode, 2u);
 }
 
 TEST(PlacementTest, SoundAndCompleteOverRandomClusters) {
