@@ -157,6 +157,30 @@ TEST_F(PreemptionTest, TheLowerPriorityGivesWay) {
   EXPECT_EQ(rig.decode_parts.log.ends(absl::StatusCode::kAborted), low.preemptions);
 }
 
+// Another domain's floor keeps half of the pool, for nobody. What needs more than the rest goes on
+// all the same: one that outgrows its blocks, and one that comes back after it was preempted.
+TEST_F(PreemptionTest, WhatOthersCachedEndsNoAnswer) {
+  Rig rig({.decode_blocks = 12});
+  ASSERT_NO_FATAL_FAILURE(Teach(rig));
+  const kv::Domain keeper{.key = {}, .token_end = INT32_MAX, .floor = 0.5f};
+  for (const size_t tokens_before : {0, 70}) {
+    auto chain = kv::BlockChain::Create({.model = "tiny", .numerics_class = "test"}, {keeper});
+    ASSERT_TRUE(chain.ok()) << chain.status();
+    Client cached{.request = rig.Request(rig.RandomPrompt(random_, 97), {.max_tokens = 1})};
+    cached.request.chain = *std::move(chain);
+    cached.request.chain.Append(cached.request.token_ids);
+    cached.Run(rig);
+    ASSERT_EQ(rig.decode_parts.pool->counts().kept, 6);
+    Client client = Unknown(rig, 33, 100, 100);  // 9 blocks
+    const std::vector<int32_t> alone = IdsOf(rig.Local(client.request));
+    client.ids.assign(alone.begin(), alone.begin() + static_cast<ptrdiff_t>(tokens_before));
+    client.Run(rig);
+    EXPECT_TRUE(client.status.ok()) << client.status;
+    EXPECT_EQ(client.ids, alone);
+    EXPECT_EQ(rig.decode_parts.pool->counts().kept, 3) << "no more is taken than has to be";
+  }
+}
+
 TEST_F(PreemptionTest, OneThatGaveWayOftenEnoughHoldsAllItsBlocks) {
   Rig rig({.decode_blocks = 12});
   ASSERT_NO_FATAL_FAILURE(Teach(rig));
