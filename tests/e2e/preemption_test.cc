@@ -25,14 +25,18 @@ Case UnknownLength(Cluster& cluster, std::mt19937_64& random, size_t tokens) {
   std::vector<int32_t> ids(kPromptTokens);
   for (int32_t& id : ids) id = 100 + static_cast<int32_t>(random() % 40000);
   Case one{TokensRequest(ids, static_cast<int>(tokens)), {}};
+  // Drawn, so that it does not say the same again and again, and its last ids come late.
+  one.request.mutable_sampling()->set_temperature(1);
+  one.request.mutable_sampling()->set_seed(random());
+  one.request.mutable_sampling()->set_ignore_eos(true);
   const Answer answer = cluster.Generate(one.request);
   EXPECT_TRUE(answer.status.ok()) << answer.status;
   if (answer.ids.size() != tokens) return one;
-  const int32_t stop = answer.ids.back();
-  const auto end = std::find(answer.ids.begin(), answer.ids.end(), stop);
+  auto end = answer.ids.end() - 1;
+  while (std::find(answer.ids.begin(), end, *end) != end) --end;
   one.wanted.assign(answer.ids.begin(), end + 1);
   one.request.mutable_sampling()->set_max_tokens(kMaxTokens);
-  one.request.mutable_sampling()->add_stop_token_ids(stop);
+  one.request.mutable_sampling()->add_stop_token_ids(*end);
   return one;
 }
 
@@ -76,7 +80,7 @@ TEST(PreemptionTest, AnswersThatOutgrowThePoolAreThoseOfTheirSoloRuns) {
   EXPECT_EQ(cluster.MetricSum(
                 "router", "trivium_router_retries_total{reason=\"preempted\",stage=\"decode\"}"),
             preemptions);
-  RecordProperty("preemptions", preemptions);
+  EXPECT_GT(preemptions, 0) << "the pool was large enough for all";
   const absl::Status idle = cluster.WaitIdle(std::chrono::seconds(10));
   EXPECT_TRUE(idle.ok()) << idle;
 }
