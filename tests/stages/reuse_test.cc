@@ -12,6 +12,8 @@ namespace {
 
 constexpr int32_t kAll = INT32_MAX;
 
+kv::KeySpace Space() { return {.model = "tiny", .numerics_class = "test"}; }
+
 kv::Domain DomainOf(uint8_t name, int32_t token_end = kAll) {
   kv::Domain domain{.key = {}, .token_end = token_end};
   domain.key.bytes.fill(name);
@@ -40,9 +42,10 @@ class ReuseTest : public testing::Test {
     random_.seed(seed);
   }
 
-  static worker::StageRequest In(std::vector<kv::Domain> domains, worker::StageRequest request) {
-    auto chain =
-        kv::BlockChain::Create({.model = "tiny", .numerics_class = "test"}, std::move(domains));
+  static worker::StageRequest In(std::vector<kv::Domain> domains, worker::StageRequest request,
+                                 const kv::KeySpace& space = Space(),
+                                 std::vector<kv::MediaSpan> media = {}) {
+    auto chain = kv::BlockChain::Create(space, std::move(domains), std::move(media));
     TRIVIUM_CHECK(chain.ok(), "{}", Message(chain.status()));
     chain->Append(request.token_ids);
     request.chain = *std::move(chain);
@@ -94,6 +97,40 @@ TEST_F(ReuseTest, TheSameDomainHitsAndAnotherNever) {
   EXPECT_EQ(at_decode.received, 6 * 100 - 2 * 96);
   EXPECT_TRUE(rig.prefill_parts.WaitAllFree());
   EXPECT_TRUE(rig.decode_parts.WaitAllFree());
+}
+
+// An adapter makes another model of it, with another fingerprint.
+TEST_F(ReuseTest, AnotherModelAdapterNumericsOrFormatFindsNothing) {
+  Rig rig;
+  const std::vector<int32_t> ids = rig.RandomPrompt(random_, 100);
+  std::vector<kv::KeySpace> spaces(5, Space());
+  spaces[1].model = "tinz";
+  spaces[2].model = "tiny with an adapter";
+  spaces[3].numerics_class = "fast/avx512";
+  spaces[4].kv_format = 2;
+  for (const int64_t rows : {100, 4}) {
+    for (const kv::KeySpace& space : spaces) {
+      const auto request = In({DomainOf(1)}, rig.Request(ids, Seeded(random_(), 5)), space);
+      EXPECT_EQ(Computed(rig, request), rows)
+          << space.model << ", " << space.numerics_class << ", " << space.kv_format;
+    }
+  }
+}
+
+// The tokens that stand for a picture are the same for all pictures.
+TEST_F(ReuseTest, AnotherPictureFindsWhatStandsBeforeItAndNothingBehind) {
+  Rig rig;
+  const std::vector<int32_t> ids = rig.RandomPrompt(random_, 100);
+  const auto ask = [&](uint8_t digest) {
+    kv::MediaSpan picture{.position = 40, .tokens = 30};
+    picture.digest.fill(digest);
+    return Computed(rig,
+                    In({DomainOf(1)}, rig.Request(ids, Seeded(random_(), 5)), Space(), {picture}));
+  };
+  EXPECT_EQ(ask(1), 100);
+  EXPECT_EQ(ask(2), 100 - 32) << "the blocks before the picture's first token are the same";
+  EXPECT_EQ(ask(1), 4);
+  EXPECT_EQ(ask(2), 4);
 }
 
 TEST_F(ReuseTest, TenantsShareWhatIsPublicAndNothingBehindIt) {
