@@ -12,10 +12,11 @@ FailureAction ActionFor(const absl::Status& status) {
     case absl::StatusCode::kOutOfRange:
       return FailureAction::kGiveUp;
     case absl::StatusCode::kFailedPrecondition:
-      // Workers say so when they serve another model than the one that the request was made for.
+      // It serves another model than the one that the request was made for, or what it keeps for
+      // other tenants leaves too little: another worker may keep less.
       return FromAbsl(status.message()).find("fingerprint") != std::string_view::npos
                  ? FailureAction::kRefuse
-                 : FailureAction::kGiveUp;
+                 : FailureAction::kRetry;
     case absl::StatusCode::kUnauthenticated:
     case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kUnimplemented:

@@ -31,6 +31,20 @@ TEST_F(RequestRunTest, NoRoomIsNoFailedAttemptAndIsAskedAgainOnlyAfterAReport) {
   EXPECT_EQ(client.sink->Get().done->served_by().attempts(), 1);
 }
 
+// One keeps its blocks for other tenants; the other one is away for a while.
+TEST_F(RequestRunTest, AWorkerThatKeepsTooMuchIsNotTheLast) {
+  DispatchFixture fixture({.sim = {.prefill_workers = 1, .decode_workers = 2}});
+  fixture.cluster.Kill(2);
+  fixture.cluster.SetRefusing(1, FailedPrecondition("9 of 10 blocks are kept by floors"));
+  const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
+  EXPECT_EQ(fixture.cluster.calls_opened(), 1);
+  EXPECT_FALSE(client.sink->has_ended());
+  fixture.cluster.Restart(2);
+  RunToEnd(fixture, client, random_);
+  ExpectRight(fixture, client);
+  EXPECT_EQ(client.sink->Get().done->served_by().decode_worker(), "decode-2");
+}
+
 // Steps all calls until some decode call has been preempted.
 void PreemptOnce(DispatchFixture& fixture, std::mt19937_64& random) {
   for (int i = 0; i < 100000; ++i) {

@@ -69,19 +69,19 @@ bool CouldEverHold(const WorkerView& worker, const RequestShape& shape) {
 }
 
 // What an idle worker spares is kept by floors and pins: the asker's own, maybe, or nothing to an
-// answer that has begun. The worker knows.
+// answer that has begun. The worker knows, and is asked once by those that it may refuse.
 bool NeedsKept(const WorkerView& worker, const RequestShape& shape) {
   return BlocksAtFirst(worker, shape) > FreeBlocks(worker);
 }
-bool MayAskForKept(const WorkerView& worker, const RequestShape& shape) {
-  return Requests(worker) == 0 &&
+bool MayAskForKept(const WorkerView& worker, const RequestShape& shape, WorkerIndex index) {
+  return Requests(worker) == 0 && (shape.has_begun || BlameOf(shape, index) == 0) &&
          BlocksAtFirst(worker, shape) <= worker.blocks_free - worker.own_blocks;
 }
 
 bool FitsNow(const WorkerView& worker, const RequestShape& shape, const Held& held) {
   if (worker.is_full) return false;
   if (Requests(worker) > worker.requests_max - PlacesAt(worker.role, shape)) return false;
-  if (NeedsKept(worker, shape) && !MayAskForKept(worker, shape)) return false;
+  if (NeedsKept(worker, shape) && !MayAskForKept(worker, shape, held.worker)) return false;
   return worker.role == Role::kDecode || Backlog(worker) < kPrefillBacklogTokens + held.disk_tokens;
 }
 

@@ -65,6 +65,7 @@ RequestShape RandomShape(std::mt19937_64& random, size_t workers) {
                      .choices = random() % 3 == 0 ? 1 + static_cast<int32_t>(random() % 10) : 1,
                      .in_full = random() % 3 == 0,
                      .preemptions = static_cast<int32_t>(random() % 4),
+                     .has_begun = random() % 2 == 0,
                      .turn = random(),
                      .decode_before = kNoWorker,
                      .blame = {}};
@@ -111,10 +112,13 @@ int64_t NeedsAtFirst(const WorkerView& w, const RequestShape& s) {
   return Needs(w, reserved);
 }
 
-bool Fits(const WorkerView& w, const RequestShape& s) {
+bool Fits(const WorkerView& w, const RequestShape& s, const ClusterSnapshot& cluster) {
   if (w.is_full) return false;
   if (std::max(w.requests, w.own_requests) + Places(w, s) > w.requests_max) return false;
-  const bool is_idle = w.requests == 0 && w.own_requests == 0;
+  const auto index = static_cast<WorkerIndex>(&w - cluster.workers.data());
+  const bool is_blamed = std::any_of(s.blame.begin(), s.blame.end(),
+                                     [&](const WorkerBlame& one) { return one.worker == index; });
+  const bool is_idle = w.requests == 0 && w.own_requests == 0 && (s.has_begun || !is_blamed);
   const bool has_room =
       NeedsAtFirst(w, s) <= w.blocks_free - w.blocks_spare - w.own_blocks_unseen &&
       NeedsAtFirst(w, s) <= w.blocks_total - w.own_blocks;
@@ -144,7 +148,7 @@ Facts Examine(const ClusterSnapshot& cluster, const RequestShape& shape) {
       facts.may_pair = true;
       if (!CouldHold(p, shape) || !CouldHold(d, shape)) continue;
       facts.could_hold = true;
-      facts.fits |= Fits(p, shape) && Fits(d, shape);
+      facts.fits |= Fits(p, shape, cluster) && Fits(d, shape, cluster);
     }
   }
   return facts;
@@ -171,7 +175,7 @@ void ExpectSound(const ClusterSnapshot& cluster, const RequestShape& shape, cons
     const WorkerView& p = cluster.workers.at(placement->prefill);
     const WorkerView& d = cluster.workers.at(placement->decode);
     EXPECT_TRUE(Ready(p) && Ready(d) && MayPair(p, d));
-    EXPECT_TRUE(Fits(p, shape) && Fits(d, shape));
+    EXPECT_TRUE(Fits(p, shape, cluster) && Fits(d, shape, cluster));
     EXPECT_LE(Needs(d, shape), d.blocks_total) << "it could not grow to its end";
   }
 }
@@ -185,6 +189,10 @@ TEST(PlacementTest, AnIdleWorkerIsAskedForWhatItKeepsWhereNoOtherHasRoom) {
   shape.prompt_tokens = 100;
   shape.output_tokens = 860;  // 60 blocks
   EXPECT_EQ(Choose(cluster, shape)->decode, 1u);
+  shape.blame = {{1, 2}};
+  EXPECT_TRUE(absl::IsResourceExhausted(Choose(cluster, shape).status())) << "it has refused";
+  shape.has_begun = true;
+  EXPECT_EQ(Choose(cluster, shape)->decode, 1u) << "which it does not do for good";
   cluster.workers[1].requests = 1;
   EXPECT_TRUE(absl::IsResourceExhausted(Choose(cluster, shape).status()))
       << "it may give its blocks back";
