@@ -4,7 +4,6 @@ import collections
 import hashlib
 import http.client
 import json
-import os
 import time
 
 # Seconds to the first token and to the end, the answer's tokens as texts, usage, and the request's id.
@@ -45,13 +44,11 @@ def cached_tokens(answer):
     return answer.usage['prompt_tokens_details']['cached_tokens']
 
 
-def tenancy(directory, keys, public_text=None):
-    """A router's configuration file with one tenant for each key, called like it."""
-    path = os.path.join(directory, 'router.yaml')
-    with open(path, 'w') as file:
-        file.write('tenancy:\n  tenants:\n')
-        for key in keys:
-            file.write(f'    - {{id: {key}, api_key_sha256: [{hashlib.sha256(key.encode()).hexdigest()}]}}\n')
-        if public_text:
-            file.write(f'  public_prefixes:\n    - {{id: public, text: "{public_text}"}}\n')
-    return path
+def tenancy(keys, public_text=None):
+    """A router's configuration with one tenant for each key, called like it."""
+    text = 'tenancy:\n  tenants:\n'
+    for key in keys:
+        text += f'    - {{id: {key}, api_key_sha256: [{hashlib.sha256(key.encode()).hexdigest()}]}}\n'
+    if public_text:
+        text += f'  public_prefixes:\n    - {{id: public, text: "{public_text}"}}\n'
+    return text

@@ -10,7 +10,6 @@ import concurrent.futures
 import json
 import statistics
 import sys
-import tempfile
 import time
 import urllib.request
 
@@ -26,19 +25,16 @@ QUESTIONS = [form.format(thing) for thing in THINGS for form in (
 
 class Questioned(Cluster):
     def __init__(self, args, blocks, admission):
-        super().__init__(args.model, args.router, tempfile.TemporaryFile('w'),
-                         worker=['--threads', '1', '--numerics', 'batch_invariant'], prefill=['--kv-memory', '256MiB'],
-                         decode=['--kv-memory', str(blocks * BLOCK_BYTES), '--admission', admission,
-                                 '--metrics-listen', f'127.0.0.1:{args.router + 3}'],
-                         router=['--http-listen', f'127.0.0.1:{args.router + 4}'])
-        self.client('wait-ready')
+        super().__init__(args.model, worker=['--threads', '1', '--numerics', 'batch_invariant'],
+                         prefill=['--kv-memory', '256MiB'],
+                         decode=['--kv-memory', str(blocks * BLOCK_BYTES), '--admission', admission])
 
-    def ask(self, number, max_tokens):
+    def ask_one(self, number, max_tokens):
         """The answer's text, its tokens and the prompt's, and the seconds to the first token. Over HTTP from here:
         a client process for each question would take the workers' cores."""
         body = {'messages': [{'role': 'user', 'content': QUESTIONS[number]}], 'temperature': 0.7, 'seed': number,
                 'max_tokens': max_tokens, 'stream': True, 'stream_options': {'include_usage': True}}
-        request = urllib.request.Request(f'http://127.0.0.1:{self.port + 4}/v1/chat/completions',
+        request = urllib.request.Request(self.url + '/v1/chat/completions',
                                          json.dumps(body).encode(), {'Content-Type': 'application/json'})
         begin, first, text, usage = time.monotonic(), None, '', None
         with urllib.request.urlopen(request) as events:
@@ -58,12 +54,12 @@ class Questioned(Cluster):
         """All questions at once: the answers, and the seconds from the first question to the last answer."""
         with concurrent.futures.ThreadPoolExecutor(len(QUESTIONS)) as pool:
             begin = time.monotonic()
-            answers = list(pool.map(lambda i: self.ask(i, max_tokens), range(len(QUESTIONS))))
+            answers = list(pool.map(lambda i: self.ask_one(i, max_tokens), range(len(QUESTIONS))))
             return answers, time.monotonic() - begin
 
     def preempted(self):
-        page = urllib.request.urlopen(f'http://127.0.0.1:{self.port + 3}/metrics').read().decode()
-        return sum(int(float(line.split()[-1])) for line in page.splitlines() if 'outcome="preempted"' in line)
+        page = self.metrics('decode-0').splitlines()
+        return sum(int(float(line.split()[-1])) for line in page if 'outcome="preempted"' in line)
 
 
 def texts_of(answers):
@@ -92,11 +88,10 @@ def main():
     parser.add_argument('--model', required=True)
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--max-tokens', type=int, default=1024)
-    parser.add_argument('--router', type=int, default=7470, help='first of five ports')
     args = parser.parse_args()
     blocks_for = lambda tokens: -(-tokens // BLOCK_TOKENS)
     with Questioned(args, 2 * blocks_for(args.max_tokens + 128), 'full') as cluster:
-        solo = [cluster.ask(i, args.max_tokens) for i in range(len(QUESTIONS))]
+        solo = [cluster.ask_one(i, args.max_tokens) for i in range(len(QUESTIONS))]
     lengths = sorted(answer['tokens'] for answer in solo)
     sizes = [answer['prompt_tokens'] + answer['tokens'] for answer in solo]
     prompt = max(answer['prompt_tokens'] for answer in solo)

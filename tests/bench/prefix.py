@@ -9,11 +9,9 @@ a second coin, whether B sends it again or a new one. AUC is the chance that a p
 sooner than one of what had not: 0.5 tells nothing, 1 everything.
 """
 import argparse
-import os
 import random
 import re
 import statistics
-import tempfile
 
 from asker import Asker, cached_tokens, tenancy
 from cluster import Cluster
@@ -117,26 +115,19 @@ def main():
     parser.add_argument('--tokens', type=int, help='of a prompt, default 2048, with --probes 256')
     parser.add_argument('--probes', type=int, default=0, help='how many; hundreds at least, for chance to even out')
     parser.add_argument('--seed', type=int, default=1)
-    parser.add_argument('--port', type=int, default=7490, help='first of four')
     args = parser.parse_args()
     random.seed(args.seed)
     tokens = args.tokens or (256 if args.probes else 2048)
     # The last token is always computed.
     blocks = [min(round(share * tokens / BLOCK_TOKENS), (tokens - 1) // BLOCK_TOKENS) for share in SHARES]
     lengths = [count * BLOCK_TOKENS for count in blocks]
-    with tempfile.TemporaryDirectory() as directory:
-        logs = os.path.join(directory, 'log')
-        with open(logs, 'w') as log, Cluster(
-                args.model, args.port, log, worker=['--threads', '1', '--numerics', 'fast'],
-                router=['--http-listen', f'127.0.0.1:{args.port + 3}', '--config',
-                        tenancy(directory, ('alice', 'bob'))]) as cluster:
-            cluster.client('wait-ready', '--timeout-s', '60', key='alice')
-            asker = Asker(args.port + 3)
-            ask(asker, prompt(tokens), 'alice')
-            if args.probes:
-                return probe(asker, tokens, args.probes)
-            rounds = [measure_round(asker, tokens, lengths, 'alice') for _ in range(args.rounds)]
-        print_reuse(tokens, lengths, rounds, open(logs).read())
+    with Cluster(args.model, worker=['--threads', '1'], config=tenancy(('alice', 'bob')), key='alice') as cluster:
+        asker = Asker(cluster.http_port)
+        ask(asker, prompt(tokens), 'alice')
+        if args.probes:
+            return probe(asker, tokens, args.probes)
+        rounds = [measure_round(asker, tokens, lengths, 'alice') for _ in range(args.rounds)]
+        print_reuse(tokens, lengths, rounds, cluster.logs())
 
 
 if __name__ == '__main__':

@@ -5,20 +5,18 @@ worker with one thread. Times are of CLOCK_MONOTONIC, which all processes of a m
 """
 import argparse
 import json
-import os
 import random
 import re
 import statistics
 import subprocess
 import sys
-import tempfile
 
-from cluster import BIN, Cluster
+from cluster import BUILT, Cluster
 
 
 def bandwidth(rounds):
     for backend in ('posix', 'tcp'):
-        out = subprocess.run([os.path.join(BIN, 'transfer_bench'), '--rounds', str(rounds), '--backend', backend],
+        out = subprocess.run([BUILT / 'transfer_bench', '--rounds', str(rounds), '--backend', backend],
                              capture_output=True, text=True)
         if out.returncode != 0:
             sys.exit(f'transfer_bench failed: {out.stderr.strip()[-500:]}')
@@ -30,15 +28,15 @@ def field(text, event, request, name):
     return int(re.search(rf'{name}=(\d+)', line).group(1))
 
 
-def requests(model, router, tokens, count, numerics, logs):
-    with open(logs, 'w') as log, Cluster(model, router, log, worker=['--threads', '1', '--numerics', numerics]) as cluster:
-        cluster.client('wait-ready', '--timeout-s', '60')
+def requests(model, tokens, count):
+    """The answers, and what the processes said."""
+    with Cluster(model, worker=['--threads', '1']) as cluster:
         answers = []
         for _ in range(count):
             ids = ','.join(str(random.randrange(100, 40000)) for _ in range(tokens))
-            out = cluster.client('generate', '--tokens', ids, '--max-tokens', '8', '--ignore-eos', '--json', '--quiet')
+            out = cluster.ask('generate', '--tokens', ids, '--max-tokens', '8', '--ignore-eos', '--json', '--quiet')
             answers.append(json.loads(out))
-        return answers
+        return answers, cluster.logs()
 
 
 def main():
@@ -47,14 +45,10 @@ def main():
     parser.add_argument('--rounds', type=int, default=12)
     parser.add_argument('--requests', type=int, default=9)
     parser.add_argument('--tokens', type=int, default=512)
-    parser.add_argument('--router', type=int, default=7480, help='first of three ports')
     args = parser.parse_args()
     random.seed(1)
     bandwidth(args.rounds)
-    with tempfile.TemporaryDirectory() as directory:
-        logs = os.path.join(directory, 'log')
-        answers = requests(args.model, args.router, args.tokens, args.requests, 'fast', logs)
-        text = open(logs).read()
+    answers, text = requests(args.model, args.tokens, args.requests)
     gaps, shares = [], []
     for answer in answers:
         request = answer['request_id']

@@ -9,10 +9,8 @@ it goes on. Every policy gets the same requests and empty caches.
 """
 import argparse
 import collections
-import os
 import queue
 import random
-import tempfile
 import threading
 import time
 
@@ -152,16 +150,13 @@ class Run:
 
 
 def measure(args, workload, policy):
-    with tempfile.TemporaryDirectory() as directory, open(os.path.join(directory, 'log'), 'w') as log:
-        names = sorted({session.tenant for session in workload.sessions})
-        config = tenancy(directory, [*names, 'warmup'], ' '.join(workload.public))
-        with Cluster(args.model, args.port, log, prefill_workers=2, decode_workers=args.decode_workers,
-                     worker=['--threads', '1'],
-                     router=['--http-listen', f'127.0.0.1:{args.port + 9}', '--config', config, '--placement', policy]) as cluster:
-            cluster.client('wait-ready', '--timeout-s', '60', key='warmup')
-            Run(Workload([Session('warmup', [ids(256)]) for _ in range(4)], 8), args.port + 9).go(4)
-            run = Run(workload, args.port + 9)
-            return run, run.go(args.clients)
+    names = sorted({session.tenant for session in workload.sessions})
+    with Cluster(args.model, worker=['--threads', '1'], router=['--placement', policy],
+                 config=tenancy([*names, 'warmup'], ' '.join(workload.public)), key='warmup', prefill_workers=2,
+                 decode_workers=args.decode_workers) as cluster:
+        Run(Workload([Session('warmup', [ids(256)]) for _ in range(4)], 8), cluster.http_port).go(4)
+        run = Run(workload, cluster.http_port)
+        return run, run.go(args.clients)
 
 
 def print_run(policy, run, seconds):
@@ -180,7 +175,6 @@ def main():
     parser.add_argument('--clients', type=int, default=8)
     parser.add_argument('--decode-workers', type=int, default=1)
     parser.add_argument('--seed', type=int, default=1)
-    parser.add_argument('--port', type=int, default=7500, help='first of ten')
     args = parser.parse_args()
     for name in args.workloads:
         random.seed(args.seed)

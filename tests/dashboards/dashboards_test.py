@@ -14,7 +14,8 @@ import unittest
 import yaml
 
 from chart import CHART, ROLES, ROOT, Release
-from cluster import TRANSFER_PORT, Cluster, get, wait_until
+from cluster import get
+from monitored import TRANSFER_PORT, Monitored, post, wait_until
 
 BIN_DIR, HELM, PROMETHEUS = sys.argv[1:4]
 CONFIGS = ROOT / "deploy" / "prometheus"
@@ -102,15 +103,13 @@ class Files(unittest.TestCase):
 class Live(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.folder = tempfile.TemporaryDirectory()
-        cls.cluster = Cluster(cls.folder.name, BIN_DIR, HELM, PROMETHEUS, os.environ["TRIVIUM_TEST_MODEL"])
-        cls.addClassCleanup(cls.folder.cleanup)
+        cls.cluster = Monitored(BIN_DIR, HELM, PROMETHEUS, os.environ["TRIVIUM_TEST_MODEL"])
         cls.addClassCleanup(cls.cluster.stop)
         try:
             cls.cluster.start()
             cls.cluster.load()
         except Exception:
-            print(cls.cluster.logs())
+            print(cls.cluster.logs(1500))
             raise
 
     def has_data(self, expression):
@@ -128,7 +127,7 @@ class Live(unittest.TestCase):
             wait_until("data", look, DATA_TIMEOUT_S)
         except TimeoutError:
             self.fail("no data for " + "\n".join(f"{name}: {e}" for name, e in missing.items())
-                      + self.cluster.logs())
+                      + self.cluster.logs(1500))
 
     def test_every_panel_has_data(self):
         expressions = dict(dashboard_expressions())
@@ -170,8 +169,8 @@ class Live(unittest.TestCase):
     def test_the_http_door_answers_and_is_counted(self):
         door = f"http://127.0.0.1:{self.cluster.http}"
         self.assertEqual(json.loads(get(door + "/health")), {"status": "ok"})
-        answer = json.loads(get(door + "/v1/completions", {"prompt": "The three primary colours are",
-                                                           "max_tokens": 4, "ignore_eos": True}))
+        answer = json.loads(post(door + "/v1/completions", {"prompt": "The three primary colours are",
+                                                            "max_tokens": 4, "ignore_eos": True}))
         self.assertEqual(answer["usage"]["completion_tokens"], 4)
         self.await_data({"counted": 'sum(trivium_router_http_requests_total{status="200"}) >= 2'})
 
@@ -185,8 +184,8 @@ class Live(unittest.TestCase):
         first = TRANSFER_PORT
         count = yaml.safe_load(self.cluster.release.config_text("decode"))["transfer"]["port_count"]
         own = {self.cluster.http, *self.cluster.grpc.values(), *self.cluster.metrics.values()}
-        for process in self.cluster.processes[:len(ROLES)]:
-            for port in listening_ports(process.pid) - own:
+        for role in ROLES:
+            for port in listening_ports(self.cluster.processes[role].pid) - own:
                 self.assertTrue(first <= port < first + count, port)
 
 
