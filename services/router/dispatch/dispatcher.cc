@@ -49,12 +49,19 @@ std::shared_ptr<RequestRun> Dispatcher::Submit(RunRequest request,
     } else if (refusal = CheckFits(table_.cluster(), shape); !refusal.ok()) {
       reason = RefuseReason::kInvalid;
     } else {
-      queue_.Add({ticket, shape, context_.clock->Now()});
       runs_.emplace(ticket, run);
+      Enqueue(ticket, shape, context_.clock->Now(), false);
       Pump(&calls);
       reason = RefuseReason::kQueueFull;
-      refusal = queue_.EnforceBound(ticket);
-      if (!refusal.ok()) runs_.erase(ticket);
+      if (const auto expired = queue_.EnforceBound()) {
+        if (expired->ticket == ticket) {
+          refusal = expired->status;
+          runs_.erase(ticket);
+        } else {
+          context_.metrics->Refused(RefuseReason::kOverShare);
+          Refuse(expired->ticket, expired->status, &calls);
+        }
+      }
     }
   }
   Make(calls);
@@ -83,6 +90,7 @@ PlacedWorker Dispatcher::Describe(WorkerIndex worker) {
 // Sorted by worker: each worker has the keys of one space.
 std::vector<Held> Dispatcher::HeldOf(const RunRequest& request) const {
   std::vector<Held> held;
+  if (table_.cluster().policy != Policy::kPredictedCost) return held;
   for (const PromptKeys& keys : request.kv_keys) {
     index_.LookUp(keys.keys, keys.space.block_tokens, &held);
   }
@@ -130,29 +138,28 @@ void Dispatcher::Refuse(uint64_t ticket, const absl::Status& status, Calls* call
   calls->push_back([run = runs_.at(ticket), ticket, status] { run->OnRefused(ticket, status); });
 }
 
-// In order of arrival: nobody overtakes one that waits for room, so that a large request is not
-// starved by small ones.
+void Dispatcher::Enqueue(uint64_t ticket, RequestShape shape, TimePoint waiting_since,
+                         bool comes_back) {
+  const RunRequest& request = runs_.at(ticket)->request();
+  shape.held = HeldOf(request);
+  queue_.Add({.ticket = ticket,
+              .shape = std::move(shape),
+              .waiting_since = waiting_since,
+              .share = request.share,
+              .priority = request.priority,
+              .comes_back = comes_back},
+             context_.clock->Now());
+}
+
 void Dispatcher::Pump(Calls* calls) {
-  const AdmissionQueue::Entry* entry = queue_.Front();
-  while (entry != nullptr) {
-    const uint64_t ticket = entry->ticket;
-    RequestShape shape = entry->shape;
-    if (table_.cluster().policy == Policy::kPredictedCost) {
-      shape.held = HeldOf(runs_.at(ticket)->request());
-    }
-    Decision decision;
-    const absl::StatusOr<Placement> placement = Choose(table_.cluster(), shape, &decision);
-    if (placement.ok()) {
-      Place(ticket, shape, std::move(decision), calls);
-      queue_.Remove(ticket);
-    } else if (placement.status().code() == absl::StatusCode::kInvalidArgument) {
-      Refuse(ticket, placement.status(), calls);
-      queue_.Remove(ticket);
-    } else if (placement.status().code() != absl::StatusCode::kFailedPrecondition) {
-      return;
-    }
-    entry = queue_.After(ticket);
-  }
+  queue_.Pump(
+      table_.cluster(), context_.clock->Now(),
+      {.look_up = [this](uint64_t ticket) { return HeldOf(runs_.at(ticket)->request()); },
+       .place = [this, calls](
+                    uint64_t ticket, const RequestShape& shape,
+                    Decision decision) { Place(ticket, shape, std::move(decision), calls); },
+       .refuse = [this, calls](uint64_t ticket,
+                               const absl::Status& status) { Refuse(ticket, status, calls); }});
 }
 
 void Dispatcher::TellLost(const std::vector<LostWorker>& lost, Calls* calls) {
@@ -194,6 +201,7 @@ void Dispatcher::Tick() {
     for (const AdmissionQueue::Expired& expired : queue_.Expire(now, table_.cluster())) {
       Refuse(expired.ticket, expired.status, &calls);
     }
+    Pump(&calls);  // others wait only so long for one that finds no room
     for (const auto& [ticket, run] : runs_) {
       if (run->due() <= now) calls.push_back([run = run] { run->OnTimer(); });
     }
@@ -218,7 +226,7 @@ void Dispatcher::Wait(uint64_t ticket, const RequestShape& shape, TimePoint wait
   {
     std::lock_guard lock(mutex_);
     ledger_.Release(ticket);
-    queue_.Add({ticket, shape, waiting_since});
+    Enqueue(ticket, shape, waiting_since, true);
     Pump(&calls);
   }
   Make(calls);
@@ -230,7 +238,7 @@ void Dispatcher::WaitApart(uint64_t ticket, std::shared_ptr<RequestRun> run,
   {
     std::lock_guard lock(mutex_);
     runs_.emplace(ticket, std::move(run));
-    queue_.Add({ticket, shape, waiting_since});
+    Enqueue(ticket, shape, waiting_since, true);
     Pump(&calls);
   }
   Make(calls);

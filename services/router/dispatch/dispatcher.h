@@ -84,6 +84,7 @@ class Dispatcher final : public RunHost {
   using Calls = std::vector<std::function<void()>>;
   static void Make(const Calls& calls);
 
+  void Enqueue(uint64_t ticket, RequestShape shape, TimePoint waiting_since, bool comes_back);
   void Pump(Calls* calls);
   void Place(uint64_t ticket, const RequestShape& shape, Decision decision, Calls* calls);
   void Refuse(uint64_t ticket, const absl::Status& status, Calls* calls);

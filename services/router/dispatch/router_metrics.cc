@@ -10,7 +10,7 @@ namespace {
 
 constexpr const char* kRetryReasons[] = {"no_room", "preempted", "failed", "refused", "lost"};
 constexpr const char* kDropReasons[] = {"duplicate", "late_attempt", "mismatch"};
-constexpr const char* kRefuseReasons[] = {"invalid", "queue_full", "draining", "busy",
+constexpr const char* kRefuseReasons[] = {"invalid", "queue_full", "over_share", "draining", "busy",
                                           "unauthenticated"};
 
 // A tenant may be named "other" as well: its counter is then that of the others.

@@ -22,6 +22,7 @@ enum class DropReason : uint8_t { kDuplicate, kLateAttempt, kMismatch, kCount };
 enum class RefuseReason : uint8_t {
   kInvalid,
   kQueueFull,
+  kOverShare,
   kDraining,
   kBusy,
   kUnauthenticated,

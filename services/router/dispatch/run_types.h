@@ -11,6 +11,7 @@
 #include "common/base/status.h"
 #include "common/kv/block_key.h"
 #include "common/model/tokenizer.h"
+#include "common/scheduling/fair_queue.h"
 #include "services/router/dispatch/failure.h"
 #include "services/router/dispatch/stage_clients.h"
 #include "services/router/prefix_index/prompt_keys.h"
@@ -39,7 +40,8 @@ struct RunRequest {
   int32_t choices = 1;  // 1 … kChoicesMax; choice i draws with the seed + i
   std::vector<std::string> stop;
   std::optional<TimePoint> deadline;
-  int32_t priority = 0;
+  int32_t priority = 0;           // the lowest is served last, and preempted first
+  scheduling::TenantShare share;  // by which its tenant competes
 };
 
 // Takes the answer: any number of OnDelta, then exactly one OnDone or OnError. One call at a time,

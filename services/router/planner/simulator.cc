@@ -139,7 +139,8 @@ class Simulation {
     shape.in_full = true;
     shape.needs_prefill_worker = true;  // its decode workers have no cost for prompts
     shape.turn = request;
-    queue_.Add({request, shape, At(now_s_)});
+    shape.held = HeldOf(request);
+    queue_.Add({request, shape, At(now_s_)}, At(now_s_));
     if (request + 1 < trace_.size()) {
       Push(trace_[request + 1].arrival_s, Event::Kind::kArrival, request + 1);
     }
@@ -155,19 +156,26 @@ class Simulation {
     index_.Tick(At(now_s_));
   }
 
-  // As the dispatcher does: nobody overtakes one that waits for room.
+  std::vector<Held> HeldOf(uint64_t request) const {
+    std::vector<Held> held;
+    if (options_.policy == Policy::kPredictedCost) {
+      index_.LookUp(runs_[request].keys, kBlockTokens, &held);
+    }
+    return held;
+  }
+
   void Pump() {
     Expire();
-    while (const AdmissionQueue::Entry* entry = queue_.Front()) {
-      RequestShape shape = entry->shape;
-      if (options_.policy == Policy::kPredictedCost) {
-        index_.LookUp(runs_[entry->ticket].keys, kBlockTokens, &shape.held);
-      }
-      const absl::StatusOr<Placement> placement = Choose(cluster_, shape);
-      if (!placement.ok()) return;
-      Place(entry->ticket, shape, *placement);
-      queue_.Remove(entry->ticket);
-    }
+    queue_.Pump(cluster_, At(now_s_), actions_);
+  }
+
+  AdmissionQueue::Actions MakeActions() {
+    return {
+        .look_up = [this](uint64_t request) { return HeldOf(request); },
+        .place = [this](uint64_t request, const RequestShape& shape,
+                        const Decision& decision) { Place(request, shape, decision.placement); },
+        .refuse = [this](uint64_t, const absl::Status&) { ++report_.refused; },
+        .explains = false};
   }
 
   void Place(uint64_t request, const RequestShape& shape, const Placement& placement) {
@@ -294,6 +302,7 @@ class Simulation {
   ClusterSnapshot cluster_;
   Ledger ledger_;
   AdmissionQueue queue_;
+  const AdmissionQueue::Actions actions_ = MakeActions();
   PrefixIndex index_;
   std::vector<Run> runs_;
   std::vector<PrefillWorker> prefill_;

@@ -1,30 +1,78 @@
 #include "services/router/scheduler/admission_queue.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace trivium::router {
 
-void AdmissionQueue::Add(Entry entry) {
+double HitRate(const RequestShape& shape) {
+  int32_t most = 0;
+  for (const Held& held : shape.held) most = std::max(most, held.disk_tokens);
+  return static_cast<double>(most) / std::max(1, shape.prompt_tokens);
+}
+
+void AdmissionQueue::Add(Entry entry, TimePoint now) {
   const uint64_t ticket = entry.ticket;
-  const bool is_new = entries_.emplace(ticket, std::move(entry)).second;
-  TRIVIUM_CHECK(is_new, "request {} waits twice", ticket);
+  order_.Add({.ticket = ticket,
+              .share = entry.share,
+              .priority = entry.priority,
+              .hit_rate = HitRate(entry.shape),
+              .arrived = entry.waiting_since,
+              .comes_back = entry.comes_back});
+  entries_.emplace(ticket, Waiting{std::move(entry), now, placements_});
 }
 
-absl::Status AdmissionQueue::EnforceBound(uint64_t ticket) {
-  if (size() <= options_.requests_max || !Remove(ticket)) return absl::OkStatus();
-  return ResourceExhausted("{} requests wait for room already, the queue's limit",
-                           options_.requests_max);
+std::optional<AdmissionQueue::Expired> AdmissionQueue::EnforceBound() {
+  if (size() <= options_.requests_max) return std::nullopt;
+  const std::optional<uint64_t> ticket = order_.LastOfLargest();
+  if (!ticket.has_value()) return std::nullopt;
+  Remove(*ticket);
+  return Expired{*ticket, ResourceExhausted("{} requests wait for room already, the queue's limit",
+                                            options_.requests_max)};
 }
 
-bool AdmissionQueue::Remove(uint64_t ticket) { return entries_.erase(ticket) > 0; }
-
-const AdmissionQueue::Entry* AdmissionQueue::Front() const {
-  return entries_.empty() ? nullptr : &entries_.begin()->second;
+bool AdmissionQueue::Remove(uint64_t ticket) {
+  return order_.Remove(ticket) && entries_.erase(ticket) > 0;
 }
 
-const AdmissionQueue::Entry* AdmissionQueue::After(uint64_t ticket) const {
-  const auto it = entries_.upper_bound(ticket);
-  return it == entries_.end() ? nullptr : &it->second;
+scheduling::FairQueue::Outcome AdmissionQueue::TryToPlace(uint64_t ticket,
+                                                          const ClusterSnapshot& cluster,
+                                                          TimePoint now, const Actions& actions) {
+  using Verdict = scheduling::FairQueue::Verdict;
+  const auto waiting = entries_.find(ticket);
+  RequestShape& shape = waiting->second.entry.shape;
+  if (waiting->second.placements != placements_ || now - waiting->second.looked_up >= kHeldFor) {
+    shape.held = actions.look_up(ticket);
+    waiting->second.placements = placements_;
+    waiting->second.looked_up = now;
+  }
+  Decision decision;
+  const absl::StatusOr<Placement> placement =
+      Choose(cluster, shape, actions.explains ? &decision : nullptr);
+  if (placement.ok()) {
+    ++placements_;
+    const RequestShape placed = std::move(shape);
+    entries_.erase(waiting);
+    decision.placement = *placement;
+    actions.place(ticket, placed, std::move(decision));
+    const WorkerIndex computes =
+        placement->prefill == kNoWorker ? placement->decode : placement->prefill;
+    return {Verdict::kTaken, TokensToCompute(placed, computes)};
+  }
+  switch (placement.status().code()) {
+    case absl::StatusCode::kInvalidArgument:
+      entries_.erase(waiting);
+      actions.refuse(ticket, placement.status());
+      return {Verdict::kTaken, 0};
+    case absl::StatusCode::kFailedPrecondition:
+      return {Verdict::kPassedOver};
+    default:
+      return {Verdict::kNoRoom};
+  }
+}
+
+void AdmissionQueue::Pump(const ClusterSnapshot& cluster, TimePoint now, const Actions& actions) {
+  order_.Serve(now, [&](uint64_t ticket) { return TryToPlace(ticket, cluster, now, actions); });
 }
 
 bool AdmissionQueue::IsLate(const Entry& entry, TimePoint now,
@@ -43,7 +91,7 @@ std::vector<AdmissionQueue::Expired> AdmissionQueue::Expire(TimePoint now,
       is_stage_missing_ && now - stage_missing_since_ >= options_.stage_missing_timeout;
   std::vector<Expired> expired;
   for (auto it = entries_.begin(); it != entries_.end();) {
-    if (!give_up && !IsLate(it->second, now, cluster)) {
+    if (!give_up && !IsLate(it->second.entry, now, cluster)) {
       ++it;
       continue;
     }
@@ -52,6 +100,7 @@ std::vector<AdmissionQueue::Expired> AdmissionQueue::Expire(TimePoint now,
          give_up ? stages
                  : ResourceExhausted("no room on the workers within {:.1f} s",
                                      std::chrono::duration<double>(options_.timeout).count())});
+    order_.Remove(it->first);
     it = entries_.erase(it);
   }
   return expired;

@@ -27,19 +27,38 @@ WorkerView Ready(Role role) {
 }
 const ClusterSnapshot kBoth = {{Ready(Role::kPrefill), Ready(Role::kDecode)}};
 
+// The one worker that could hold them is away, and may never come back.
+ClusterSnapshot Away() {
+  ClusterSnapshot cluster = kBoth;
+  cluster.workers[1].condition = WorkerCondition::kUnreachable;
+  cluster.workers.push_back(Ready(Role::kDecode));
+  cluster.workers[2].blocks_total = 5;
+  return cluster;
+}
+const ClusterSnapshot kAway = Away();
+
 class AdmissionQueueTest : public testing::Test {
  protected:
-  void Add(uint64_t ticket, bool has_begun = false) {
+  void Add(uint64_t ticket, bool has_begun = false, bool comes_back = false) {
     RequestShape shape;
     shape.prompt_tokens = shape.output_tokens = 60;
     shape.has_begun = has_begun;
-    queue_.Add({ticket, shape, clock_.Now()});
+    queue_.Add(
+        {.ticket = ticket, .shape = shape, .waiting_since = clock_.Now(), .comes_back = comes_back},
+        clock_.Now());
   }
+  // In which they are tried, where each waits for a worker that is away.
   std::vector<uint64_t> Order() {
     std::vector<uint64_t> order;
-    for (const auto* e = queue_.Front(); e != nullptr; e = queue_.After(e->ticket)) {
-      order.push_back(e->ticket);
-    }
+    clock_.Advance(AdmissionQueue::kHeldFor);
+    queue_.Pump(kAway, clock_.Now(),
+                {.look_up =
+                     [&](uint64_t ticket) {
+                       order.push_back(ticket);
+                       return std::vector<Held>();
+                     },
+                 .place = {},
+                 .refuse = {}});
     return order;
   }
 
@@ -48,25 +67,29 @@ class AdmissionQueueTest : public testing::Test {
       {.requests_max = 3, .timeout = seconds(10), .stage_missing_timeout = seconds(3)}};
 };
 
-TEST_F(AdmissionQueueTest, WhoComesBackTakesTheOldPlace) {
+TEST_F(AdmissionQueueTest, WhoComesBackStandsInFront) {
   for (const uint64_t ticket : {1, 2, 3}) Add(ticket);
-  EXPECT_TRUE(queue_.Remove(1));
-  EXPECT_FALSE(queue_.Remove(1));
-  EXPECT_THAT(Order(), ElementsAre(2, 3));
-  Add(1);
-  EXPECT_THAT(Order(), ElementsAre(1, 2, 3));
+  EXPECT_TRUE(queue_.Remove(2));
+  EXPECT_FALSE(queue_.Remove(2));
+  EXPECT_THAT(Order(), ElementsAre(1, 3));
+  Add(2, false, true);
+  EXPECT_THAT(Order(), ElementsAre(2, 1, 3));
 }
 
 TEST_F(AdmissionQueueTest, BoundTakesOutTheOneThatIsOver) {
   for (const uint64_t ticket : {1, 2, 3}) {
     Add(ticket);
-    EXPECT_TRUE(queue_.EnforceBound(ticket).ok());
+    EXPECT_FALSE(queue_.EnforceBound().has_value());
   }
   Add(4);
-  EXPECT_EQ(queue_.EnforceBound(4).code(), absl::StatusCode::kResourceExhausted);
+  const auto over = queue_.EnforceBound();
+  ASSERT_TRUE(over.has_value());
+  EXPECT_EQ(over->ticket, 4);
+  EXPECT_EQ(over->status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(Order(), ElementsAre(1, 2, 3));
-  // One that found room at once does not wait, whatever the length.
-  EXPECT_TRUE(queue_.EnforceBound(5).ok());
+  // Those that come back are as many as workers admit, and stay.
+  for (const uint64_t ticket : {5, 6}) Add(ticket, true, true);
+  EXPECT_EQ(queue_.EnforceBound()->ticket, 3);
 }
 
 TEST_F(AdmissionQueueTest, EachWaitsItsOwnTime) {
@@ -88,12 +111,7 @@ TEST_F(AdmissionQueueTest, WhoHasBegunWaitsAsLongAsThereMayBeRoom) {
   Add(3, true);
   clock_.Advance(seconds(1000));
   EXPECT_THAT(Tickets(queue_.Expire(clock_.Now(), kBoth)), ElementsAre(2));
-  // The one worker that could hold them is away, and may never come back.
-  ClusterSnapshot smaller = kBoth;
-  smaller.workers[1].condition = WorkerCondition::kUnreachable;
-  smaller.workers.push_back(Ready(Role::kDecode));
-  smaller.workers[2].blocks_total = 5;
-  EXPECT_THAT(Tickets(queue_.Expire(clock_.Now(), smaller)), ElementsAre(1, 3));
+  EXPECT_THAT(Tickets(queue_.Expire(clock_.Now(), kAway)), ElementsAre(1, 3));
 }
 
 TEST_F(AdmissionQueueTest, AMissingStageEndsTheWaitOfAll) {
