@@ -84,6 +84,12 @@ absl::StatusOr<Reservation> BlockPool::Reserve(int32_t blocks, const PrefixUse& 
   return std::move(one.front());
 }
 
+int32_t BlockPool::CountFound(const PrefixUse& prefix) const {
+  if (prefix.chain == nullptr || !prefix.chain->owner().has_value()) return 0;
+  std::lock_guard lock(state_->mutex);
+  return static_cast<int32_t>(state_->Find(*prefix.chain, prefix.blocks_max).size());
+}
+
 absl::StatusOr<std::vector<Reservation>> BlockPool::ReserveGroup(const GroupNeed& need,
                                                                  const PrefixUse& prefix) {
   if (need.shared < 0 || need.own < 1 || need.members < 1 || need.spare < 0) {

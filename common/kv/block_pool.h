@@ -137,6 +137,9 @@ class BlockPool {
   absl::StatusOr<std::vector<Reservation>> ReserveGroup(const GroupNeed& need,
                                                         const PrefixUse& prefix = {});
 
+  // How many blocks Reserve would find now.
+  int32_t CountFound(const PrefixUse& prefix) const;
+
   // Says that the first `complete` blocks of `chain` lie, complete in all layers, in the leading
   // blocks of `reservation`: they may be found from now on, for others to read and for nobody to
   // write. Cheap to repeat as a sequence grows, what was published before being skipped. `chain`:

@@ -132,6 +132,9 @@ FairQueue::Verdict FairQueue::Try(uint64_t ticket, const Attempt& attempt) {
       if (head_.has_value() && head_->ticket == ticket) head_.reset();
       tenant.passed_over = std::max(rank, tenant.passed_over.value_or(rank));
       break;
+    case Verdict::kEnough:
+      has_enough_ = true;
+      break;
   }
   return outcome.verdict;
 }
@@ -140,7 +143,7 @@ FairQueue::Verdict FairQueue::Try(uint64_t ticket, const Attempt& attempt) {
 bool FairQueue::ServeTenant(uint64_t id, const Attempt& attempt) {
   while (true) {
     const Tenant& tenant = InPass(id);
-    if (tenant.is_stuck) return false;
+    if (tenant.is_stuck || has_enough_) return false;
     const auto next = tenant.passed_over.has_value()
                           ? tenant.waiting.upper_bound(*tenant.passed_over)
                           : tenant.waiting.begin();
@@ -179,16 +182,18 @@ void FairQueue::Serve(TimePoint now, const Attempt& attempt) {
   LosePatience(now);
   ++pass_;
   refusals_ = 0;
-  for (auto next = back_.begin(); next != back_.end() && refusals_ < kRefusalsMax;) {
+  has_enough_ = false;
+  for (auto next = back_.begin();
+       next != back_.end() && refusals_ < kRefusalsMax && !has_enough_;) {
     const uint64_t ticket = *next;
     if (!InPass(entries_.at(ticket).first).is_stuck) Try(ticket, attempt);
     next = back_.upper_bound(ticket);
   }
   if (head_.has_value()) {
     const Tenant& tenant = InPass(head_->tenant);
-    if (!tenant.is_stuck) Try(head_->ticket, attempt);
+    if (!tenant.is_stuck && !has_enough_) Try(head_->ticket, attempt);
   }
-  for (auto next = order_.begin(); next != order_.end();) {
+  for (auto next = order_.begin(); next != order_.end() && !has_enough_;) {
     const Place place = *next;
     if (InPass(place.tenant).is_stuck) {
       ++next;

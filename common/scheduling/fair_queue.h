@@ -69,6 +69,7 @@ class FairQueue {
     kTaken,       // it leaves the queue
     kNoRoom,      // it waits for room, as its tenant's others do behind it
     kPassedOver,  // it waits for something else; nobody behind it needs to
+    kEnough,      // no more are wanted: the pass ends
   };
   struct Outcome {
     Verdict verdict = Verdict::kNoRoom;
@@ -151,7 +152,9 @@ class FairQueue {
   std::optional<Head> head_;
   double served_ = 0;  // the highest counter that was served: where newcomers begin
   uint64_t next_turn_ = 0, pass_ = 0;
-  int refusals_ = 0;  // in this pass
+  // Of this pass.
+  int refusals_ = 0;
+  bool has_enough_ = false;
 };
 
 }  // namespace trivium::scheduling

@@ -13,6 +13,7 @@ constexpr size_t kRequestIdBytesMax = 64;
 constexpr size_t kAddressBytesMax = 4096;
 constexpr int kDomainsMax = 4;
 constexpr int32_t kPinMax_s = 86400;
+constexpr double kWeightMin = 0.01, kWeightMax = 100;
 
 bool IsIdCharacter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
@@ -103,6 +104,21 @@ absl::StatusOr<int32_t> ToChoices(int32_t choices, int32_t output_index) {
                            output_index);
   }
   return std::max(1, choices);
+}
+
+absl::Status CheckPriority(int32_t priority) {
+  if (std::abs(int64_t{priority}) <= kv::kPriorityMax) return absl::OkStatus();
+  return InvalidArgument("priority is {}, must be {} … {}", priority, -kv::kPriorityMax,
+                         kv::kPriorityMax);
+}
+
+absl::StatusOr<scheduling::TenantShare> ToShare(const v1::TenantShare& message) {
+  // Written so that NaN is refused too.
+  if (!(message.weight() >= kWeightMin && message.weight() <= kWeightMax)) {
+    return InvalidArgument("share.weight is {}, must be {} … {}", message.weight(), kWeightMin,
+                           kWeightMax);
+  }
+  return scheduling::TenantShare{message.tenant(), message.weight()};
 }
 
 absl::StatusOr<kv::Domain> ToDomain(const v1::KvDomain& message) {
@@ -203,17 +219,20 @@ absl::Status CheckNumerics(std::string_view ours, std::string_view theirs) {
 
 absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,
                                             const StageLimits& limits) {
-  return ToRequest(message, limits);
+  ASSIGN_OR_RETURN(StageRequest request, ToRequest(message, limits));
+  RETURN_IF_ERROR(CheckPriority(message.priority()));
+  request.priority = message.priority();
+  if (message.has_share()) {
+    ASSIGN_OR_RETURN(request.share, ToShare(message.share()));
+  }
+  return request;
 }
 
 absl::StatusOr<StageRequest> ToStageRequest(const v1::DecodeRequest& message,
                                             const StageLimits& limits) {
   RETURN_IF_ERROR(CheckNumerics(limits.numerics_class, message.numerics_class()));
   ASSIGN_OR_RETURN(StageRequest request, ToRequest(message, limits));
-  if (std::abs(int64_t{message.priority()}) > kv::kPriorityMax) {
-    return InvalidArgument("priority is {}, must be {} … {}", message.priority(), -kv::kPriorityMax,
-                           kv::kPriorityMax);
-  }
+  RETURN_IF_ERROR(CheckPriority(message.priority()));
   if (message.preemptions() < 0 || message.preemptions() > kv::kPreemptionsMax) {
     return InvalidArgument("preemptions is {}, must be 0 … {}", message.preemptions(),
                            kv::kPreemptionsMax);

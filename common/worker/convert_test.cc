@@ -154,6 +154,35 @@ TEST(ConvertTest, WhatIsWrongIsNamed) {
   }
 }
 
+// What a prefill worker needs to queue a prompt.
+TEST(ConvertTest, AShareIsTakenOrRefused) {
+  v1::PrefillRequest request;
+  *request.mutable_key() = Valid().key();
+  request.set_fingerprint("print");
+  *request.mutable_token_ids() = Valid().token_ids();
+  request.set_output_index(2);
+  *request.mutable_sampling() = Valid().sampling();
+  request.set_priority(-7);
+  EXPECT_EQ(ToStageRequest(request, kLimits)->share.tenant, 0u);
+  EXPECT_EQ(ToStageRequest(request, kLimits)->share.weight, 1);
+  EXPECT_EQ(ToStageRequest(request, kLimits)->priority, -7);
+  request.mutable_share()->set_tenant(~uint64_t{0});
+  for (const double weight : {0.01, 2.5, 100.0}) {
+    request.mutable_share()->set_weight(weight);
+    EXPECT_EQ(ToStageRequest(request, kLimits)->share.tenant, ~uint64_t{0});
+    EXPECT_EQ(ToStageRequest(request, kLimits)->share.weight, weight);
+  }
+  for (const double weight : {0.0, -1.0, 0.009, 101.0, std::nan(""), HUGE_VAL}) {
+    request.mutable_share()->set_weight(weight);
+    const absl::Status status = ToStageRequest(request, kLimits).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_NE(Message(status).find("share.weight"), std::string::npos) << status;
+  }
+  request.clear_share();
+  request.set_priority(101);
+  EXPECT_NE(Message(ToStageRequest(request, kLimits).status()).find("priority"), std::string::npos);
+}
+
 TEST(ConvertTest, NumericsClassesPairUnderFastAlone) {
   EXPECT_TRUE(CheckNumerics("fast/avx2", "fast/amx").ok());
   EXPECT_TRUE(CheckNumerics("fast/avx2", "").ok());

@@ -9,6 +9,7 @@
 #include "common/kv/answer_room.h"
 #include "common/kv/block_key.h"
 #include "common/kv/block_pool.h"
+#include "common/scheduling/fair_queue.h"
 #include "common/transfer/transport.h"
 
 namespace trivium::worker {
@@ -25,9 +26,11 @@ struct StageRequest {
   int32_t output_index = 0;        // of the next token: the number emitted already
   engine::SamplingParams sampling;
   int32_t choices = 1;      // sequences that go on from the same tokens
-  int32_t priority = 0;     // -kv::kPriorityMax … kv::kPriorityMax; the lowest is preempted first
-  int32_t preemptions = 0;  // of earlier attempts; decode only, as is the priority
-  bool prefills = false;    // decode computes the prompt itself
+  int32_t priority = 0;     // -kv::kPriorityMax … kv::kPriorityMax; the lowest is served last by
+                            // prefill, and preempted first by decode
+  int32_t preemptions = 0;  // of earlier attempts; decode only
+  scheduling::TenantShare share{};  // prefill only
+  bool prefills = false;            // decode computes the prompt itself
   // Of token_ids; has no block where nothing may be reused or kept.
   kv::BlockChain chain{};
 

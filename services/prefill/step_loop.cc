@@ -17,10 +17,6 @@ namespace {
 // often.
 constexpr Duration kLeasePoll = std::chrono::milliseconds(5);
 
-// A row of logits is as wide as the vocabulary: so many of 128 k tokens are 128 MiB, which the
-// engine keeps.
-constexpr int32_t kScoredRows = 256;
-
 template <typename... F>
 struct Overloaded : F... {
   using F::operator()...;
@@ -38,6 +34,7 @@ struct StepLoop::Job {
   TimePoint submitted;
 
   State state = State::kWaiting;
+  uint64_t turn = 0;   // in which it got its blocks
   int32_t cached = 0;  // tokens whose KV was there already
   int32_t done = 0;    // tokens whose KV is there
   TimePoint started;
@@ -50,13 +47,14 @@ struct StepLoop::Job {
   // Late callbacks of a request that has ended find this gone and post nothing.
   std::shared_ptr<const uint64_t> alive;
 
-  bool is_scored() const { return request.sampling.prompt_logprobs >= 0; }
+  bool is_scored() const { return IsScored(request); }
 };
 
 StepLoop::StepLoop(const worker::LoopContext& context)
     : context_(context),
       admission_(context.requests_max),
-      mailbox_(std::make_shared<worker::Mailbox<Command>>()) {
+      mailbox_(std::make_shared<worker::Mailbox<Command>>()),
+      waiting_(context.pool, context.engine->storage().layout().block_tokens, context.step_tokens) {
   PublishLoad();
   thread_ = std::thread([this] { Run(); });
 }
@@ -121,8 +119,9 @@ std::optional<Duration> StepLoop::IdleTime() const {
 
 void StepLoop::Apply(Command command) {
   std::visit(Overloaded{[this](Arrived& arrived) {
-                          const uint64_t number = arrived.job->number;
-                          jobs_.emplace(number, std::move(arrived.job));
+                          const Job& job = *arrived.job;
+                          waiting_.Add(job.number, job.request, job.submitted);
+                          jobs_.emplace(job.number, std::move(arrived.job));
                         },
                         [this](Cancelled& cancelled) {
                           if (!jobs_.contains(cancelled.number)) return;
@@ -150,31 +149,22 @@ void StepLoop::Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats) {
   End(job.number, absl::OkStatus());
 }
 
-// In order of arrival: a prompt that does not fit keeps those behind it waiting, so that it cannot
-// starve. One whose next blocks another prompt is just computing waits for these alone.
 void StepLoop::Admit() {
-  std::vector<std::pair<uint64_t, absl::Status>> failed;
+  std::vector<PromptQueue::Admitted> admitted;
   for (const auto& [number, job] : jobs_) {
-    if (job->state != Job::State::kWaiting || IsBeingComputed(*job)) continue;
-    const absl::Status status = Start(*job);
-    if (absl::IsResourceExhausted(status)) break;
-    if (!status.ok()) failed.emplace_back(number, status);
+    if (job->state == Job::State::kComputing) admitted.push_back({&job->request, job->done});
   }
+  std::vector<std::pair<uint64_t, absl::Status>> failed;
+  const auto start = [&](uint64_t number) -> absl::StatusOr<PromptQueue::Admitted> {
+    Job& job = *jobs_.at(number);
+    absl::Status status = Start(job);
+    if (status.ok()) return PromptQueue::Admitted{&job.request, job.done};
+    if (!absl::IsResourceExhausted(status)) failed.emplace_back(number, status);
+    return status;
+  };
+  const auto request = [&](uint64_t number) -> const auto& { return jobs_.at(number)->request; };
+  waiting_.Admit(context_.clock->Now(), std::move(admitted), request, start);
   for (auto& [number, status] : failed) End(number, std::move(status));
-}
-
-// By a prompt with the same beginning in the same domains: it will be in the pool soon.
-bool StepLoop::IsBeingComputed(const Job& job) const {
-  if (job.is_scored()) return false;
-  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
-  const int32_t blocks_max = worker::PrefixOf(job.request, block_tokens).blocks_max;
-  for (const auto& [number, other] : jobs_) {
-    if (other->state != Job::State::kComputing) continue;
-    const int32_t common =
-        std::min(blocks_max, kv::CommonBlocks(job.request.chain, other->request.chain));
-    if (common * block_tokens > other->done) return true;
-  }
-  return false;
 }
 
 absl::Status StepLoop::Start(Job& job) {
@@ -200,6 +190,7 @@ absl::Status StepLoop::Start(Job& job) {
   RETURN_IF_ERROR(sender.status());
   job.sender = *std::move(sender);
   job.state = Job::State::kComputing;
+  job.turn = ++turns_;
   job.cached = job.done = job.blocks.cached_blocks() * block_tokens;
   Send(job, {.layer_begin = 0,
              .layer_end = context_.engine->model().config.layers,
@@ -220,6 +211,9 @@ std::vector<StepLoop::Chunk> StepLoop::Plan() {
   for (const auto& [number, job] : jobs_) {
     if (job->state != Job::State::kComputing) continue;
     computing.push_back(job.get());
+  }
+  std::ranges::sort(computing, {}, &Job::turn);
+  for (const Job* job : computing) {
     progress.push_back({job->done, job->request.prompt_tokens(), job->is_scored()});
   }
   std::vector<Chunk> chunks;
@@ -323,6 +317,7 @@ void StepLoop::Sample(Job& job, std::span<const float> logits) {
 }
 
 void StepLoop::End(uint64_t number, absl::Status status) {
+  waiting_.Remove(number);
   auto node = jobs_.extract(number);
   std::unique_ptr<Job> job = std::move(node.mapped());
   PrefillSink* sink = job->sink;

@@ -4,9 +4,9 @@
 //
 // One thread owns the engine and every request. Commands reach it through a mailbox and are read at
 // step boundaries; outputs leave through PrefillSink. Thread-safety: all public methods, any
-// thread. Invariants: a prompt holds all its blocks or none; blocks are given in order of arrival;
-// every submitted request ends with exactly one OnEnd; its blocks stay leased while the transport
-// may read them.
+// thread. Invariants: a prompt holds all its blocks or none; blocks are given in PromptQueue's
+// order, and prompts are computed in that in which they got them; every submitted request ends with
+// exactly one OnEnd; its blocks stay leased while the transport may read them.
 #pragma once
 
 #include <atomic>
@@ -23,6 +23,7 @@
 #include "common/worker/loop_context.h"
 #include "common/worker/mailbox.h"
 #include "common/worker/types.h"
+#include "services/prefill/prompt_queue.h"
 
 namespace trivium::prefill {
 
@@ -93,7 +94,6 @@ class StepLoop {
   void Apply(Command command);
   void Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats);
   void Admit();
-  bool IsBeingComputed(const Job& job) const;
   absl::Status Start(Job& job);
   std::vector<Chunk> Plan();
   void RunStep(const std::vector<Chunk>& chunks);
@@ -109,7 +109,10 @@ class StepLoop {
   std::shared_ptr<worker::Mailbox<Command>>
       mailbox_;  // callbacks of the transport may outlive the loop
   std::atomic<uint64_t> next_number_{1};
-  std::map<uint64_t, std::unique_ptr<Job>> jobs_;  // by arrival; the engine's thread only
+  // The engine's thread only.
+  std::map<uint64_t, std::unique_ptr<Job>> jobs_;  // by arrival
+  PromptQueue waiting_;
+  uint64_t turns_ = 0;
   uint64_t steps_ = 0;
   std::thread thread_;
 };

@@ -34,6 +34,7 @@ struct Backend {
                                      const v1::GenerateRequest& request) const {
     ASSIGN_OR_RETURN(RunRequest run, validator->Prepare(request));
     run.tenant = caller.tenant;
+    run.share = domains->ShareOf(caller.tenant);
     ASSIGN_OR_RETURN(run.kv_domains,
                      domains->For(caller.tenant, request.kv_sharing(), run.prompt_ids));
     return run;

@@ -176,6 +176,9 @@ void RequestRun::OpenPrefill(Leg& leg, const v1::LandingTicket& ticket) {
   auto request = RequestOf<v1::PrefillRequest>(leg);
   if (prompt_.is_complete()) request.mutable_sampling()->set_prompt_logprobs(-1);
   *request.mutable_ticket() = ticket;
+  request.set_priority(request_.priority);
+  request.mutable_share()->set_tenant(request_.share.tenant);
+  request.mutable_share()->set_weight(request_.share.weight);
   leg.attempt.prefill_ended = false;
   leg.attempt.prefill =
       context_.stages->Prefill(leg.attempt.at.prefill.worker, request, request_.deadline,

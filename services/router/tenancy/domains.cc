@@ -44,6 +44,8 @@ absl::Status Domains::AddTenants(const v1::TenancyConfig& config, std::string_vi
     ASSIGN_OR_RETURN(policy.own, Derive(master, config, "tenant:" + tenant.id()));
     policy.own.quota = static_cast<float>(tenant.kv_quota());
     policy.own.floor = static_cast<float>(tenant.kv_floor());
+    ASSIGN_OR_RETURN(const kv::Domain queue, Derive(master, config, "queue:" + tenant.id()));
+    policy.share = {kv::TagOf(queue.key).value, tenant.weight()};
     if (tenant.kv_sharing() == "none") policy.sharing = Sharing::kNone;
     if (tenant.kv_sharing().starts_with(kGroupPrefix)) {
       policy.sharing = Sharing::kGroup;

@@ -1,10 +1,10 @@
 // Which sharing domains the KV of a request lies in: what everybody may share, then what its tenant
 // or its group may, by the tenant's configuration. A caller may only narrow that.
 //
-// Domain ids are typed ("tenant:", "group:", "public:"), and no name holds a colon, so that a
-// tenant never gets the key of a group or a public text. All keys are derived at the start; they
-// are never logged, and there is nothing that prints them. Thread-safety: immutable after Create;
-// any thread.
+// Domain ids are typed ("tenant:", "group:", "public:", "queue:"), and no name holds a colon, so
+// that a tenant never gets the key of a group or a public text. All keys are derived at the start;
+// they are never logged, and there is nothing that prints them. Thread-safety: immutable after
+// Create; any thread.
 #pragma once
 
 #include <span>
@@ -16,6 +16,7 @@
 #include "common/base/ids.h"
 #include "common/base/status.h"
 #include "common/kv/block_key.h"
+#include "common/scheduling/fair_queue.h"
 #include "services/router/tenancy/public_prefixes.h"
 #include "trivium/v1/config.pb.h"
 
@@ -31,6 +32,11 @@ class Domains {
   // for anything else, and for more than the tenant's configuration allows.
   absl::StatusOr<std::vector<kv::Domain>> For(const TenantId& tenant, std::string_view kv_sharing,
                                               std::span<const int32_t> prompt) const;
+  // By what the tenant competes with others, here and at the workers, which learn no more of it:
+  // the same at all routers with one master key.
+  const scheduling::TenantShare& ShareOf(const TenantId& tenant) const {
+    return policies_.at(tenant).share;
+  }
 
  private:
   enum class Sharing : uint8_t { kNone, kPrivate, kGroup };  // from narrow to wide
@@ -38,6 +44,7 @@ class Domains {
     Sharing sharing = Sharing::kPrivate;
     std::string group;
     kv::Domain own;
+    scheduling::TenantShare share;
   };
   static absl::StatusOr<Sharing> Narrowed(Sharing allowed, std::string_view kv_sharing);
   absl::Status AddTenants(const v1::TenancyConfig& config, std::string_view master);

@@ -15,7 +15,7 @@ namespace {
 constexpr char kPolicy[] =
     "tenants:\n"
     "  - {id: a, kv_quota: 0.5, kv_floor: 0.25}\n"
-    "  - {id: b, api_key_sha256: [BBBB]}\n"
+    "  - {id: b, api_key_sha256: [BBBB], weight: 2.5}\n"
     "  - {id: c, api_key_sha256: [CCCC], kv_sharing: \"group:g\", kv_quota: 0.5, kv_floor: 0.25}\n"
     "  - {id: d, api_key_sha256: [DDDD], kv_sharing: \"group:g\", kv_quota: 0.75, kv_floor: "
     "0.125}\n"
@@ -126,6 +126,19 @@ TEST_F(DomainsTest, AGroupHasItsMembersShares) {
   EXPECT_EQ(own.floor, 0.0f);
   EXPECT_EQ(For("a")->front().quota, 0.5f);
   EXPECT_EQ(For("a")->front().floor, 0.25f);
+}
+
+TEST_F(DomainsTest, TenantsCompeteUnderNumbersOfTheirOwn) {
+  std::set<uint64_t> numbers;
+  for (const char* tenant : {"a", "b", "c", "d", "e"}) {
+    numbers.insert(router.domains.ShareOf({tenant}).tenant);
+    EXPECT_EQ(router.domains.ShareOf({tenant}).weight, tenant == std::string("b") ? 2.5 : 1);
+    // It names none of the domains, which workers know.
+    for (const kv::Domain& domain : *For(tenant)) {
+      EXPECT_NE(kv::TagOf(domain.key).value, router.domains.ShareOf({tenant}).tenant);
+    }
+  }
+  EXPECT_EQ(numbers.size(), 5u);
 }
 
 TEST(MasterKeyTest, RoutersShareKvByTheSameFileAndEpochAlone) {
