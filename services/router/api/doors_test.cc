@@ -228,6 +228,10 @@ TEST_F(DoorsTest, EveryQuestionAsksWho) {
   EXPECT_EQ(page.status, 200);
   EXPECT_NE(page.body.find("trivium_router_tenant_requests_total{tenant=\"alice\"}"),
             std::string::npos);
+  for (const char* status : {"401", "403"}) {
+    EXPECT_NE(page.body.find(fmt::format("http_requests_total{{status=\"{}\"}}", status)),
+              std::string::npos);
+  }
 }
 
 TEST_F(DoorsTest, ARequestIsExplainedToItsOwnerAndTheAdministratorAlone) {

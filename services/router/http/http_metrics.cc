@@ -8,7 +8,7 @@ namespace {
 constexpr const char* kRefusals[] = {"connections", "malformed",   "header_bytes", "header_timeout",
                                      "body_bytes",  "body_memory", "body_timeout", "slow_reader"};
 static_assert(std::size(kRefusals) == static_cast<size_t>(Refusal::kCount));
-constexpr int kStatuses[] = {200, 400, 404, 405, 408, 413, 415, 417, 431, 500, 503, 504};
+constexpr int kStatuses[] = {200, 400, 401, 403, 404, 405, 408, 413, 415, 417, 431, 500, 503, 504};
 
 telemetry::Counter& Requests(telemetry::Metrics* metrics, const std::string& status) {
   return metrics->AddCounter("router_http_requests_total", "Answered HTTP requests by status",
