@@ -285,6 +285,7 @@ void Dispatcher::WorkerFailed(const PlacedWorker& worker, FailureAction action,
   switch (action) {
     case FailureAction::kWaitForRoom:
     case FailureAction::kMakeWay:
+    case FailureAction::kElsewhere:
       return table_.MarkFull(worker.worker, worker.epoch);
     case FailureAction::kRetry:
       return table_.MarkSuspect(worker.worker, worker.epoch, why);

@@ -16,7 +16,7 @@ FailureAction ActionFor(const absl::Status& status) {
       // other tenants leaves too little: another worker may keep less.
       return FromAbsl(status.message()).find("fingerprint") != std::string_view::npos
                  ? FailureAction::kRefuse
-                 : FailureAction::kRetry;
+                 : FailureAction::kElsewhere;
     case absl::StatusCode::kUnauthenticated:
     case absl::StatusCode::kPermissionDenied:
     case absl::StatusCode::kUnimplemented:

@@ -32,11 +32,13 @@ void RequestRun::FailStage(Leg& leg, Role stage, const absl::Status& status, boo
       fmt::format("{} worker {}: {}", RoleName(stage), worker.id, Message(status));
   if (IsPastDeadline(status)) return Fail(absl::DeadlineExceededError(why));
   if (action == FailureAction::kGiveUp) return Fail(absl::Status(status.code(), ToAbsl(why)));
-  const RetryReason reason = is_lost                                 ? RetryReason::kLost
-                             : action == FailureAction::kWaitForRoom ? RetryReason::kNoRoom
-                             : action == FailureAction::kMakeWay     ? RetryReason::kPreempted
-                             : action == FailureAction::kRefuse      ? RetryReason::kRefused
-                                                                     : RetryReason::kFailed;
+  const RetryReason reason =
+      is_lost                                 ? RetryReason::kLost
+      : action == FailureAction::kWaitForRoom ? RetryReason::kNoRoom
+      : action == FailureAction::kMakeWay     ? RetryReason::kPreempted
+      : action == FailureAction::kElsewhere || action == FailureAction::kRefuse
+          ? RetryReason::kRefused
+          : RetryReason::kFailed;
   context_.metrics->Retried(stage, reason);
   if (!is_lost) context_.host->WorkerFailed(worker, action, Message(status));
   if (action != FailureAction::kWaitForRoom) leg.times.WaitAnew(Now());
@@ -44,7 +46,7 @@ void RequestRun::FailStage(Leg& leg, Role stage, const absl::Status& status, boo
     ++preemptions_;
     ++leg.preemptions;
   }
-  if (action == FailureAction::kRetry || action == FailureAction::kRefuse) {
+  if (action != FailureAction::kWaitForRoom && action != FailureAction::kMakeWay) {
     leg.Blame(stage);
     telemetry::Log(telemetry::Level::kWarning, "attempt_failed",
                    {{"request_id", leg.id},

@@ -39,6 +39,7 @@ TEST_F(RequestRunTest, AWorkerThatKeepsTooMuchIsNotTheLast) {
   const Client client = Start(fixture, DispatchFixture::Request(Prompt(random_, 5), 4));
   EXPECT_EQ(fixture.cluster.calls_opened(), 1);
   EXPECT_FALSE(client.sink->has_ended());
+  EXPECT_EQ(fixture.dispatcher.Workers()[1].state(), "ready") << "it is well";
   fixture.cluster.Restart(2);
   RunToEnd(fixture, client, random_);
   ExpectRight(fixture, client);
