@@ -53,6 +53,7 @@ struct Credentials {
   RequestId request;
   Attempt attempt;
   Secret secret{};
+  friend bool operator==(const Credentials&, const Credentials&) = default;
 };
 
 // The blocks of one sequence on one side: token t lies in blocks[t / block_tokens].

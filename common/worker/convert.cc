@@ -20,23 +20,6 @@ bool IsIdCharacter(char c) {
          c == '_' || c == '-';
 }
 
-absl::StatusOr<transfer::Credentials> ToCredentials(const v1::RequestKey& key) {
-  const std::string& id = key.request_id();
-  if (id.empty() || id.size() > kRequestIdBytesMax ||
-      !std::all_of(id.begin(), id.end(), IsIdCharacter)) {
-    return InvalidArgument("key.request_id must be 1 … {} characters of [A-Za-z0-9._-]",
-                           kRequestIdBytesMax);
-  }
-  if (key.attempt() == 0) return InvalidArgument("key.attempt is 0, counts from 1");
-  transfer::Credentials credentials{.request = {id}, .attempt = {key.attempt()}};
-  if (key.secret().size() != credentials.secret.size()) {
-    return InvalidArgument("key.secret has {} bytes, must have {}", key.secret().size(),
-                           credentials.secret.size());
-  }
-  std::copy(key.secret().begin(), key.secret().end(), credentials.secret.begin());
-  return credentials;
-}
-
 // In the order of the ids: a map of the wire has none.
 std::vector<std::pair<int32_t, float>> ToBias(
     const google::protobuf::Map<int32_t, float>& message) {
@@ -209,6 +192,23 @@ bool ParseFinish(const std::string& name, engine::FinishReason* finish) {
 }
 
 }  // namespace
+
+absl::StatusOr<transfer::Credentials> ToCredentials(const v1::RequestKey& key) {
+  const std::string& id = key.request_id();
+  if (id.empty() || id.size() > kRequestIdBytesMax ||
+      !std::all_of(id.begin(), id.end(), IsIdCharacter)) {
+    return InvalidArgument("key.request_id must be 1 … {} characters of [A-Za-z0-9._-]",
+                           kRequestIdBytesMax);
+  }
+  if (key.attempt() == 0) return InvalidArgument("key.attempt is 0, counts from 1");
+  transfer::Credentials credentials{.request = {id}, .attempt = {key.attempt()}};
+  if (key.secret().size() != credentials.secret.size()) {
+    return InvalidArgument("key.secret has {} bytes, must have {}", key.secret().size(),
+                           credentials.secret.size());
+  }
+  std::copy(key.secret().begin(), key.secret().end(), credentials.secret.begin());
+  return credentials;
+}
 
 absl::Status CheckNumerics(std::string_view ours, std::string_view theirs) {
   constexpr std::string_view kFast = "fast/";

@@ -14,6 +14,7 @@ namespace trivium::v1 {
 class DecodeRequest;
 class LandingTicket;
 class PrefillRequest;
+class RequestKey;
 class StageSampling;
 class StageToken;
 }  // namespace trivium::v1
@@ -28,6 +29,8 @@ struct StageLimits {
   std::string_view numerics_class;  // see CheckNumerics
   int32_t block_tokens = 16;
 };
+
+absl::StatusOr<transfer::Credentials> ToCredentials(const v1::RequestKey& key);
 
 absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,
                                             const StageLimits& limits);

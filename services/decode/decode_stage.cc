@@ -79,6 +79,19 @@ class DecodeStage final : public worker::Stage, private v1::Decode::CallbackServ
     call->Start(*context, *request);
     return call;
   }
+  grpc::ServerUnaryReactor* EndChoice(grpc::CallbackServerContext* context,
+                                      const v1::EndChoiceRequest* request,
+                                      v1::EndChoiceResponse*) override {
+    grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
+    grpc::Status status = net::CheckClusterToken(*context, runtime_.cluster_token());
+    if (status.ok()) {
+      const auto key = worker::ToCredentials(request->key());
+      if (key.ok()) loop_.EndChoice(*key, request->choice());
+      status = net::ToGrpc(key.status());
+    }
+    reactor->Finish(status);
+    return reactor;
+  }
 
   worker::WorkerRuntime& runtime_;
   StepLoop loop_;

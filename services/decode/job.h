@@ -23,6 +23,7 @@ struct Member {
   int32_t tokens = 0;      // emitted here
   int32_t last_id = 0;     // of the newest token, whose KV the next step computes
   engine::TokenHistory history{};
+  bool is_cut = false;  // nobody wants its next tokens: it ends with the one that comes next
 };
 
 struct Job {

@@ -131,6 +131,12 @@ transfer::LandingOptions StepLoop::LandingFor(const Job& job) const {
 
 void StepLoop::Cancel(uint64_t number) { mailbox_->Post(Cancelled{number, false}); }
 
+void StepLoop::EndChoice(const transfer::Credentials& key, int32_t choice) {
+  if (cuts_waiting_ >= context_.requests_max) return;
+  ++cuts_waiting_;
+  mailbox_->Post(ChoiceCut{key, choice});
+}
+
 void StepLoop::Drain() {
   admission_.Drain();
   context_.board->SetDraining();
@@ -182,8 +188,19 @@ void StepLoop::Apply(Command command) {
                         },
                         [&](Landed& landed) {
                           if (Job* job = find(landed.number)) Land(*job, std::move(landed.arrival));
-                        }},
+                        },
+                        [this](const ChoiceCut& cut) { Cut(cut); }},
              command);
+}
+
+void StepLoop::Cut(const ChoiceCut& cut) {
+  --cuts_waiting_;
+  for (const auto& [number, job] : jobs_) {
+    if (job->request.key != cut.key || cut.choice < 0 || cut.choice >= job->request.choices) {
+      continue;
+    }
+    job->members[static_cast<size_t>(cut.choice)].is_cut = true;
+  }
 }
 
 void StepLoop::Land(Job& job, absl::StatusOr<transfer::Arrival> arrival) {
@@ -290,7 +307,7 @@ void StepLoop::Emit(Job& job, const worker::OutputToken& token) {
   member.last_id = token.token.id;
   member.history.Add(token.token.id);
   job.sink->OnToken(token);
-  if (token.finish == engine::FinishReason::kNone) return;
+  if (token.finish == engine::FinishReason::kNone && !member.is_cut) return;
   Learn(job, member);
   member.blocks = kv::Reservation();
   if (--job.members_left == 0) return End(job.number, absl::OkStatus());

@@ -76,6 +76,10 @@ class StepLoop {
   // At the next step boundary: withdraws the landing and gives the blocks back. Ignored for a
   // request that has ended.
   void Cancel(uint64_t number);
+  // No more tokens of one choice are wanted: it ends with its next one, the request goes on with
+  // the others. Ignored where there is no such request or choice (any more), and where more of
+  // these wait than requests may run: they spare work, and nothing depends on them.
+  void EndChoice(const transfer::Credentials& key, int32_t choice);
   // Refuses new requests from now on; running ones finish.
   void Drain();
   // Ends what still runs with UNAVAILABLE and joins the thread.
@@ -96,7 +100,11 @@ class StepLoop {
     uint64_t number;
     absl::StatusOr<transfer::Arrival> arrival;
   };
-  using Command = std::variant<Reserved, Expected, Cancelled, Landed>;
+  struct ChoiceCut {
+    transfer::Credentials key;
+    int32_t choice;
+  };
+  using Command = std::variant<Reserved, Expected, Cancelled, Landed, ChoiceCut>;
 
   absl::StatusOr<Submitted> SubmitAdmitted(worker::StageRequest request, DecodeSink* sink);
   absl::StatusOr<std::vector<kv::Reservation>> Reserve(const worker::StageRequest& request);
@@ -106,6 +114,7 @@ class StepLoop {
   void Run();
   std::optional<Duration> IdleTime() const;
   void Apply(Command command);
+  void Cut(const ChoiceCut& cut);
   void Land(Job& job, absl::StatusOr<transfer::Arrival> arrival);
   absl::Status Join(Job& job, const transfer::Arrival& arrival);
   void KeepLandingsAlive();
@@ -132,6 +141,7 @@ class StepLoop {
   std::shared_ptr<worker::Mailbox<Command>>
       mailbox_;  // callbacks of the transport may outlive the loop
   std::atomic<uint64_t> next_number_{1};
+  std::atomic<int32_t> cuts_waiting_{0};
   AnswerLengths lengths_;
   // Its further owners are the requests that hold less than they may need.
   const std::shared_ptr<const bool> growing_ = std::make_shared<const bool>(true);

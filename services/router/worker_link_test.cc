@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <future>
 #include <mutex>
 #include <thread>
 
@@ -56,6 +57,16 @@ class DecodeService final : public v1::Decode::Service {
     return {grpc::StatusCode::RESOURCE_EXHAUSTED,
             std::string(id->second.data(), id->second.size())};
   }
+  grpc::Status EndChoice(grpc::ServerContext* context, const v1::EndChoiceRequest* request,
+                         v1::EndChoiceResponse*) override {
+    const auto token = context->client_metadata().find(net::kClusterTokenKey);
+    if (token != context->client_metadata().end() && token->second == kToken) {
+      ended.set_value(*request);
+    }
+    return grpc::Status::OK;
+  }
+
+  std::promise<v1::EndChoiceRequest> ended;  // the first that comes with the token
 };
 
 // What came so far, and a wait until something holds of it.
@@ -200,6 +211,14 @@ TEST_F(StageClientTest, CancelReachesTheWorkerAndEndsTheCallOnce) {
   log_.Await([&] { return !log_.ends.empty(); });
   EXPECT_EQ(log_.ends[0].code(), absl::StatusCode::kCancelled);
   call->Cancel();  // after the end: nothing
+}
+
+TEST_F(StageClientTest, AChoiceThatIsEndedIsToldToTheWorker) {
+  v1::EndChoiceRequest request;
+  request.mutable_key()->set_request_id("r-1");
+  request.set_choice(3);
+  clients_.EndChoice(0, request);
+  EXPECT_EQ(service_.ended.get_future().get().SerializeAsString(), request.SerializeAsString());
 }
 
 TEST_F(StageClientTest, AMissingWorkerIsUnavailableAtOnce) {

@@ -103,6 +103,64 @@ TEST_F(ChoicesTest, GreedyChoicesAreEqual) {
   EXPECT_EQ(ids[0].size(), 10u);
 }
 
+// Ends a choice when `after` tokens have come, between two steps.
+class Cutter final : public decode::DecodeSink {
+ public:
+  Cutter(decode::StepLoop& loop, const worker::StageRequest& request, size_t after)
+      : loop_(loop), key_(request.key), left_(after) {}
+  void OnPrefilled(const decode::PrefillReport&) override {}
+  void OnToken(const worker::OutputToken& token) override {
+    ++counts[token.choice];
+    outcome.OnToken(token);
+    if (--left_ != 0) return;
+    transfer::Credentials stranger = key_;
+    stranger.secret[0] ^= 1;
+    loop_.EndChoice(stranger, 0);
+    loop_.EndChoice(key_, 1);
+    loop_.EndChoice(key_, 3);
+    loop_.EndChoice(key_, -1);
+  }
+  void OnEnd(absl::Status status) override { outcome.OnEnd(std::move(status)); }
+
+  std::map<int32_t, int> counts;  // of tokens, by choice
+  Outcome outcome;
+
+ private:
+  decode::StepLoop& loop_;
+  const transfer::Credentials key_;
+  size_t left_;
+};
+
+TEST_F(ChoicesTest, AChoiceThatNobodyWantsEndsAndTheOthersGoOn) {
+  Rig rig;
+  const auto group = Group(rig, 40, Seeded(7, 100), 3);
+  Cutter sink(*rig.decode, group, 12);
+  const auto landing = rig.decode->Submit(group, &sink);
+  ASSERT_TRUE(landing.ok()) << landing.status();
+  Outcome prompt;
+  ASSERT_TRUE(rig.prefill->Submit(group, *landing->ticket, &prompt).ok());
+  EXPECT_TRUE(sink.outcome.Wait().ok());
+  EXPECT_TRUE(prompt.Wait().ok());
+  EXPECT_EQ(sink.counts, (std::map<int32_t, int>{{0, 100}, {1, 5}, {2, 100}}));
+  EXPECT_TRUE(rig.decode_parts.WaitAllFree());
+}
+
+// Before its KV has landed, too: then with its first token.
+TEST_F(ChoicesTest, AllChoicesMayEndSo) {
+  Rig rig;
+  const auto group = Group(rig, 40, Seeded(7, 200), 3);
+  Outcome outcome;
+  const auto landing = rig.decode->Submit(group, &outcome);
+  ASSERT_TRUE(landing.ok()) << landing.status();
+  for (int32_t choice = 0; choice < 3; ++choice) rig.decode->EndChoice(group.key, choice);
+  Outcome prompt;
+  ASSERT_TRUE(rig.prefill->Submit(group, *landing->ticket, &prompt).ok());
+  EXPECT_TRUE(outcome.Wait().ok());
+  EXPECT_EQ(outcome.tokens().size(), 3u);
+  EXPECT_TRUE(prompt.Wait().ok());
+  EXPECT_TRUE(rig.decode_parts.WaitAllFree());
+}
+
 // Looks at the pool whenever a token comes, which is on the engine's thread.
 class PoolWatch final : public decode::DecodeSink {
  public:

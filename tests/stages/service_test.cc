@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 #include <thread>
 
@@ -204,6 +205,43 @@ TEST_F(ServiceTest, ARequestThroughBothStages) {
   EXPECT_NE(page.find("trivium_requests_total{outcome=\"ok\"} 1"), std::string::npos) << page;
   EXPECT_NE(page.find("trivium_steps_total 11"), std::string::npos) << page;
   EXPECT_NE(page.find("trivium_kv_received_bytes_total"), std::string::npos);
+}
+
+// Before their KV has landed: each ends with the token that comes with it.
+TEST_F(ServiceTest, ChoicesCanBeEnded) {
+  auto decode = Fill<v1::DecodeRequest>(50, 12);
+  decode.set_choices(2);
+  auto decode_context = Context();
+  auto decoded = decode_stub_->Decode(decode_context.get(), decode);
+  v1::DecodeEvent event;
+  ASSERT_TRUE(decoded->Read(&event)) << decoded->Finish().error_message();
+  const auto end = [&](int32_t choice, const std::string& secret, const std::string& token) {
+    v1::EndChoiceRequest request;
+    *request.mutable_key() = decode.key();
+    request.mutable_key()->set_secret(secret);
+    request.set_choice(choice);
+    v1::EndChoiceResponse response;
+    auto context = Context(token);
+    return decode_stub_->EndChoice(context.get(), request, &response).error_code();
+  };
+  const std::string& secret = decode.key().secret();
+  EXPECT_EQ(end(0, secret, ""), grpc::StatusCode::UNAUTHENTICATED);
+  EXPECT_EQ(end(0, "short", kToken), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_EQ(end(0, std::string(16, 'x'), kToken), grpc::StatusCode::OK) << "another's";
+  EXPECT_EQ(end(1, secret, kToken), grpc::StatusCode::OK);
+
+  auto prefill = Fill<v1::PrefillRequest>(50, 12);
+  prefill.set_choices(2);
+  *prefill.mutable_ticket() = event.ticket();
+  auto prefill_context = Context();
+  auto prefilled = prefill_stub_->Prefill(prefill_context.get(), prefill);
+  for (v1::PrefillEvent skipped; prefilled->Read(&skipped);) {
+  }
+  EXPECT_TRUE(prefilled->Finish().ok());
+  std::map<int32_t, int> tokens;
+  while (decoded->Read(&event)) ++tokens[event.token().choice()];
+  EXPECT_TRUE(decoded->Finish().ok());
+  EXPECT_EQ(tokens, (std::map<int32_t, int>{{0, 12}, {1, 1}}));
 }
 
 TEST_F(ServiceTest, TheClusterTokenIsNeeded) {

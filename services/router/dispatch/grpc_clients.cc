@@ -87,6 +87,15 @@ void Prepare(grpc::ClientContext* context, const std::string& cluster_token,
                         std::chrono::duration_cast<std::chrono::microseconds>(*deadline - now));
 }
 
+// Enough for a worker that is there; for one that is not, the attempt fails anyway.
+constexpr Duration kEndChoiceTimeout = std::chrono::seconds(2);
+
+struct EndChoiceCall {
+  grpc::ClientContext context;
+  v1::EndChoiceRequest request;
+  v1::EndChoiceResponse response;
+};
+
 }  // namespace
 
 struct GrpcStageClients::Stubs {
@@ -130,6 +139,19 @@ std::shared_ptr<StageCall> GrpcStageClients::Decode(WorkerIndex worker,
   stubs_->decode[worker]->async()->Decode(call->context(), call->request(), call.get());
   call->Start(call);
   return call;
+}
+
+void GrpcStageClients::EndChoice(WorkerIndex worker, const v1::EndChoiceRequest& request) {
+  auto call = std::make_shared<EndChoiceCall>();
+  call->request = request;
+  const TimePoint now = clock_.Now();
+  Prepare(&call->context, cluster_token_, request.key().request_id(), now + kEndChoiceTimeout, now);
+  calls_->Begin();
+  stubs_->decode[worker]->async()->EndChoice(&call->context, &call->request, &call->response,
+                                             [call, calls = calls_](const grpc::Status&) mutable {
+                                               call.reset();
+                                               calls->End();
+                                             });
 }
 
 }  // namespace trivium::router

@@ -29,6 +29,7 @@ class GrpcStageClients final : public StageClients {
   std::shared_ptr<StageCall> Decode(WorkerIndex worker, const v1::DecodeRequest& request,
                                     std::optional<TimePoint> deadline,
                                     StageHandlers<v1::DecodeEvent> handlers) override;
+  void EndChoice(WorkerIndex worker, const v1::EndChoiceRequest& request) override;
 
  private:
   struct Stubs;

@@ -11,6 +11,12 @@
 namespace trivium::router {
 namespace {
 
+void FillKey(const RunLeg& leg, v1::RequestKey* key) {
+  key->set_request_id(leg.id);
+  key->set_attempt(leg.attempt.number);
+  key->set_secret(leg.attempt.secret);
+}
+
 void FillDomain(const kv::Domain& domain, v1::KvDomain* out) {
   out->set_key(domain.key.bytes.data(), domain.key.bytes.size());
   const bool is_last = domain.token_end == std::numeric_limits<int32_t>::max();
@@ -143,9 +149,7 @@ template <typename Message>
 Message RequestRun::RequestOf(const Leg& leg) const {
   const TokenSequencer& emitted = ChoicesOf(leg).front().tokens();
   Message request;
-  request.mutable_key()->set_request_id(leg.id);
-  request.mutable_key()->set_attempt(leg.attempt.number);
-  request.mutable_key()->set_secret(leg.attempt.secret);
+  FillKey(leg, request.mutable_key());
   request.set_fingerprint(context_.fingerprint);
   request.mutable_token_ids()->Assign(request_.prompt_ids.begin(), request_.prompt_ids.end());
   request.mutable_token_ids()->Add(emitted.ids().begin(), emitted.ids().end());
@@ -371,7 +375,17 @@ void RequestRun::Emit(Leg& leg, int32_t number, const v1::StageToken& token) {
   const auto all = ChoicesOf(leg);
   if (std::all_of(all.begin(), all.end(), [](const auto& one) { return one.is_over(); })) {
     Finish(leg);
+  } else if (choices_[static_cast<size_t>(number)].is_cut()) {
+    EndChoice(leg, token.choice());
   }
+}
+
+// Decode knows of no stop string, and would go on with this choice as long as with any.
+void RequestRun::EndChoice(const Leg& leg, int32_t choice) const {
+  v1::EndChoiceRequest request;
+  FillKey(leg, request.mutable_key());
+  request.set_choice(choice);
+  context_.stages->EndChoice(leg.attempt.at.decode.worker, request);
 }
 
 // ---- Ends ----

@@ -79,6 +79,7 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
 
   void Accept(Leg& leg, const v1::StageToken& token, Role from);
   void Emit(Leg& leg, int32_t choice, const v1::StageToken& token);
+  void EndChoice(const Leg& leg, int32_t choice) const;
   FailureAction ActionOn(const Leg& leg, Role stage, const absl::Status& status) const;
   void FailStage(Leg& leg, Role stage, const absl::Status& status, bool is_lost = false);
   void TryAgain(Leg& leg, WorkerIndex prefers);

@@ -48,6 +48,31 @@ TEST_F(RequestRunTest, ADeathBeforeAnyTokenIsTriedAgainTogether) {
   ExpectIdle(fixture, random_);
 }
 
+// A choice that a stop string ends is no work for decode any more, while the others go on.
+TEST_F(RequestRunTest, DecodeIsToldOfChoicesThatAStopStringEnds) {
+  int told = 0;
+  for (int round = 0; round < 30; ++round) {
+    SCOPED_TRACE(round);
+    DispatchFixture fixture;
+    RunRequest request = Choices(random_, 4, 40);
+    request.stop = {"e", "a"};
+    const Client client = Start(fixture, std::move(request));
+    RunToEnd(fixture, client, random_);
+    ExpectRight(fixture, client);
+    const v1::Done done = *client.sink->Get().done;
+    int cut = 0;
+    for (const v1::ChoiceEnd& end : done.choices()) {
+      cut += end.finish_reason() == "stop" && end.completion_tokens() < 40;
+    }
+    // All but the one, if any, with which the whole answer ended.
+    EXPECT_LE(fixture.cluster.choices_ended(), cut);
+    EXPECT_GE(fixture.cluster.choices_ended(), cut - 1);
+    told += fixture.cluster.choices_ended();
+    ExpectIdle(fixture, random_);
+  }
+  EXPECT_GT(told, 30);
+}
+
 // Wherever the answer stands, one choice goes on by one attempt.
 TEST_F(RequestRunTest, AfterADeathEveryUnfinishedChoiceGoesOnAlone) {
   for (int round = 0; round < 60; ++round) {

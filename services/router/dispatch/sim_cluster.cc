@@ -78,6 +78,8 @@ struct SimCluster::Call final : StageCall {
   StageHandlers<v1::DecodeEvent> decode;
   std::shared_ptr<Landing> landing;
   std::atomic<bool> is_cancelled{false};
+  std::string key;
+  std::atomic<uint32_t> ended_choices{0};  // a bit for each
 
   int places() const { return role == Role::kPrefill ? 1 : static_cast<int>(members.size()); }
   bool is_over() const {
@@ -121,6 +123,7 @@ std::shared_ptr<SimCluster::Call> SimCluster::Open(
   auto call = std::make_shared<Call>();
   call->role = role;
   call->worker = worker;
+  call->key = key.SerializeAsString();
   call->prompt_tokens = ids.size();
   call->output_index = output_index;
   call->members.assign(static_cast<size_t>(choices), {{ids.begin(), ids.end()}, output_index});
@@ -177,6 +180,17 @@ std::shared_ptr<StageCall> SimCluster::Decode(WorkerIndex worker, const v1::Deco
   lock.unlock();
   Refused(call);
   return call;
+}
+
+// The call is in the middle of an event, maybe: it takes note of this at the next one.
+void SimCluster::EndChoice(WorkerIndex worker, const v1::EndChoiceRequest& request) {
+  std::lock_guard lock(mutex_);
+  for (const auto& call : calls_) {
+    if (call->role != Role::kDecode || call->worker != worker) continue;
+    if (call->key != request.key().SerializeAsString()) continue;
+    call->ended_choices |= 1u << request.choice();
+    ++choices_ended_;
+  }
 }
 
 // Ends a call at once, as gRPC does towards a worker that is not there.
@@ -250,7 +264,7 @@ v1::StageToken SimCluster::NextToken(Call& call, int32_t choice) {
   token.set_finish_reason(FinishOf(options_, id, member.output_index, call.sampling));
   member.ids.push_back(id);
   member.output_index += 1;
-  member.is_finished = !token.finish_reason().empty();
+  member.is_finished = !token.finish_reason().empty() || (call.ended_choices >> choice & 1) != 0;
   return token;
 }
 
@@ -462,6 +476,11 @@ int SimCluster::calls_not_cancelled() const {
   std::lock_guard lock(mutex_);
   return static_cast<int>(std::count_if(calls_.begin(), calls_.end(),
                                         [](const auto& call) { return !call->is_cancelled; }));
+}
+
+int SimCluster::choices_ended() const {
+  std::lock_guard lock(mutex_);
+  return choices_ended_;
 }
 
 int64_t SimCluster::blocks_held() const {

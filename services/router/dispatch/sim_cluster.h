@@ -66,6 +66,7 @@ class SimCluster final : public StageClients {
 
   int worker_count() const { return static_cast<int>(workers_.size()); }
   int calls_opened() const;
+  int choices_ended() const;        // by the router, at the calls that they belong to
   int calls_not_cancelled() const;  // open, and nobody has cancelled them
   int64_t blocks_held() const;
   // The domains that came with each call which had some.
@@ -82,6 +83,7 @@ class SimCluster final : public StageClients {
   std::shared_ptr<StageCall> Decode(WorkerIndex worker, const v1::DecodeRequest& request,
                                     std::optional<TimePoint> deadline,
                                     StageHandlers<v1::DecodeEvent> handlers) override;
+  void EndChoice(WorkerIndex worker, const v1::EndChoiceRequest& request) override;
 
  private:
   struct Call;
@@ -117,7 +119,7 @@ class SimCluster final : public StageClients {
   std::vector<Worker> workers_;
   std::vector<std::shared_ptr<Call>> calls_;
   std::map<std::pair<std::string, uint32_t>, std::shared_ptr<Landing>> landings_;
-  int opened_ = 0;
+  int opened_ = 0, choices_ended_ = 0;
   std::vector<Told> told_;
   std::function<void()> on_open_;
 };
