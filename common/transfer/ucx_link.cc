@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <map>
 #include <memory>
+#include <mutex>
+#include <vector>
 
 #include "common/transfer/address.h"
 #include "common/transfer/frame_socket.h"
@@ -42,6 +44,15 @@ constexpr int kSocketEvery = 64;
 constexpr uint32_t kSocketEvents = EPOLLIN | EPOLLOUT | EPOLLRDHUP | static_cast<uint32_t>(EPOLLET);
 
 std::string_view HostOf(std::string_view address) { return address.substr(0, address.rfind(':')); }
+
+// Never destroyed, and still to be found, so that a leak checker knows that it is meant.
+template <typename T>
+void KeepForEver(std::unique_ptr<T> object) {
+  static std::mutex mutex;
+  static auto* kept = new std::vector<std::unique_ptr<T>>;
+  std::lock_guard lock(mutex);
+  kept->push_back(std::move(object));
+}
 
 // Every connection has a pipe: a pair of workers, one on either side, that serve nobody else.
 // Senders on one host share the receive queue of a worker, and one that stops or dies while it
@@ -144,9 +155,7 @@ UcxLink::~UcxLink() {
     usleep(200);
   }
   while (!limbo_.empty()) Abandon(limbo_.front());
-  if (abandoned_ > 0) {
-    context_.release();
-  }
+  if (abandoned_ > 0) KeepForEver(std::move(context_));
   context_.reset();
   if (wake_fd_ >= 0) close(wake_fd_);
   if (epoll_fd_ >= 0) close(epoll_fd_);
@@ -314,8 +323,9 @@ void UcxLink::ClosePipe(Pipes::iterator it) {
 
 void UcxLink::Abandon(std::unique_ptr<UcxWorker>& worker) {
   epoll_ctl(epoll_fd_, EPOLL_CTL_DEL, worker->event_fd(), nullptr);
-  // Never destroyed: rather some memory than the process.
-  if (worker.release() != nullptr) ++abandoned_;
+  // Rather some memory than the process.
+  KeepForEver(std::move(worker));
+  ++abandoned_;
   std::erase(limbo_, nullptr);
 }
 
