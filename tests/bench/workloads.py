@@ -40,23 +40,23 @@ def words(count):
 
 def chat():
     system = ids(64)
-    return Workload([Session('t0', [(system if turn == 0 else []) + ids(64) for turn in range(5)]) for _ in range(24)], 24)
+    return Workload([Session('t0', [(system if turn == 0 else []) + ids(64) for turn in range(5)]) for _ in range(16)], 24)
 
 
 def tenants():
-    public = words(512)
+    public = words(384)
     sessions = []
     for tenant in range(50):
         instructions = words(96)
-        sessions += [Session(f't{tenant}', [public + instructions + words(32)]) for _ in range(3)]
+        sessions += [Session(f't{tenant}', [public + instructions + words(32)]) for _ in range(2)]
     random.shuffle(sessions)
     return Workload(sessions, 16, tuple(public))
 
 
 def rag():
-    instructions, documents = ids(32), [ids(512) for _ in range(24)]
+    instructions, documents = ids(32), [ids(384) for _ in range(16)]
     by_rank = [1 / (rank + 1) for rank in range(len(documents))]
-    asked = random.choices(documents, by_rank, k=100)
+    asked = random.choices(documents, by_rank, k=64)
     return Workload([Session('t0', [instructions + document + ids(32)]) for document in asked], 16)
 
 
