@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <ctime>
 #include <memory>
 #include <random>
 #include <string>
@@ -47,9 +48,22 @@ double SecondsOf(const auto& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
+// Of all threads of this process: what other processes take does not count.
+double ProcessorSeconds() {
+  timespec time{};
+  clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
+
+double MedianOf(std::vector<double> some) {
+  const auto middle = some.begin() + static_cast<ptrdiff_t>(some.size() / 2);
+  std::nth_element(some.begin(), middle, some.end());
+  return *middle;
+}
+
 struct Decoded {
-  double step_s = 0;  // median
-  int64_t bytes = 0;  // of keys and values read by the last step
+  double step_s = 0, processor_s = 0;  // medians
+  int64_t bytes = 0;                   // of keys and values read by the last step
   std::vector<int32_t> ids;
 };
 
@@ -113,17 +127,19 @@ class Bench {
     Decoded decoded;
     std::vector<int32_t> last(tables.size());
     Run(batch, last, 0);
-    std::vector<double> seconds;
+    std::vector<double> seconds, processor_seconds;
     for (int step = 0; step < flags_.steps; ++step) {
       for (size_t i = 0; i < tables.size(); ++i) {
         batch[i].tokens = {&last[i], 1};
         batch[i].position = prefix + flags_.suffix + step;
       }
+      const double begin_s = ProcessorSeconds();
       seconds.push_back(SecondsOf([&] { decoded.bytes = Run(batch, last, step + 1); }));
+      processor_seconds.push_back(ProcessorSeconds() - begin_s);
       decoded.ids.insert(decoded.ids.end(), last.begin(), last.end());
     }
-    std::nth_element(seconds.begin(), seconds.begin() + flags_.steps / 2, seconds.end());
-    decoded.step_s = seconds[static_cast<size_t>(flags_.steps / 2)];
+    decoded.step_s = MedianOf(std::move(seconds));
+    decoded.processor_s = MedianOf(std::move(processor_seconds));
     return decoded;
   }
 
@@ -166,10 +182,11 @@ void PrintRow(int sequences, int prefix, const Decoded& alone, const Decoded& co
     const int64_t more = std::max<int64_t>(0, what.bytes - alone.bytes);
     return alone.step_s + static_cast<double>(more) / bytes_per_s;
   };
-  fmt::print("| {} | {} | {:.1f} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.2f} |\n", sequences,
-             prefix, static_cast<double>(copies.bytes) / 1e6,
+  fmt::print("| {} | {} | {:.1f} | {:.1f} | {:.1f} | {:.1f} | {:.2f} | {:.2f} | {:.2f} |\n",
+             sequences, prefix, static_cast<double>(copies.bytes) / 1e6,
              static_cast<double>(shared.bytes) / 1e6, sequences / copies.step_s, rate,
-             copies.step_s / shared.step_s, modelled(copies) / modelled(shared));
+             copies.step_s / shared.step_s, copies.processor_s / shared.processor_s,
+             modelled(copies) / modelled(shared));
   std::fflush(stdout);
 }
 
@@ -196,7 +213,9 @@ absl::Status Run(const Flags& flags) {
              flags.steps, speed);
   fmt::print(
       "| sequences | prefix | MB a step, copies | MB, shared | tok/s, copies | tok/s, shared "
-      "| ratio | by traffic |\n| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+      "| ratio | of processor time | by traffic |\n| ---: | ---: | ---: | ---: | ---: | ---: | "
+      "---: "
+      "| ---: | ---: |\n");
   for (const int sequences : flags.sequences) {
     const Decoded alone = bench.Decode(sequences, 0, false);
     for (const int prefix : flags.prefixes) {
