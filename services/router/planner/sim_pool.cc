@@ -1,7 +1,5 @@
 #include "services/router/planner/sim_pool.h"
 
-#include <algorithm>
-
 namespace trivium::router {
 namespace {
 
@@ -63,12 +61,6 @@ void SimPool::Store(std::span<const kv::CutKey> keys) {
   }
   next_event_ += static_cast<uint64_t>(events.events_size());
   TRIVIUM_CHECK(index_.Apply(worker_, events), "events in order are refused");
-}
-
-int32_t BoundlessPool::Use(std::span<const kv::CutKey> keys) const {
-  const auto end = std::find_if(keys.begin(), keys.end(),
-                                [&](const kv::CutKey& key) { return !held_.contains(key); });
-  return static_cast<int32_t>(end - keys.begin());
 }
 
 }  // namespace trivium::router

@@ -2,6 +2,7 @@
 // events as a real one tells. Thread-safety: none.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <list>
 #include <span>
@@ -44,11 +45,15 @@ class SimPool {
 // One that forgets nothing: what any policy could reach at most.
 class BoundlessPool {
  public:
-  int32_t Use(std::span<const kv::CutKey> keys) const;
-  void Store(std::span<const kv::CutKey> keys) { held_.insert(keys.begin(), keys.end()); }
+  // How many leading blocks are held: no two requests have more in common than their prefix.
+  int32_t Use(const SimRequest& request, int32_t block_tokens) const {
+    if (!held_.contains(request.prefix)) return 0;
+    return std::min(request.prefix_tokens, request.prompt_tokens - 1) / block_tokens;
+  }
+  void Store(const SimRequest& request) { held_.insert(request.prefix); }
 
  private:
-  std::unordered_set<kv::CutKey, CutKeyHash> held_;
+  std::unordered_set<uint64_t> held_;
 };
 
 }  // namespace trivium::router

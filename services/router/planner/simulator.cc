@@ -205,7 +205,7 @@ class Simulation {
     const int32_t cached = pools_[run.placement.prefill].Use(run.keys) * kBlockTokens;
     report_.prompt_tokens += of.prompt_tokens;
     report_.cached_tokens += cached;
-    report_.cached_tokens_bound += boundless_.Use(run.keys) * kBlockTokens;
+    report_.cached_tokens_bound += boundless_.Use(of, kBlockTokens) * kBlockTokens;
     run.compute_s = SecondsOf(options_.prefill, of.prompt_tokens - cached);
     Push(now_s_ + run.compute_s, Event::Kind::kPrefilled, request);
   }
@@ -218,7 +218,7 @@ class Simulation {
     worker.window_busy_s += run.compute_s;
     (of.is_hot ? hot_ : other_).push_back(now_s_ - of.arrival_s);
     pools_[run.placement.prefill].Store(run.keys);
-    boundless_.Store(run.keys);
+    boundless_.Store(of);
     ledger_.FirstToken(request);
     ledger_.PrefillEnded(request);
     worker.queue.pop_front();

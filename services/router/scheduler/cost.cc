@@ -56,6 +56,7 @@ void LoadWhatPays(const Held& held, int32_t most, int64_t token_bytes, Rest rest
     estimate->*rest = rest_s(tokens);
   };
   take(hot, 0);
+  if (disk == hot) return;
   const double from_memory_s = bytes(memory - hot) / kMemoryBytesPerS;
   const double from_disk_s = from_memory_s + bytes(disk - memory) / kDiskBytesPerS;
   for (const auto& [tokens, load_s] :

@@ -10,6 +10,8 @@ namespace {
 // can do, so the best one counts, for a while.
 constexpr double kTransferFade = 0.98;
 constexpr int64_t kTransferBytesMin = 256 << 10;
+// A worker's latest prompts, which are what it has done lately.
+constexpr double kRecentPrompts = 64;
 
 }  // namespace
 
@@ -31,6 +33,9 @@ void Ledger::Charge(uint64_t ticket, const Placement& placement, const RequestSh
     prefill.own_requests += 1;
     prefill.own_blocks += entry.prefill_blocks;
     prefill.own_prompt_tokens += entry.prompt_tokens;
+    const double fade = 1 - 1 / (kRecentPrompts * static_cast<double>(cluster_.workers.size()));
+    for (WorkerView& worker : cluster_.workers) worker.own_recent_tokens *= fade;
+    prefill.own_recent_tokens += entry.prompt_tokens;
   }
   const bool is_new = entries_.emplace(ticket, entry).second;
   TRIVIUM_CHECK(is_new, "request {} is charged twice", ticket);

@@ -94,6 +94,7 @@ struct Cost {
   double total_s = 0;
   int64_t backlog = 0;
   int32_t requests = 0;
+  double recent = 0;  // so that those who idle take turns by what they have done
   auto operator<=>(const Cost&) const = default;
 };
 Cost CostOf(const WorkerView& worker, WorkerIndex index, const RequestShape& shape,
@@ -103,6 +104,7 @@ Cost CostOf(const WorkerView& worker, WorkerIndex index, const RequestShape& sha
   if (policy != Policy::kRoundRobin) {
     cost.backlog = worker.role == Role::kPrefill ? Backlog(worker) : 0;
     cost.requests = Requests(worker);
+    cost.recent = worker.own_recent_tokens;
   }
   if (worker.role == Role::kPrefill) return cost;
   cost.is_elsewhere = index != shape.decode_before;
@@ -119,15 +121,20 @@ struct Offer {
 // The workers of one role that have room, and the cheapest of them, the `turn`-th of equals.
 class Offers {
  public:
-  void Add(Offer offer) {
-    if (best_.empty() || offer.cost < all_[best_.front()].cost) best_.clear();
-    if (best_.empty() || offer.cost == all_[best_.front()].cost) best_.push_back(all_.size());
-    all_.push_back(std::move(offer));
+  // `is_shown`: it may be asked for by Show.
+  void Add(const Offer& offer, bool is_shown) {
+    ++size_;
+    if (is_shown) all_.push_back(offer);
+    const auto order =
+        best_.empty() ? std::partial_ordering::less : offer.cost <=> best_.front().cost;
+    if (order > 0) return;
+    if (order < 0) best_.clear();
+    best_.push_back(offer);
   }
-  bool empty() const { return all_.empty(); }
-  int32_t size() const { return static_cast<int32_t>(all_.size()); }
-  const Cost& cost() const { return all_[best_.front()].cost; }
-  const Offer& Pick(uint64_t turn) const { return all_[best_[turn % best_.size()]]; }
+  bool empty() const { return size_ == 0; }
+  int32_t size() const { return size_; }
+  const Cost& cost() const { return best_.front().cost; }
+  const Offer& Pick(uint64_t turn) const { return best_[turn % best_.size()]; }
 
   std::vector<Candidate> Show(const Offer& picked) const {
     const auto candidate = [](const Offer& offer) {
@@ -135,7 +142,7 @@ class Offers {
     };
     std::vector<const Offer*> others;
     for (const Offer& offer : all_) {
-      if (&offer != &picked) others.push_back(&offer);
+      if (offer.worker != picked.worker) others.push_back(&offer);
     }
     const size_t shown = std::min(others.size(), Decision::kShownMax - 1);
     std::partial_sort(others.begin(), others.begin() + static_cast<ptrdiff_t>(shown), others.end(),
@@ -148,8 +155,9 @@ class Offers {
   }
 
  private:
-  std::vector<Offer> all_;
-  std::vector<size_t> best_;  // equals
+  std::vector<Offer> all_;   // those to be shown
+  std::vector<Offer> best_;  // equals
+  int32_t size_ = 0;
 };
 
 // Prompt rows that a decode worker takes among its own at once: more would hold up those it serves.
@@ -169,9 +177,11 @@ struct Pairing {
 };
 using Pairings = std::vector<std::pair<PairKey, Pairing>>;
 
-Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape) {
+Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape, bool is_shown) {
   const Speeds speeds = FastestOf(cluster);
   Pairings pairings;
+  Pairing* at = nullptr;
+  const WorkerView* like = nullptr;  // whose pairing that is: often it is the next one's too
   auto held = shape.held.begin();
   for (WorkerIndex i = 0; i < cluster.workers.size(); ++i) {
     while (held != shape.held.end() && held->worker < i) ++held;
@@ -179,16 +189,21 @@ Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape) {
     const Held here = holds ? *held : Held{.worker = i};
     const WorkerView& worker = cluster.workers[i];
     if (worker.condition != WorkerCondition::kReady || !CouldHold(worker, shape)) continue;
-    Pairing& pairing = EntryOf(KeyOf(worker), &pairings);
+    if (like == nullptr || worker.wire_format != like->wire_format ||
+        worker.numerics_class != like->numerics_class) {
+      at = &EntryOf(KeyOf(worker), &pairings);
+      like = &worker;
+    }
+    Pairing& pairing = *at;
     const bool is_prefill = worker.role == Role::kPrefill;
     (is_prefill ? pairing.could_hold_prefill : pairing.could_hold_decode) = true;
     if (!FitsNow(worker, shape, here)) continue;
     const Estimate estimate = EstimateFor(worker, shape, here, speeds, cluster.kv_bytes_per_token);
     (is_prefill ? pairing.prefill : pairing.decode)
-        .Add({i, CostOf(worker, i, shape, estimate, cluster.policy), estimate});
+        .Add({i, CostOf(worker, i, shape, estimate, cluster.policy), estimate}, is_shown);
     if (is_prefill || !MayPrefill(worker, shape, here)) continue;
     const Estimate local = EstimateLocal(worker, shape, here, speeds);
-    pairing.local.Add({i, CostOf(worker, i, shape, local, cluster.policy), local});
+    pairing.local.Add({i, CostOf(worker, i, shape, local, cluster.policy), local}, is_shown);
   }
   return pairings;
 }
@@ -294,19 +309,22 @@ absl::Status CheckStages(const ClusterSnapshot& cluster) {
 
 absl::Status CheckFits(const ClusterSnapshot& cluster, const RequestShape& shape) {
   for (const Role role : {Role::kPrefill, Role::kDecode}) {
+    const bool fits = std::ranges::any_of(cluster.workers, [&](const WorkerView& worker) {
+      return worker.role == role && worker.condition != WorkerCondition::kRefused &&
+             (worker.blocks_total == 0 || CouldEverHold(worker, shape));
+    });
+    if (fits) continue;
     int64_t most_tokens = -1;
     int32_t most_places = 0;
-    bool may_fit = false, has_places = false;
+    bool has_places = false;
     for (const WorkerView& worker : cluster.workers) {
       if (worker.role != role || worker.condition == WorkerCondition::kRefused) continue;
-      const bool is_unknown = worker.blocks_total == 0;
-      may_fit |= is_unknown || CouldEverHold(worker, shape);
-      has_places |= is_unknown || HasPlaces(worker, shape);
+      has_places |= HasPlaces(worker, shape);
       most_places = std::max(most_places, worker.requests_max);
       most_tokens =
           std::max(most_tokens, int64_t{worker.blocks_total} * std::max(1, worker.block_tokens));
     }
-    if (may_fit || most_tokens < 0) continue;
+    if (most_tokens < 0) continue;
     if (!has_places) {
       return InvalidArgument("{} choices are more than any {} worker serves at once: {}",
                              shape.choices, RoleName(role), most_places);
@@ -324,8 +342,7 @@ absl::Status CheckFits(const ClusterSnapshot& cluster, const RequestShape& shape
 absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape,
                                  Decision* why) {
   RETURN_IF_ERROR(CheckFits(cluster, shape));
-  RETURN_IF_ERROR(CheckStages(cluster));
-  const Pairings pairings = Collect(cluster, shape);
+  const Pairings pairings = Collect(cluster, shape, why != nullptr);
   bool could_hold = false;
   const std::pair<PairKey, Pairing>* best = nullptr;
   const auto cost = [](const auto& one) {
@@ -337,6 +354,7 @@ absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestSh
     if (best == nullptr || cost(one) < cost(*best)) best = &one;
   }
   if (best == nullptr) {
+    RETURN_IF_ERROR(CheckStages(cluster));
     if (could_hold) return ResourceExhausted("no pair of workers has room now");
     return FailedPrecondition("only a worker that is away now could hold the request");
   }

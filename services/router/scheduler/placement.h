@@ -67,6 +67,7 @@ struct WorkerView {
   int64_t own_blocks = 0;         // held or about to be held by them
   int64_t own_blocks_unseen = 0;  // of these, not yet in blocks_free
   int64_t own_prompt_tokens = 0;  // sent to be computed, and not answered by a first token
+  double own_recent_tokens = 0;   // sent to be computed, the older the less
 };
 
 // kLeastLoaded: fewest prompt tokens waiting, then fewest requests. kRoundRobin: the `turn`-th of
@@ -130,7 +131,8 @@ bool IsFast(const std::string& numerics_class);
 
 struct Decision;  // decision.h
 // Blame and a retry's former decode worker come first, then what the policy goes by: the predicted
-// cost (cost.h) and the load, or the load; the `turn`-th of equals. A decode worker that holds all
+// cost (cost.h) and the load, or the load; of equals whoever has computed least lately, then the
+// `turn`-th. A decode worker that holds all
 // but a little of the prompt is left to compute that by itself where this costs less than the
 // cheapest pair. `why`, if given, is filled where a placement is found.
 absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape,
