@@ -126,7 +126,7 @@ FairQueue::Verdict FairQueue::Try(uint64_t ticket, const Attempt& attempt) {
     case Verdict::kNoRoom:
       ++refusals_;
       tenant.is_stuck = true;
-      if (!head_.has_value()) head_ = Head{ticket, id, options_.patience, {}, 0};
+      if (!head_.has_value()) head_ = Head{ticket, id, options_.patience, {}};
       break;
     case Verdict::kPassedOver:
       if (head_.has_value() && head_->ticket == ticket) head_.reset();
@@ -158,22 +158,25 @@ bool FairQueue::MustWait(const Place& place, TimePoint now) {
   const double limit = tenants_.at(head_->tenant).counter + options_.lead_tokens;
   if (refusals_ < kRefusalsMax && place.counter <= limit) return false;
   if (!head_->waited_for_since.has_value()) head_->waited_for_since = now;
-  head_->waiting_counter = place.counter;
   return true;
 }
 
-// The tenants that found no room in the pass before go behind the first that had to wait.
+// The tenants that found no room in the pass before go behind all others.
 void FairQueue::LosePatience(TimePoint now) {
   if (!head_.has_value() || !head_->waited_for_since.has_value()) return;
   if (now - *head_->waited_for_since < head_->patience) return;
-  const double counter = head_->waiting_counter;
   std::vector<uint64_t> stuck;
+  double highest = 0;
   for (const Place& place : order_) {
-    if (place.counter > counter || stuck.size() == kRefusalsMax) break;
     const Tenant& tenant = tenants_.at(place.tenant);
-    if (tenant.pass == pass_ && tenant.is_stuck) stuck.push_back(place.tenant);
+    const bool is_stuck = tenant.pass == pass_ && tenant.is_stuck;
+    if (is_stuck) stuck.push_back(place.tenant);
+    if (!is_stuck) highest = place.counter;
   }
-  for (const uint64_t id : stuck) SetCounter(id, tenants_.at(id), counter);
+  for (const uint64_t id : stuck) {
+    Tenant& tenant = tenants_.at(id);
+    SetCounter(id, tenant, std::max(tenant.counter, highest + options_.lead_tokens));
+  }
   if (head_->patience < options_.patience * (1 << kPatienceDoublingsMax)) head_->patience *= 2;
   head_->waited_for_since.reset();
 }

@@ -16,8 +16,9 @@
 // Who finds no room becomes the head: it is tried first from then on, nobody of its own tenant
 // overtakes it, and others only as long as their counters are less than `lead_tokens` beyond its
 // tenant's. After that all wait for it, but no longer than `patience`, twice that the next time,
-// and so on: then its tenant's counter is raised to theirs, and they may go on. So room that comes
-// free is kept for it longer and longer, and one that can never have any holds up nobody for ever.
+// and so on: then its tenant's counter is raised to `lead_tokens` beyond theirs, and they may go
+// on. So room that comes free is kept for it longer and longer, and one that can never have any
+// holds up nobody for ever.
 //
 // Bounds: the counters of tenants without entries are kept as long as they are beyond those
 // served, at most kIdleTenantsMax of them. Counters are moved back together before they lose
@@ -126,7 +127,6 @@ class FairQueue {
     uint64_t ticket = 0, tenant = 0;
     Duration patience{};
     std::optional<TimePoint> waited_for_since;  // by others
-    double waiting_counter = 0;                 // of the first of these
   };
 
   Rank RankOf(const Entry& entry) const;

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cmath>
 #include <map>
+#include <numeric>
 #include <random>
 #include <vector>
 
@@ -133,6 +134,164 @@ TEST(FairQueueTest, WhoComesBackStandsInFrontAndIsNotChargedAgain) {
   queue.Add({.ticket = 5, .share = {.tenant = 2}, .comes_back = true});
   queue.Add({.ticket = 1, .share = {.tenant = 1}, .priority = -100, .comes_back = true});
   EXPECT_THAT(TakeSome(queue, 9, [](uint64_t) { return 1000; }), ElementsAre(1, 5, 2, 6, 3, 7, 4));
+}
+
+// Room for `free` units; each request needs one, ticket 1 needs ten.
+struct Room {
+  int free = 0;
+  std::vector<uint64_t> taken{};
+  FairQueue::Attempt Attempt(int64_t tokens = 100) {
+    return [this, tokens](uint64_t ticket) -> Outcome {
+      const int needed = ticket == 1 ? 10 : 1;
+      if (needed > free) return {Verdict::kNoRoom};
+      free -= needed;
+      taken.push_back(ticket);
+      return {Verdict::kTaken, tokens};
+    };
+  }
+};
+
+TEST(FairQueueTest, ALargeOneIsNotStarvedAndOthersAreLetByWithinBounds) {
+  FairQueue queue({.lead_tokens = 1000, .patience = seconds(1)});
+  queue.Add({.ticket = 1, .share = {.tenant = 1}});
+  queue.Add({.ticket = 2, .share = {.tenant = 1}});
+  for (uint64_t ticket = 100; ticket < 200; ++ticket) {
+    queue.Add({.ticket = ticket, .share = {.tenant = 2}});
+  }
+  Room room;
+  const auto serve = [&](Duration at) {  // with one more unit free each time
+    ++room.free;
+    room.taken.clear();
+    queue.Serve(At(at), room.Attempt());
+    return room.taken;
+  };
+  // The other tenant, up to a thousand tokens ahead; nobody of its own.
+  for (uint64_t i = 0; i < 11; ++i) EXPECT_THAT(serve(seconds(0)), ElementsAre(100 + i));
+  // From then on the room that comes free is kept for it.
+  for (int i = 0; i < 9; ++i) EXPECT_THAT(serve(milliseconds(10 * i)), ElementsAre());
+  const std::vector<uint64_t> taken = serve(milliseconds(100));
+  EXPECT_EQ(taken.at(0), 1u);
+  EXPECT_FALSE(std::ranges::count(taken, 2u)) << "all room is taken";
+  // Behind by a thousand tokens, its tenant goes on.
+  EXPECT_THAT(serve(milliseconds(110)), ElementsAre(2));
+}
+
+// Nobody can say whether there will ever be room for it.
+TEST(FairQueueTest, OneThatNeverFindsRoomHoldsUpOthersOnlyNowAndThen) {
+  FairQueue queue({.lead_tokens = 1000, .patience = seconds(1)});
+  for (uint64_t tenant = 0; tenant < 6; ++tenant) {  // more of them than one pass tries
+    queue.Add({.ticket = tenant + 1, .share = {.tenant = tenant}});
+  }
+  uint64_t next = 100;
+  std::vector<int> taken_in(64);
+  Duration now{0};
+  for (size_t second = 0; second < taken_in.size(); ++second) {
+    for (int i = 0; i < 100; ++i, now += milliseconds(10)) {
+      while (queue.size() < 20) queue.Add({.ticket = ++next, .share = {.tenant = 9}});
+      queue.Serve(At(now), [&](uint64_t ticket) -> Outcome {
+        if (ticket <= 6) return {Verdict::kNoRoom};
+        ++taken_in[second];
+        return {Verdict::kTaken, 100};
+      });
+    }
+  }
+  EXPECT_GT(std::accumulate(taken_in.begin(), taken_in.end(), 0), 30);
+  // Held up for longer and longer, so that room can gather.
+  const auto pause = [&](size_t from) {
+    return std::find_if(taken_in.begin() + static_cast<ptrdiff_t>(from), taken_in.end(),
+                        [](int taken) { return taken > 0; }) -
+           taken_in.begin();
+  };
+  EXPECT_LT(pause(3), 10);
+  EXPECT_LT(pause(32), 64);
+}
+
+// What tenant A's requests find in the cache changes what they cost, and nothing for B: not the
+// order among its own, and not how much is computed for A before each of them.
+TEST(FairQueueTest, AnotherTenantsHitsAreNotFelt) {
+  constexpr int64_t kMost = 1000;
+  const auto replay = [](bool has_cache) {
+    FairQueue queue;
+    std::mt19937_64 random(11);
+    for (uint64_t ticket = 1; ticket <= 2000; ++ticket) {
+      const bool is_a = ticket > 100;
+      const double b_rate = static_cast<double>(random() % 100) / 100;
+      queue.Add({.ticket = ticket,
+                 .share = {.tenant = is_a ? 1u : 2u},
+                 .hit_rate = is_a ? (has_cache ? 0.9 : 0) : b_rate,
+                 .arrived = At(milliseconds(10) * (ticket % 100))});
+    }
+    std::vector<std::pair<uint64_t, int64_t>> of_b;  // and what was computed for A before it
+    int64_t for_a = 0;
+    TakeSome(queue, 1200, [&](uint64_t ticket) -> int64_t {
+      const bool is_a = ticket > 100;
+      const int64_t tokens = is_a && has_cache ? kMost / 10 : kMost;
+      if (is_a) for_a += tokens;
+      if (!is_a) of_b.emplace_back(ticket, for_a);
+      return tokens;
+    });
+    return of_b;
+  };
+  const auto with = replay(true), without = replay(false);
+  ASSERT_EQ(with.size(), 100u);
+  ASSERT_EQ(without.size(), 100u);
+  for (size_t i = 0; i < with.size(); ++i) {
+    EXPECT_EQ(with[i].first, without[i].first);
+    EXPECT_LE(std::abs(with[i].second - without[i].second), kMost);
+  }
+}
+
+TEST(FairQueueTest, AFloodFillsItsOwnShareOfTheQueue) {
+  FairQueue queue;
+  constexpr size_t kMost = 100;
+  uint64_t next = 0;
+  std::map<uint64_t, uint64_t> tenant_of;
+  const auto add = [&](uint64_t tenant, double weight) {
+    tenant_of[++next] = tenant;
+    queue.Add({.ticket = next, .share = {.tenant = tenant, .weight = weight}});
+    if (queue.size() <= kMost) return;
+    const uint64_t last = *queue.LastOfLargest();
+    tenant_of.erase(last);
+    queue.Remove(last);
+  };
+  const auto count = [&](uint64_t tenant) {
+    return std::ranges::count_if(tenant_of, [&](auto& one) { return one.second == tenant; });
+  };
+  for (int i = 0; i < 1000; ++i) add(1, 1);
+  EXPECT_EQ(count(1), 100);
+  for (int i = 0; i < 20; ++i) add(2, 1);
+  EXPECT_EQ(count(2), 20) << "who asks for less than its share is not refused";
+  for (int i = 0; i < 1000; ++i) add(3, 3);
+  for (int i = 0; i < 1000; ++i) add(1, 1);
+  EXPECT_EQ(count(2), 20);
+  EXPECT_NEAR(count(1), 20, 1);
+  EXPECT_NEAR(count(3), 60, 1);
+}
+
+TEST(FairQueueTest, IdleTenantsAreForgottenAndCountersStayExact) {
+  FairQueue queue;
+  queue.Add({.ticket = 1, .share = {.tenant = 1}});
+  for (uint64_t tenant = 2; tenant < 10000; ++tenant) {
+    queue.Add({.ticket = tenant, .share = {.tenant = tenant, .weight = 0.01}});
+    queue.Serve(At(seconds(0)), [](uint64_t ticket) -> Outcome {
+      return {ticket == 1 ? Verdict::kPassedOver : Verdict::kTaken, 1000};
+    });
+    ASSERT_LE(queue.tenants(), FairQueue::kIdleTenantsMax + 1);
+  }
+  EXPECT_GT(queue.tenants(), 1000u);
+  queue.Remove(1);
+  EXPECT_EQ(queue.tenants(), 0u);
+  // A backlog that never ends, of virtual tokens by the trillion.
+  std::map<uint64_t, int> taken;
+  for (uint64_t ticket = 1; ticket <= 400; ++ticket) {
+    queue.Add({.ticket = ticket, .share = {.tenant = ticket % 2, .weight = 0.01}});
+  }
+  TakeSome(queue, 300, [&](uint64_t ticket) {
+    ++taken[ticket % 2];
+    return int64_t{1} << 32;
+  });
+  EXPECT_EQ(taken[0], 150);
+  EXPECT_EQ(taken[1], 150);
 }
 
 // Against the definition, over random histories without anybody who finds no room.
