@@ -5,6 +5,7 @@
 #include <deque>
 #include <functional>
 #include <queue>
+#include <set>
 #include <tuple>
 #include <utility>
 
@@ -65,7 +66,7 @@ class Simulation {
         trace_(trace),
         cluster_(MakeCluster(options)),
         ledger_(&cluster_),
-        queue_({.requests_max = 1 << 30}),
+        queue_(options.queue),
         index_({.workers = cluster_.workers.size()}),
         runs_(trace.size()),
         prefill_(static_cast<size_t>(options.prefill_workers)),
@@ -140,7 +141,13 @@ class Simulation {
     shape.needs_prefill_worker = true;  // its decode workers have no cost for prompts
     shape.turn = request;
     shape.held = HeldOf(request);
-    queue_.Add({request, shape, At(now_s_)}, At(now_s_));
+    queue_.Add({.ticket = request,
+                .shape = shape,
+                .waiting_since = At(now_s_),
+                .share = of.share,
+                .priority = of.priority},
+               At(now_s_));
+    WaitingLike(request).insert(request);
     if (request + 1 < trace_.size()) {
       Push(trace_[request + 1].arrival_s, Event::Kind::kArrival, request + 1);
     }
@@ -150,8 +157,7 @@ class Simulation {
     if (now_s_ < expire_s_) return;
     expire_s_ = now_s_ + 1;
     for (const AdmissionQueue::Expired& expired : queue_.Expire(At(now_s_), cluster_)) {
-      runs_[expired.ticket] = {};
-      ++report_.refused;
+      Refuse(expired.ticket);
     }
     index_.Tick(At(now_s_));
   }
@@ -167,6 +173,30 @@ class Simulation {
   void Pump() {
     Expire();
     queue_.Pump(cluster_, At(now_s_), actions_);
+    while (const auto expired = queue_.EnforceBound()) Refuse(expired->ticket);
+  }
+
+  std::set<uint64_t>& WaitingLike(uint64_t request) {
+    return waiting_[{trace_[request].share.tenant, trace_[request].priority}];
+  }
+
+  void Refuse(uint64_t request) {
+    runs_[request] = {};
+    ++report_.refused;
+    ++report_.tenants[trace_[request].share.tenant].refused;
+    WaitingLike(request).erase(request);
+  }
+
+  void Account(uint64_t request, int32_t tokens) {
+    SimReport::OfTenant& tenant = report_.tenants[trace_[request].share.tenant];
+    const double arrival_s = trace_[request].arrival_s;
+    if (now_s_ <= trace_.back().arrival_s) tenant.computed_tokens += tokens;
+    tenant.wait_most_s = std::max(tenant.wait_most_s, now_s_ - arrival_s);
+    std::set<uint64_t>& waiting = WaitingLike(request);
+    waiting.erase(request);
+    if (waiting.empty()) return;
+    tenant.overtaken_by_most_s =
+        std::max(tenant.overtaken_by_most_s, arrival_s - trace_[*waiting.begin()].arrival_s);
   }
 
   AdmissionQueue::Actions MakeActions() {
@@ -174,7 +204,7 @@ class Simulation {
         .look_up = [this](uint64_t request) { return HeldOf(request); },
         .place = [this](uint64_t request, const RequestShape& shape,
                         const Decision& decision) { Place(request, shape, decision.placement); },
-        .refuse = [this](uint64_t, const absl::Status&) { ++report_.refused; },
+        .refuse = [this](uint64_t request, const absl::Status&) { Refuse(request); },
         .explains = false};
   }
 
@@ -182,6 +212,7 @@ class Simulation {
     Run& run = runs_[request];
     run.placement = placement;
     run.placed_s = now_s_;
+    Account(request, TokensToCompute(shape, placement.prefill));
     ledger_.Charge(request, placement, shape);
     ledger_.Reserved(request);
     WorkerView& decode = cluster_.workers[placement.decode];
@@ -309,6 +340,8 @@ class Simulation {
   std::vector<DecodeWorker> decode_;
   std::deque<SimPool> pools_;
   BoundlessPool boundless_;
+  // Requests in the queue, by tenant and priority.
+  std::map<std::pair<uint64_t, int32_t>, std::set<uint64_t>> waiting_;
   std::priority_queue<Event, std::vector<Event>, std::greater<>> events_;
   uint64_t sequence_ = 0;
   double now_s_ = 0, window_end_s_ = 0, expire_s_ = 0;

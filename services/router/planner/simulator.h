@@ -9,10 +9,12 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <span>
 #include <vector>
 
 #include "services/router/planner/trace.h"
+#include "services/router/scheduler/admission_queue.h"
 #include "services/router/scheduler/placement.h"
 
 namespace trivium::router {
@@ -27,6 +29,7 @@ struct SimClusterOptions {
   double transfer_bytes_per_s = 1e9;
   int64_t kv_bytes_per_token = 23040;
   Policy policy = Policy::kPredictedCost;
+  AdmissionQueue::Options queue{.requests_max = 1 << 30};
 };
 
 struct SimReport {
@@ -40,6 +43,14 @@ struct SimReport {
   int64_t refused = 0;              // for want of room within the queue's timeout
   double end_s = 0;
   std::vector<double> prefill_busy_s;  // by worker
+  // Of a tenant, and among its own of equal priority by how much later one that was placed had
+  // arrived than one that still waited.
+  struct OfTenant {
+    int64_t computed_tokens = 0;  // of those placed before the last arrival
+    int64_t refused = 0;
+    double wait_most_s = 0, overtaken_by_most_s = 0;
+  };
+  std::map<uint64_t, OfTenant> tenants;
   // Of the prompts' time, the largest of any window of kWindow_s to the mean of its workers.
   double prefill_most_to_mean = 0;
   static constexpr double kWindow_s = 60;

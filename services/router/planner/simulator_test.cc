@@ -89,5 +89,49 @@ TEST(SimulatorTest, AHotPrefixNeitherStarvesOthersNorPilesUp) {
   EXPECT_LT(report.prefill_most_to_mean, 1.25);
 }
 
+// Where workers idle, too: a holder's bargain is not worth that others do nothing.
+TEST(SimulatorTest, WorkIsSpreadWhetherThereIsMuchOfItOrLittle) {
+  SimClusterOptions options;
+  options.prefill_workers = options.decode_workers = 32;
+  for (const double rate : {40, 60, 83}) {
+    const SimReport report =
+        Simulate(options, MakeTrace({.requests = 20000, .requests_per_s = rate}));
+    EXPECT_LT(BusyShare(report), 0.65);
+    EXPECT_LT(report.prefill_most_to_mean, 1.25) << rate << " requests a second";
+  }
+}
+
+// Two tenants send the same, each more than there is room for.
+TEST(SimulatorTest, TenantsGetTokensByWeightWhoeverAsksForMore) {
+  const auto shares = [](double weight) {
+    const SimReport report =
+        Simulate({}, MakeTrace({.requests = 6000,
+                                .requests_per_s = 80,
+                                .hot_share = 0.1,
+                                .tenants = {{.tenant = 1}, {.tenant = 2, .weight = weight}}}));
+    const SimReport::OfTenant &one = report.tenants.at(1), &two = report.tenants.at(2);
+    EXPECT_GT(one.refused, 100);
+    EXPECT_GT(two.refused, 100);
+    return static_cast<double>(two.computed_tokens) / static_cast<double>(one.computed_tokens);
+  };
+  EXPECT_NEAR(shares(1), 1, 0.03);
+  EXPECT_NEAR(shares(3), 3, 0.12);
+}
+
+// The bound of ageing: a request is overtaken, by its own tenant, only by those that came less than
+// an age after it. Here more arrives than can be served, most of it behind a hot prefix.
+TEST(SimulatorTest, AHotPrefixOvertakesNobodyForLongerThanTheAge) {
+  SimClusterOptions options;
+  const auto overtaken_by_s = [&](Duration age) {
+    options.queue.order.age = age;
+    return Simulate(options, MakeTrace({.requests = 5000, .requests_per_s = 60, .hot_share = 0.8}))
+        .tenants.at(0)
+        .overtaken_by_most_s;
+  };
+  EXPECT_LT(overtaken_by_s(std::chrono::seconds(2)), 2);
+  EXPECT_GT(overtaken_by_s(std::chrono::seconds(2)), 1);
+  EXPECT_GT(overtaken_by_s(scheduling::FairQueue::kNoAging), 20);
+}
+
 }  // namespace
 }  // namespace trivium::router

@@ -40,6 +40,9 @@ std::vector<SimRequest> MakeTrace(const TraceOptions& options) {
     request.prefix_tokens = Between(of_prefix, 256, 1024);
     request.prompt_tokens = request.prefix_tokens + Between(random, 16, 128);
     request.output_tokens = Between(random, 16, 128);
+    if (options.tenants.size() == 1) continue;
+    request.share = options.tenants[random() % options.tenants.size()];
+    if (!request.is_hot) request.prefix += (request.share.tenant + 1) << 48;
   }
   return trace;
 }

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/scheduling/fair_queue.h"
+
 namespace trivium::router {
 
 struct SimRequest {
@@ -13,6 +15,8 @@ struct SimRequest {
   int32_t prompt_tokens = 0;
   int32_t output_tokens = 0;
   bool is_hot = false;  // of the one prefix that everybody asks for
+  scheduling::TenantShare share{};
+  int32_t priority = 0;
 };
 
 struct TraceOptions {
@@ -22,6 +26,8 @@ struct TraceOptions {
   int64_t prefixes = 1000;   // of the others, by Zipf's law
   double cold_share = 0.25;  // of the others, whose prompt nobody has sent before
   uint64_t seed = 1;
+  // Each sends as much as the others. The hot prefix is all tenants', any other is one tenant's.
+  std::vector<scheduling::TenantShare> tenants{{}};
 };
 
 // Arrivals as a Poisson process; prefixes of 256 to 1,024 tokens, 16 to 128 behind them, answers of
