@@ -151,7 +151,9 @@ TEST_F(RequestRunTest, SilenceOfEitherStageMovesTheRequest) {
     ExpectRight(fixture, client);
     const v1::Done done = *client.sink->Get().done;
     EXPECT_EQ(done.served_by().attempts(), 2);
-    EXPECT_EQ(done.served_by().prefill_worker() == "prefill-1", is_decode);
+    // Nobody holds the prompt here, so a lost decode worker leaves either prefill worker to be
+    // taken.
+    EXPECT_TRUE(is_decode || done.served_by().prefill_worker() != "prefill-1");
     EXPECT_EQ(done.served_by().decode_worker() == "decode-3", !is_decode);
     // It wakes up and goes on with the attempt that nobody waits for any more.
     fixture.cluster.SetStopped(silent, false);
