@@ -68,7 +68,7 @@ function(trivium_test)
     set(A_TIMEOUT 300)
   endif()
   set_tests_properties(${A_NAME} PROPERTIES TIMEOUT ${A_TIMEOUT} LABELS "${A_LABELS}"
-    ENVIRONMENT "UCX_MEM_EVENTS=n;TSAN_OPTIONS=suppressions=${TRIVIUM_ROOT}/kernels/cmake/tsan.supp ignore_noninstrumented_modules=1")
+    ENVIRONMENT "UCX_MEM_EVENTS=n;TSAN_OPTIONS=suppressions=${TRIVIUM_ROOT}/kernels/cmake/tsan.supp ignore_noninstrumented_modules=1;LSAN_OPTIONS=suppressions=${TRIVIUM_ROOT}/kernels/cmake/lsan.supp print_suppressions=0")
 endfunction()
 
 function(trivium_bench)
