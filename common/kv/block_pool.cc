@@ -184,6 +184,6 @@ uint32_t BlockPool::generation(BlockId block) const {
   return state_->Record(block).generation;
 }
 
-const EventLog& BlockPool::events() const { return state_->events; }
+EventLog& BlockPool::events() const { return state_->events; }
 
 }  // namespace trivium::kv

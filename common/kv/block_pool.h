@@ -160,8 +160,9 @@ class BlockPool {
   Counts counts() const;
   // 0 for a block that was never given out.
   uint32_t generation(BlockId block) const;
-  // What was published and evicted, and the keys of all that can be found.
-  const EventLog& events() const;
+  // What was published and evicted, and the keys of all that can be found. Tiers that lie below the
+  // pool tell theirs there too.
+  EventLog& events() const;
 
  private:
   std::shared_ptr<PoolState> state_;

@@ -6,24 +6,32 @@
 
 namespace trivium::kv {
 
-EventLog::EventLog(int32_t blocks) : slot_of_(static_cast<size_t>(blocks)) {}
+EventLog::EventLog(int32_t blocks) { slot_of_.front().resize(static_cast<size_t>(blocks)); }
 
-void EventLog::Stored(BlockId block, const CutKey& key) {
-  std::lock_guard lock(mutex_);
-  if (slots_.size() >= 64 && slots_.size() >= 2 * stored_) Compact();
-  slot_of_[static_cast<size_t>(block.value)] = static_cast<uint32_t>(slots_.size());
-  slots_.push_back({key, block});
-  ++stored_;
-  Append({.stored = true, .key = key});
+uint32_t& EventLog::SlotOf(BlockId block, Tier tier) {
+  std::vector<uint32_t>& slots = slot_of_[static_cast<size_t>(tier)];
+  const auto at = static_cast<size_t>(block.value);
+  if (at >= slots.size()) slots.resize(at + 1);
+  return slots[at];
 }
 
-void EventLog::Removed(BlockId block) {
+void EventLog::Stored(BlockId block, const CutKey& key, Tier tier) {
   std::lock_guard lock(mutex_);
-  Slot& slot = slots_[slot_of_[static_cast<size_t>(block.value)]];
-  TRIVIUM_CHECK(slot.block == block, "block {} is removed, but not stored", block.value);
+  if (slots_.size() >= 64 && slots_.size() >= 2 * stored_) Compact();
+  SlotOf(block, tier) = static_cast<uint32_t>(slots_.size());
+  slots_.push_back({key, block, tier});
+  ++stored_;
+  Append({.stored = true, .key = key, .tier = tier});
+}
+
+void EventLog::Removed(BlockId block, Tier tier) {
+  std::lock_guard lock(mutex_);
+  Slot& slot = slots_[SlotOf(block, tier)];
+  TRIVIUM_CHECK(slot.block == block && slot.tier == tier, "block {} is removed, but not stored",
+                block.value);
   slot.block = BlockId{-1};
   --stored_;
-  Append({.stored = false, .key = slot.key});
+  Append({.stored = false, .key = slot.key, .tier = tier});
 }
 
 void EventLog::Append(const KvChange& change) {
@@ -37,7 +45,7 @@ void EventLog::Append(const KvChange& change) {
 void EventLog::Compact() {
   std::erase_if(slots_, [](const Slot& slot) { return slot.block.value < 0; });
   for (size_t i = 0; i < slots_.size(); ++i) {
-    slot_of_[static_cast<size_t>(slots_[i].block.value)] = static_cast<uint32_t>(i);
+    SlotOf(slots_[i].block, slots_[i].tier) = static_cast<uint32_t>(i);
   }
 }
 
@@ -50,7 +58,8 @@ EventLog::Reading EventLog::Read(uint64_t next, size_t most) const {
     reading.next = next_;
     reading.changes.reserve(stored_);
     for (const Slot& slot : slots_) {
-      if (slot.block.value >= 0) reading.changes.push_back({.stored = true, .key = slot.key});
+      if (slot.block.value < 0) continue;
+      reading.changes.push_back({.stored = true, .key = slot.key, .tier = slot.tier});
     }
     return reading;
   }

@@ -115,6 +115,20 @@ TEST(EventLogTest, OnlyWhoFallsBehindGetsASnapshot) {
   EXPECT_TRUE(log.Read(all.next + 1).is_snapshot) << "a number of another log";
 }
 
+TEST(EventLogTest, ABlockMayLieInEveryTier) {
+  EventLog log(2);
+  for (const Tier tier : {Tier::kHot, Tier::kDisk, Tier::kMemory}) {
+    log.Stored(BlockId{1}, KeyOf(1), tier);
+  }
+  log.Stored(BlockId{5000}, KeyOf(2), Tier::kDisk);
+  log.Removed(BlockId{1}, Tier::kDisk);
+  const EventLog::Reading all = log.Read(0);
+  EXPECT_EQ(all.changes, (std::vector<KvChange>{{true, KeyOf(1), Tier::kHot},
+                                                {true, KeyOf(1), Tier::kMemory},
+                                                {true, KeyOf(2), Tier::kDisk}}));
+  EXPECT_EQ(log.Read(5).changes, (std::vector<KvChange>{{false, KeyOf(1), Tier::kDisk}}));
+}
+
 TEST(EventLogDeathTest, RemovingWhatIsNotStoredBreaksTheInvariant) {
   EventLog log(2);
   log.Stored(BlockId{1}, KeyOf(1));

@@ -24,11 +24,14 @@ bool KvFeed::Next(v1::KvEvents* message) {
   const size_t end = std::min(pending_.size(), sent_ + kKeysMax);
   std::string* keys = nullptr;
   for (size_t i = sent_; i < end; ++i) {
-    if (keys == nullptr || pending_[i].stored != pending_[i - 1].stored) {
+    if (keys == nullptr || pending_[i].stored != pending_[i - 1].stored ||
+        pending_[i].tier != pending_[i - 1].tier) {
       v1::KvEvent* event = message->add_events();
       ++next_event_;
-      keys =
-          (pending_[i].stored ? event->mutable_stored() : event->mutable_removed())->mutable_keys();
+      v1::KvStored* blocks =
+          pending_[i].stored ? event->mutable_stored() : event->mutable_removed();
+      blocks->set_tier(static_cast<v1::KvTier>(pending_[i].tier));
+      keys = blocks->mutable_keys();
     }
     kv::AppendBytes(pending_[i].key, keys);
   }

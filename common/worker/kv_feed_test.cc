@@ -6,6 +6,7 @@
 #include <map>
 #include <random>
 #include <set>
+#include <utility>
 
 #include "trivium/v1/stage.pb.h"
 
@@ -13,6 +14,8 @@ namespace trivium::worker {
 namespace {
 
 constexpr int32_t kBlocks = 40000;
+
+using Block = std::pair<v1::KvTier, kv::CutKey>;
 
 class Receiver {
  public:
@@ -25,19 +28,20 @@ class Receiver {
     next_ = message.first() + static_cast<uint64_t>(message.events_size());
     for (const v1::KvEvent& event : message.events()) {
       const bool stored = event.has_stored();
-      const std::string& keys = stored ? event.stored().keys() : event.removed().keys();
+      const v1::KvStored& blocks = stored ? event.stored() : event.removed();
+      const std::string& keys = blocks.keys();
       ASSERT_EQ(keys.size() % 16, 0u);
       for (size_t i = 0; i < keys.size(); i += 16) {
-        const kv::CutKey key = kv::CutKeyFrom(std::string_view(keys).substr(i, 16));
-        EXPECT_TRUE(stored ? held_.insert(key).second : held_.erase(key) == 1);
+        const Block block(blocks.tier(), kv::CutKeyFrom(std::string_view(keys).substr(i, 16)));
+        EXPECT_TRUE(stored ? held_.insert(block).second : held_.erase(block) == 1);
       }
     }
-    EXPECT_LE(message.ByteSizeLong(), KvFeed::kKeysMax * 24);
+    EXPECT_LE(message.ByteSizeLong(), KvFeed::kKeysMax * 26);
   }
-  const std::set<kv::CutKey>& held() const { return held_; }
+  const std::set<Block>& held() const { return held_; }
 
  private:
-  std::set<kv::CutKey> held_;
+  std::set<Block> held_;
   uint64_t next_ = 0;
 };
 
@@ -51,25 +55,30 @@ class KvFeedTest : public testing::Test {
   void Change(int count) {
     for (int i = 0; i < count; ++i) {
       const BlockId block{static_cast<int32_t>(random_() % kBlocks)};
-      if (const auto held = held_.extract(block.value); !held.empty()) {
-        log_.Removed(block);
+      // Runs of one tier, as evictions and loads make them.
+      if (random_() % 16 == 0) tier_ = static_cast<kv::Tier>(random_() % kv::kTiers);
+      if (const auto held = held_.extract({tier_, block.value}); !held.empty()) {
+        log_.Removed(block, tier_);
         continue;
       }
       const kv::CutKey key{random_(), random_()};
-      log_.Stored(block, key);
-      held_[block.value] = key;
+      log_.Stored(block, key, tier_);
+      held_[{tier_, block.value}] = key;
     }
   }
   void Drain(KvFeed& feed, Receiver& receiver) {
     for (v1::KvEvents message; feed.Next(&message); message.Clear()) receiver.Apply(message);
-    std::set<kv::CutKey> held;
-    for (const auto& [block, key] : held_) held.insert(key);
+    std::set<Block> held;
+    for (const auto& [place, key] : held_) {
+      held.emplace(static_cast<v1::KvTier>(place.first), key);
+    }
     EXPECT_EQ(receiver.held(), held);
   }
 
   std::mt19937_64 random_;
   kv::EventLog log_{kBlocks};
-  std::map<int32_t, kv::CutKey> held_;
+  std::map<std::pair<kv::Tier, int32_t>, kv::CutKey> held_;
+  kv::Tier tier_ = kv::Tier::kHot;
 };
 
 TEST_F(KvFeedTest, EveryReceiverHoldsWhatTheLogHolds) {
