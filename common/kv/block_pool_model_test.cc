@@ -1,448 +1,32 @@
-// The pool against a model that keeps nothing but lists and reckons everything anew, by the
-// definitions in block_pool.h and eviction.h, after each of a random history's actions.
+// The pool and a tier below it against a model, in random histories: blocks are reserved, forked,
+// shared, leased, evicted, saved and loaded again, domains come and go, and now and then the
+// process ends.
+#include "common/kv/block_pool_model.h"
+
 #include <gtest/gtest.h>
 
-#include <algorithm>
-#include <cmath>
 #include <cstdio>
-#include <deque>
-#include <map>
-#include <memory>
+#include <filesystem>
 #include <random>
-#include <set>
-#include <vector>
-
-#include "common/kv/block_pool.h"
-#include "common/kv/chain_testing.h"
-#include "common/kv/eviction.h"
+#include <string>
 
 namespace trivium::kv {
 namespace {
-
-constexpr int32_t kBlockTokens = 512;  // so that depth counts against age in a pool of a few blocks
-constexpr int32_t kChainBlocks = 8;
-constexpr int32_t kPublicBlocks = 2;
-constexpr int kSequences = 8, kTenants = 3;
-
-// Sequences that are alike for a while: the first blocks in all, the next in half of them, and so
-// on.
-const std::vector<BlockChain>& Chains() {
-  static const std::vector<BlockChain> chains = [] {
-    std::vector<BlockChain> out;
-    const Domain common =
-        TestDomain("public", {.quota = 0.6f, .pin_s = 10}, kPublicBlocks * kBlockTokens);
-    const std::vector<Domain> tenants = {TestDomain("a", {.quota = 0.5f, .floor = 0.3f}),
-                                         TestDomain("b"), TestDomain("c", {0.2f, 0.1f, 3})};
-    for (int tenant = 0; tenant < kTenants; ++tenant) {
-      for (int sequence = 0; sequence < kSequences; ++sequence) {
-        BlockChain chain =
-            TestChain({common, tenants[static_cast<size_t>(tenant)]}, {}, kBlockTokens);
-        for (int block = 0; block < kChainBlocks; ++block) {
-          const int branch = block < 2 ? 0 : sequence >> std::max(0, 2 - (block - 2) / 2);
-          chain.Append(std::vector<int32_t>(kBlockTokens, branch * kChainBlocks + block));
-        }
-        out.push_back(std::move(chain));
-      }
-    }
-    return out;
-  }();
-  return chains;
-}
-// A sequence that another begins like, for at least 6 blocks.
-size_t Sibling(size_t chain) { return chain ^ 1; }
-constexpr int32_t kSiblingBlocks = 6;
-
-struct Entry {
-  int32_t block = 0;
-  DomainTag domain;
-  BlockKey parent;
-  uint64_t value = 0;
-  TimePoint pinned_until{};
-  uint64_t position = 0;
-};
-
-// What one reservation and its leases hold.
-struct Hold {
-  std::vector<int32_t> blocks;
-  bool owned = true;
-};
-struct Owner {
-  Reservation reservation;
-  std::shared_ptr<Hold> hold;
-  size_t chain = 0;
-  int32_t published = 0;
-};
-
-class Model {
- public:
-  explicit Model(int32_t total)
-      : total_(total), bytes_(static_cast<size_t>(total)), generations_(bytes_.size()) {
-    pool_ = std::make_unique<BlockPool>(
-        total, [this](BlockId block) { bytes_[static_cast<size_t>(block.value)] = 0; }, clock_);
-  }
-  ~Model() { DropAll(); }
-
-  void Reserve(size_t chain, const GroupNeed& need, int32_t blocks_max, bool may_take_kept) {
-    const BlockChain& content = Chains()[chain];
-    const int32_t most = std::min(
-        {blocks_max, kChainBlocks, need.members == 1 ? need.shared + need.own : need.shared});
-    std::vector<int32_t> hits;
-    while (static_cast<int32_t>(hits.size()) < most) {
-      const auto found = entries_.find(content.keys()[hits.size()]);
-      if (found == entries_.end()) break;
-      hits.push_back(found->second.block);
-    }
-    const auto trial = std::make_shared<Hold>(Hold{hits});
-    holds_.push_back(trial);
-    const int64_t fresh = need.Blocks() - static_cast<int64_t>(hits.size());
-    const absl::StatusCode expected =
-        need.Blocks() > total_
-            ? absl::StatusCode::kInvalidArgument
-            : Take(fresh, need.spare, content.owner(), may_take_kept, hits.size());
-    std::erase(holds_, trial);
-    auto group = pool_->ReserveGroup(
-        need, {.chain = &content, .blocks_max = blocks_max, .may_take_kept = may_take_kept});
-    ASSERT_EQ(group.status().code(), expected) << group.status();
-    if (!group.ok()) return;
-    std::set<int32_t> seen;
-    for (size_t member = 0; member < group->size(); ++member) {
-      Reservation& reservation = (*group)[member];
-      ASSERT_EQ(reservation.cached_blocks(), static_cast<int32_t>(hits.size()));
-      hits_ += static_cast<int64_t>(hits.size());
-      auto hold = std::make_shared<Hold>();
-      for (size_t i = 0; i < reservation.blocks().size(); ++i) {
-        const int32_t block = reservation.blocks()[i].value;
-        ASSERT_EQ(block, reservation.block_table()[i]);
-        if (i < hits.size()) {
-          ASSERT_EQ(block, hits[i]);
-          ASSERT_EQ(bytes_[static_cast<size_t>(block)], WordOf(content.keys()[i]))
-              << "not the KV of these tokens in this domain";
-        } else if (seen.insert(block).second) {
-          CheckNew(block);
-        }
-        hold->blocks.push_back(block);
-      }
-      holds_.push_back(hold);
-      owners_.push_back({std::move(reservation), hold, member % 2 == 0 ? chain : Sibling(chain),
-                         static_cast<int32_t>(hits.size())});
-    }
-    ASSERT_EQ(seen.size(), static_cast<size_t>(fresh));
-  }
-
-  void Extend(size_t pick, int32_t count) {
-    if (owners_.empty()) return;
-    Owner& owner = owners_[pick % owners_.size()];
-    const size_t before = owner.reservation.blocks().size();
-    const absl::StatusCode expected =
-        Take(count, 0, Chains()[owner.chain].owner(), true, owner.hold->blocks.size());
-    const absl::Status status = owner.reservation.Extend(count);
-    ASSERT_EQ(status.code(), expected) << status;
-    if (!status.ok()) return;
-    for (BlockId block : owner.reservation.blocks().subspan(before)) {
-      CheckNew(block.value);
-      owner.hold->blocks.push_back(block.value);
-    }
-  }
-
-  void Publish(size_t pick, int32_t complete) {
-    if (owners_.empty()) return;
-    Owner& owner = owners_[pick % owners_.size()];
-    const BlockChain& chain = Chains()[owner.chain];
-    const std::span<const BlockId> blocks = owner.reservation.blocks();
-    const int32_t most = std::min({complete, kChainBlocks, static_cast<int32_t>(blocks.size())});
-    while (owner.published < most) {
-      const int32_t at = owner.published;
-      const int32_t block = blocks[static_cast<size_t>(at)].value;
-      // As a step that computes it would; what is published already is not computed again.
-      if (!IsPublished(block)) {
-        bytes_[static_cast<size_t>(block)] = WordOf(chain.keys()[static_cast<size_t>(at)]);
-      }
-      if (!PublishOne(owner, chain.block(at), chain.domain(at), at, block)) break;
-      ++owner.published;
-    }
-    ASSERT_EQ(pool_->Publish(owner.reservation, chain, complete), owner.published);
-  }
-
-  void TakeLease(size_t pick) {
-    if (owners_.empty()) return;
-    const Owner& owner = owners_[pick % owners_.size()];
-    leases_.emplace_back(owner.reservation.Lease(), owner.hold);
-  }
-  void EndLease(size_t pick) {
-    if (leases_.empty()) return;
-    const auto at = leases_.begin() + static_cast<std::ptrdiff_t>(pick % leases_.size());
-    const std::shared_ptr<Hold> hold = at->second;
-    leases_.erase(at);
-    EndIfUnheld(hold);
-  }
-  void Release(size_t pick) {
-    if (owners_.empty()) return;
-    const auto at = owners_.begin() + static_cast<std::ptrdiff_t>(pick % owners_.size());
-    const std::shared_ptr<Hold> hold = at->hold;
-    owners_.erase(at);
-    hold->owned = false;
-    EndIfUnheld(hold);
-  }
-  void DropAll() {
-    while (!owners_.empty()) Release(0);
-    while (!leases_.empty()) EndLease(0);
-  }
-  void Advance(int seconds) { clock_.Advance(std::chrono::seconds(seconds)); }
-
-  void Check() {
-    const BlockPool::Counts counts = pool_->counts();
-    ASSERT_EQ(counts.free + counts.used + counts.leased, counts.total);
-    std::set<int32_t> owned, held;
-    for (const auto& hold : holds_) {
-      held.insert(hold->blocks.begin(), hold->blocks.end());
-      if (hold->owned) owned.insert(hold->blocks.begin(), hold->blocks.end());
-    }
-    ASSERT_EQ(counts.used, static_cast<int32_t>(owned.size()));
-    ASSERT_EQ(counts.leased, static_cast<int32_t>(held.size() - owned.size()));
-    ASSERT_EQ(counts.cached, Cached());
-    ASSERT_EQ(counts.kept, Cached() - Reachable(std::nullopt));
-    for (const auto& [key, entry] : entries_) {
-      ASSERT_EQ(bytes_[static_cast<size_t>(entry.block)], WordOf(key)) << "published bytes changed";
-    }
-    for (int32_t block = 0; block < total_; ++block) {
-      if (!held.contains(block) && !IsPublished(block)) {
-        ASSERT_EQ(bytes_[static_cast<size_t>(block)], 0u) << "an empty block that is not scrubbed";
-      }
-    }
-    CheckShares();
-    CheckEvents();
-  }
-  int64_t hits() const { return hits_; }
-  int64_t evictions() const { return evictions_; }
-  int64_t last_resorts() const { return last_resorts_; }
-
- private:
-  static uint64_t WordOf(const BlockKey& key) { return Cut(key).high | 1; }
-
-  bool IsHeld(int32_t block) const {
-    return std::any_of(holds_.begin(), holds_.end(), [block](const auto& hold) {
-      return std::find(hold->blocks.begin(), hold->blocks.end(), block) != hold->blocks.end();
-    });
-  }
-  bool IsPublished(int32_t block) const {
-    return std::any_of(entries_.begin(), entries_.end(),
-                       [block](const auto& entry) { return entry.second.block == block; });
-  }
-  bool IsPinned(const Entry& entry) const { return entry.pinned_until > clock_.Now(); }
-  int32_t Cached() const {
-    return static_cast<int32_t>(
-        std::count_if(entries_.begin(), entries_.end(),
-                      [this](auto& entry) { return !IsHeld(entry.second.block); }));
-  }
-  int32_t HeldBy(DomainTag domain) const {
-    return static_cast<int32_t>(std::count_if(entries_.begin(), entries_.end(), [&](auto& entry) {
-      return entry.second.domain == domain;
-    }));
-  }
-  int32_t Floor(DomainTag domain) const {
-    const auto found = shares_.find(domain);
-    return found == shares_.end() ? 0 : static_cast<int32_t>(float(total_) * found->second.floor);
-  }
-  int32_t Quota(DomainTag domain) const {
-    return static_cast<int32_t>(std::ceil(float(total_) * shares_.at(domain).quota));
-  }
-  int32_t Reachable(std::optional<DomainTag> asker) const {
-    int32_t sum = 0;
-    for (const auto& [domain, share] : shares_) {
-      int32_t unpinned = 0;
-      for (const auto& [key, entry] : entries_) {
-        unpinned += entry.domain == domain && !IsPinned(entry) && !IsHeld(entry.block);
-      }
-      sum += domain == asker ? unpinned
-                             : std::min(unpinned, std::max(0, HeldBy(domain) - Floor(domain)));
-    }
-    return sum;
-  }
-  enum class Whose { kReachable, kOwn, kAny };
-  // The block of least value that may go; floors keep only what is not the asker's own.
-  const BlockKey* Victim(std::optional<DomainTag> asker, Whose whose) const {
-    const std::pair<const BlockKey, Entry>* best = nullptr;
-    for (const auto& candidate : entries_) {
-      const Entry& entry = candidate.second;
-      const bool is_parent = std::any_of(entries_.begin(), entries_.end(), [&](const auto& other) {
-        return other.second.parent == candidate.first;
-      });
-      const bool own = entry.domain == asker;
-      if (is_parent || IsHeld(entry.block) || IsPinned(entry)) continue;
-      if (!own && whose == Whose::kOwn) continue;
-      if (!own && whose == Whose::kReachable && HeldBy(entry.domain) <= Floor(entry.domain)) {
-        continue;
-      }
-      if (best == nullptr ||
-          std::pair(entry.value, entry.block) < std::pair(best->second.value, best->second.block)) {
-        best = &candidate;
-      }
-    }
-    return best == nullptr ? nullptr : &best->first;
-  }
-
-  // For the last resort: without floors, and in the end without pins.
-  const BlockKey* KeptVictim() {
-    if (const BlockKey* victim = Victim(std::nullopt, Whose::kAny)) return victim;
-    for (auto& [key, entry] : entries_) {
-      if (!IsHeld(entry.block)) entry.pinned_until = {};
-    }
-    return Victim(std::nullopt, Whose::kAny);
-  }
-  // To wait until nobody else has any block would not help.
-  bool IsHopeless(int64_t count, size_t owned, std::optional<DomainTag> asker) const {
-    std::set<int32_t> held;
-    for (const auto& hold : holds_) held.insert(hold->blocks.begin(), hold->blocks.end());
-    const int32_t kept = Cached() - Reachable(asker);
-    const int64_t left = int64_t{total_} - static_cast<int64_t>(owned) - kept;
-    return kept > 0 && (count > left || held.size() <= owned);
-  }
-
-  absl::StatusCode Take(int64_t count, int32_t spare, std::optional<DomainTag> asker,
-                        bool may_take_kept, size_t owned) {
-    const auto shortage = [&] {
-      return !may_take_kept && IsHopeless(count, owned, asker)
-                 ? absl::StatusCode::kFailedPrecondition
-                 : absl::StatusCode::kResourceExhausted;
-    };
-    std::set<int32_t> taken;
-    for (const auto& hold : holds_) taken.insert(hold->blocks.begin(), hold->blocks.end());
-    for (const auto& [key, entry] : entries_) taken.insert(entry.block);
-    int64_t empty = total_ - static_cast<int64_t>(taken.size());
-    bool takes_kept = may_take_kept && IsHopeless(count, owned, asker);
-    if (count + spare > empty + (takes_kept ? Cached() : Reachable(asker))) return shortage();
-    std::map<DomainTag, int32_t> before;
-    for (const auto& [domain, share] : shares_) before[domain] = HeldBy(domain);
-    const BlockKey* victim = nullptr;
-    while (empty < count) {
-      victim = Victim(asker, Whose::kReachable);
-      takes_kept |= victim == nullptr && may_take_kept && IsHopeless(count, owned, asker);
-      if (victim == nullptr && takes_kept) {
-        victim = KeptVictim();
-        ++last_resorts_;
-      }
-      if (victim == nullptr) break;
-      entries_.erase(BlockKey(*victim));
-      ++evictions_;
-      ++empty;
-    }
-    for (const auto& [domain, share] : shares_) {
-      EXPECT_TRUE(takes_kept || domain == asker ||
-                  HeldBy(domain) >= std::min(before[domain], Floor(domain)))
-          << "below its floor";
-    }
-    return empty < count ? shortage() : absl::StatusCode::kOk;
-  }
-
-  bool PublishOne(Owner& owner, const KeyedBlock& content, const Domain& domain, int32_t at,
-                  int32_t block) {
-    if (const auto older = entries_.find(content.key); older != entries_.end()) {
-      if (older->second.block != block) owner.hold->blocks.push_back(older->second.block);
-      return true;
-    }
-    shares_[content.domain] = domain;
-    while (HeldBy(content.domain) >= Quota(content.domain)) {
-      const BlockKey* victim = Victim(content.domain, Whose::kOwn);
-      if (victim == nullptr) return false;
-      entries_.erase(BlockKey(*victim));
-      ++evictions_;
-    }
-    entries_[content.key] = {.block = block,
-                             .domain = content.domain,
-                             .parent = content.parent,
-                             .position = static_cast<uint64_t>(at) * kBlockTokens};
-    return true;
-  }
-
-  void EndIfUnheld(const std::shared_ptr<Hold>& hold) {
-    const bool leased = std::any_of(leases_.begin(), leases_.end(),
-                                    [&](const auto& lease) { return lease.second == hold; });
-    if (hold->owned || leased) return;
-    std::erase(holds_, hold);
-    for (auto& [key, entry] : entries_) {
-      if (std::ranges::count(hold->blocks, entry.block) > 0) entry.pinned_until = {};
-    }
-    for (int32_t block : hold->blocks) {
-      if (!IsHeld(block)) Cache(block);
-    }
-  }
-  void Cache(int32_t block) {
-    int32_t pinned = 0;
-    for (const auto& [key, entry] : entries_) {
-      pinned += entry.block != block && !IsHeld(entry.block) && IsPinned(entry);
-    }
-    for (auto& [key, entry] : entries_) {
-      if (entry.block != block) continue;
-      entry.value =
-          ++uses_ + static_cast<uint64_t>(total_) * entry.position / Eviction::kDoubleCostTokens;
-      const bool may = pinned < total_ / 2;
-      entry.pinned_until =
-          clock_.Now() + std::chrono::seconds(may ? shares_.at(entry.domain).pin_s : 0);
-    }
-  }
-
-  void CheckNew(int32_t block) {
-    uint64_t& word = bytes_[static_cast<size_t>(block)];
-    ASSERT_FALSE(IsHeld(block)) << "given out while somebody holds it";
-    ASSERT_FALSE(IsPublished(block)) << "given out while it can be found";
-    ASSERT_EQ(word, 0u) << "handed out unscrubbed";
-    word = 2;  // private bytes
-    ASSERT_EQ(pool_->generation(BlockId{block}), ++generations_[static_cast<size_t>(block)]);
-  }
-
-  void CheckShares() {
-    for (const auto& [domain, share] : shares_) {
-      ASSERT_LE(HeldBy(domain), Quota(domain)) << "above its quota";
-    }
-  }
-
-  // Whoever follows the events knows what can be found, and never a block without its parent.
-  void CheckEvents() {
-    EventLog::Reading reading = pool_->events().Read(next_event_);
-    next_event_ = reading.next;
-    for (const KvChange& change : reading.changes) {
-      if (change.stored) {
-        ASSERT_TRUE(told_.insert(change.key).second);
-      } else {
-        ASSERT_EQ(told_.erase(change.key), 1u);
-      }
-    }
-    std::set<CutKey> expected;
-    for (const auto& [key, entry] : entries_) expected.insert(Cut(key));
-    ASSERT_EQ(told_, expected);
-    for (const auto& [key, entry] : entries_) {
-      ASSERT_TRUE(entry.position == 0 || entries_.contains(entry.parent)) << "an orphan";
-    }
-  }
-
-  const int32_t total_;
-  VirtualClock clock_;
-  std::vector<uint64_t> bytes_;  // a word for each block's bytes; 0: scrubbed
-  std::vector<uint32_t> generations_;
-  std::unique_ptr<BlockPool> pool_;
-  std::deque<Owner> owners_;
-  std::deque<std::pair<BlockLease, std::shared_ptr<Hold>>> leases_;
-  std::vector<std::shared_ptr<Hold>> holds_;
-  std::map<BlockKey, Entry> entries_;
-  std::map<DomainTag, Domain> shares_;
-  std::set<CutKey> told_;
-  uint64_t next_event_ = 1, uses_ = 0;
-  int64_t hits_ = 0, evictions_ = 0, last_resorts_ = 0;
-};
 
 void Act(Model& model, int32_t total, std::mt19937& random) {
   const size_t pick = random(), chain = random() % Chains().size();
   const auto upto = [&random](int32_t most) {
     return static_cast<int32_t>(random() % static_cast<uint32_t>(most));
   };
-  switch (random() % 12) {
+  switch (random() % 14) {
     case 0:
     case 1:
     case 2:
-      return model.Reserve(chain,
-                           {.own = upto(std::min(total + 2, kChainBlocks + 2)) + 1,
-                            .spare = upto(4) == 0 ? upto(4) : 0},
-                           upto(kChainBlocks + 1), random() % 2 == 0);
+      model.Reserve(chain,
+                    {.own = upto(std::min(total + 2, kChainBlocks + 2)) + 1,
+                     .spare = upto(4) == 0 ? upto(4) : 0},
+                    upto(kChainBlocks + 1), random() % 2 == 0);
+      return random() % 2 == 0 ? model.Reload(model.owners() - 1) : void();
     case 3:
       return model.Reserve(
           chain, {.shared = upto(kSiblingBlocks + 1), .own = upto(3) + 1, .members = upto(4) + 1},
@@ -459,6 +43,9 @@ void Act(Model& model, int32_t total, std::mt19937& random) {
       return random() % 8 == 0 ? model.DropAll() : model.Advance(upto(6));
     case 10:
       return model.EndLease(pick);
+    case 11:
+    case 12:
+      return random() % 40 == 0 ? model.Crash() : model.Reload(pick);
     default:
       return model.Release(pick);
   }
@@ -468,11 +55,13 @@ TEST(BlockPoolModelTest, RandomHistoriesAgree) {
   constexpr int kHistories = 10000;
   constexpr uint32_t kSeed = 20240712;
   RecordProperty("seed", static_cast<int>(kSeed));
-  int64_t hits = 0, evictions = 0, last_resorts = 0;
+  const std::string disk = testing::TempDir() + "block_pool_model_disk";
+  int64_t hits = 0, evictions = 0, reloads = 0, last_resorts = 0;
   for (int history = 0; history < kHistories; ++history) {
     std::mt19937 random(kSeed + static_cast<uint32_t>(history));
     const auto total = static_cast<int32_t>(random() % 24 + 1);
-    Model model(total);
+    std::filesystem::remove(disk);
+    Model model(total, history % 8 == 0 ? disk : "");
     const int length = static_cast<int>(random() % 120 + 1);
     for (int i = 0; i < length; ++i) {
       SCOPED_TRACE(testing::Message() << "seed " << kSeed << " + " << history << ", action " << i);
@@ -483,12 +72,15 @@ TEST(BlockPoolModelTest, RandomHistoriesAgree) {
     ASSERT_NO_FATAL_FAILURE(model.Check());
     hits += model.hits();
     evictions += model.evictions();
+    reloads += model.reloads();
     last_resorts += model.last_resorts();
   }
   std::printf("seed %u: %ld hits, %ld evictions, %ld of them the last resort\n", kSeed, long{hits},
               long{evictions}, long{last_resorts});
   EXPECT_GT(hits, kHistories) << "histories in which little is found prove little";
   EXPECT_GT(evictions, kHistories);
+  EXPECT_GT(reloads, kHistories / 10);
+  std::filesystem::remove(disk);
   EXPECT_GT(last_resorts, kHistories / 10);
 }
 

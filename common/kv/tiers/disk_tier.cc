@@ -18,26 +18,25 @@ constexpr int64_t kHeaderPlain = 32 + 8;
 constexpr int64_t kHeaderBytes = kHeaderPlain + static_cast<int64_t>(Sealer::kOverhead);
 constexpr int64_t kSlotsMax = int64_t{1} << 24;
 
-bool ReadAll(int file, std::span<uint8_t> bytes, int64_t offset) {
+// `move`: pread or pwrite. False when not all of the bytes can be moved.
+template <typename Move, typename Byte>
+bool MoveAll(Move move, int file, std::span<Byte> bytes, int64_t offset) {
   while (!bytes.empty()) {
-    const ssize_t got = pread(file, bytes.data(), bytes.size(), offset);
-    if (got < 0 && errno == EINTR) continue;
-    if (got <= 0) return false;
-    bytes = bytes.subspan(static_cast<size_t>(got));
-    offset += got;
+    const ssize_t moved = move(file, bytes.data(), bytes.size(), offset);
+    if (moved < 0 && errno == EINTR) continue;
+    if (moved <= 0) return false;
+    bytes = bytes.subspan(static_cast<size_t>(moved));
+    offset += moved;
   }
   return true;
 }
 
+bool ReadAll(int file, std::span<uint8_t> bytes, int64_t offset) {
+  return MoveAll(pread, file, bytes, offset);
+}
+
 bool WriteAll(int file, std::span<const uint8_t> bytes, int64_t offset) {
-  while (!bytes.empty()) {
-    const ssize_t put = pwrite(file, bytes.data(), bytes.size(), offset);
-    if (put < 0 && errno == EINTR) continue;
-    if (put <= 0) return false;
-    bytes = bytes.subspan(static_cast<size_t>(put));
-    offset += put;
-  }
-  return true;
+  return MoveAll(pwrite, file, bytes, offset);
 }
 
 std::span<const uint8_t> BytesOf(const std::string& text) {
@@ -99,7 +98,7 @@ absl::Status DiskTier::Load() {
                            options_.bytes_max, SlotBytes());
   }
   slots_.resize(static_cast<size_t>(slots));
-  counts_.slots = slots;
+  counts_.capacity_bytes = slots * SlotBytes();
   std::vector<uint8_t> found(kShapeBytes);
   const std::string shape = Shape();
   const bool is_ours = ReadAll(file_, found, 0) && std::ranges::equal(found, BytesOf(shape));
@@ -113,7 +112,7 @@ absl::Status DiskTier::Load() {
 
 void DiskTier::LoadHeaders(bool any) {
   std::vector<std::pair<uint64_t, int64_t>> written;  // sequence, slot
-  for (int64_t i = 0; i < counts_.slots; ++i) {
+  for (int64_t i = 0; i < std::ssize(slots_); ++i) {
     const std::optional<uint64_t> sequence = any ? LoadHeader(i) : std::nullopt;
     written.emplace_back(sequence.value_or(0), i);
     sequence_ = std::max(sequence_, written.back().first);
@@ -122,12 +121,10 @@ void DiskTier::LoadHeaders(bool any) {
   for (const auto& [sequence, i] : written) {
     Slot& slot = slots_[static_cast<size_t>(i)];
     slot.rank = order_.insert(order_.end(), i);
+    if (!std::exchange(slot.stored, false)) continue;
     // Of two with one key, the later write counts.
-    if (!slot.stored) continue;
-    if (const auto [older, is_new] = by_key_.emplace(slot.key, i); !is_new) {
-      slots_[static_cast<size_t>(older->second)].stored = false;
-      older->second = i;
-    }
+    if (const auto older = by_key_.find(slot.key); older != by_key_.end()) Forget(older->second);
+    Remember(i, slot.key);
   }
 }
 
@@ -156,10 +153,21 @@ bool DiskTier::Contains(const BlockKey& key) const {
   return by_key_.contains(key);
 }
 
+void DiskTier::Remember(int64_t at, const BlockKey& key) {
+  Slot& slot = slots_[static_cast<size_t>(at)];
+  slot.key = key;
+  slot.stored = true;
+  by_key_.emplace(key, at);
+  if (options_.events == nullptr) return;
+  options_.events->Stored(BlockId{static_cast<int32_t>(at)}, Cut(key), Tier::kDisk);
+}
+
 void DiskTier::Forget(int64_t at) {
   Slot& slot = slots_[static_cast<size_t>(at)];
   if (!std::exchange(slot.stored, false)) return;
   by_key_.erase(slot.key);
+  if (options_.events == nullptr) return;
+  options_.events->Removed(BlockId{static_cast<int32_t>(at)}, Tier::kDisk);
 }
 
 int64_t DiskTier::TakeSlot() {
@@ -196,9 +204,8 @@ bool DiskTier::Put(const BlockContent& block, std::span<const uint8_t> kv) {
   --slot.users;
   if (!ok) {
     ++counts_.failed_writes;
-  } else if (by_key_.emplace(block.key, at).second) {  // or another thread wrote it meanwhile
-    slot.key = block.key;
-    slot.stored = true;
+  } else if (!by_key_.contains(block.key)) {  // or another thread wrote it meanwhile
+    Remember(at, block.key);
   }
   return by_key_.contains(block.key);
 }
@@ -266,10 +273,11 @@ bool DiskTier::OpenBlock(int64_t at, std::span<const uint8_t> bytes, const Block
   return true;
 }
 
-DiskTier::Counts DiskTier::counts() const {
+TierCounts DiskTier::counts() const {
   std::lock_guard lock(mutex_);
-  Counts counts = counts_;
-  counts.stored = static_cast<int64_t>(by_key_.size());
+  TierCounts counts = counts_;
+  counts.blocks = static_cast<int64_t>(by_key_.size());
+  counts.bytes = counts.blocks * SlotBytes();
   return counts;
 }
 

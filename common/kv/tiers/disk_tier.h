@@ -7,8 +7,7 @@
 // are read. When all slots are taken, the one goes that was used longest ago (after a restart:
 // written).
 //
-// A tier never fails its caller: what cannot be written is not there, what cannot be read or does
-// not open is a miss, and both are counted. No byte that does not pass its seal ever leaves.
+// No byte that does not pass its seal ever leaves.
 //
 // Bounds: the file has as many bytes as given; about 150 bytes of memory a slot.
 //
@@ -27,6 +26,8 @@
 
 #include "common/base/status.h"
 #include "common/kv/block_key.h"
+#include "common/kv/event_log.h"
+#include "common/kv/tiers/block_tier.h"
 #include "common/kv/tiers/sealer.h"
 
 namespace trivium::kv {
@@ -37,31 +38,22 @@ struct DiskTierOptions {
   int64_t bytes_max = 0;
   int64_t block_bytes = 0;  // KV of one block
   int32_t block_tokens = 16;
+  EventLog* events = nullptr;  // outlives the tier; null: nobody watches
 };
 
-class DiskTier {
+class DiskTier final : public BlockTier {
  public:
   // INVALID_ARGUMENT for sizes that hold no block or a weak secret, FAILED_PRECONDITION when
   // another process has the file, UNAVAILABLE when it cannot be opened or made as large.
   static absl::StatusOr<std::unique_ptr<DiskTier>> Open(DiskTierOptions options);
-  ~DiskTier();
+  ~DiskTier() override;
   DiskTier(const DiskTier&) = delete;
   DiskTier& operator=(const DiskTier&) = delete;
 
-  bool Contains(const BlockKey& key) const;
-  // Writes a block of `block_bytes` bytes; one that is there is only marked as used. False when it
-  // is not there afterwards.
-  bool Put(const BlockContent& block, std::span<const uint8_t> kv);
-  // Reads it. False: a miss, and `kv` is as it was.
-  bool Get(const BlockContent& block, std::span<uint8_t> kv);
-
-  struct Counts {
-    int64_t slots = 0, stored = 0;
-    int64_t hits = 0, misses = 0;  // of Get; those below are misses too
-    int64_t broken = 0;            // seals that did not open, at the start or in Get
-    int64_t failed_reads = 0, failed_writes = 0;
-  };
-  Counts counts() const;
+  bool Contains(const BlockKey& key) const override;
+  bool Put(const BlockContent& block, std::span<const uint8_t> kv) override;
+  bool Get(const BlockContent& block, std::span<uint8_t> kv) override;
+  TierCounts counts() const override;
 
  private:
   struct Slot {
@@ -89,6 +81,8 @@ class DiskTier {
   int64_t OffsetOf(int64_t slot) const;
   // A slot to write to, marked as in use; -1 when all are.
   int64_t TakeSlot();
+  // A slot holds a block from now on, or no longer.
+  void Remember(int64_t slot, const BlockKey& key);
   void Forget(int64_t slot);
   std::vector<uint8_t> SealBlock(int64_t slot, uint64_t sequence, const BlockContent& block,
                                  std::span<const uint8_t> kv) const;
@@ -104,7 +98,7 @@ class DiskTier {
   std::list<int64_t> order_;  // all slots, the next to be written first
   std::unordered_map<BlockKey, int64_t, KeyHash> by_key_;
   uint64_t sequence_ = 0;
-  Counts counts_;
+  TierCounts counts_;
 };
 
 }  // namespace trivium::kv

@@ -92,13 +92,13 @@ TEST_F(DiskTierTest, KeepsTheLastUsedAndSurvivesARestart) {
   for (int32_t i : {0, 1, 3, 4}) EXPECT_EQ(Get(i), 1) << i;
   EXPECT_EQ(std::filesystem::file_size(path_), static_cast<size_t>(kShape + 4 * kSlot));
   Reopen();
-  EXPECT_EQ(tier_->counts().stored, 4);
+  EXPECT_EQ(tier_->counts().blocks, 4);
   for (int32_t i : {0, 1, 3, 4}) EXPECT_EQ(Get(i), 1) << i;
   Reopen();
   EXPECT_TRUE(Put(5));
   EXPECT_EQ(Get(0), 0) << "the first that was written";
   EXPECT_EQ(Get(5), 1);
-  const DiskTier::Counts counts = tier_->counts();
+  const TierCounts counts = tier_->counts();
   EXPECT_EQ(counts.hits, 1);
   EXPECT_EQ(counts.misses, 1);
   EXPECT_EQ(counts.broken + counts.failed_reads + counts.failed_writes, 0);
@@ -107,7 +107,7 @@ TEST_F(DiskTierTest, KeepsTheLastUsedAndSurvivesARestart) {
 TEST_F(DiskTierTest, AnotherShapeBeginsEmpty) {
   EXPECT_TRUE(Put(1));
   Reopen(5);
-  EXPECT_EQ(tier_->counts().stored, 0);
+  EXPECT_EQ(tier_->counts().blocks, 0);
   EXPECT_EQ(Get(1), 0);
   EXPECT_TRUE(Put(1));
   SetFile({1, 2, 3});

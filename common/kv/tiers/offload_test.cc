@@ -2,9 +2,12 @@
 
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <random>
+#include <thread>
 
 #include "common/kv/block_pool.h"
 #include "common/kv/chain_testing.h"
@@ -27,25 +30,28 @@ class OffloadTest : public testing::Test {
     Restart(1000);
   }
   void TearDown() override {
-    pool_.reset();
     offload_.reset();
+    pool_.reset();
     std::filesystem::remove(path_);
   }
 
   // Another process: nothing is left but the file.
-  void Restart(int64_t slots) {
-    pool_.reset();
+  void Restart(int64_t slots, int64_t memory_bytes = 0) {
     offload_.reset();
+    pool_.reset();
     for (int32_t i = 0; i < kBlocks; ++i) storage_->Scrub(BlockId{i});
     const int64_t bytes = Offload::BlockBytes(*storage_);
     ASSERT_EQ(bytes, kLayers * 2 * 4 * 2 * 8 * 2);
-    auto tier = DiskTier::Open(
-        {path_, std::string(32, 's'), 4096 + slots * (bytes + 200), bytes, kLayout.block_tokens});
-    ASSERT_TRUE(tier.ok()) << tier.status();
-    offload_ = std::make_unique<Offload>(storage_, *std::move(tier));
     pool_ = std::make_unique<BlockPool>(
         kBlocks, [this](BlockId block) { storage_->Scrub(block); }, Clock::Real(),
         [this](BlockId block, const BlockContent& content) { offload_->Save(block, content); });
+    auto offload = Offload::Open(storage_, {.memory_bytes = memory_bytes,
+                                            .disk_path = slots == 0 ? "" : path_,
+                                            .disk_bytes = 4096 + slots * (bytes + 200),
+                                            .disk_secret = std::string(32, 's'),
+                                            .events = &pool_->events()});
+    ASSERT_TRUE(offload.ok()) << offload.status();
+    offload_ = *std::move(offload);
   }
 
   // The numbers that computing a block would give.
@@ -66,13 +72,38 @@ class OffloadTest : public testing::Test {
     int32_t hot = 0, loaded = 0, computed = 0;
     friend bool operator==(const Found&, const Found&) = default;
   };
+  int32_t Load(const BlockChain& chain, const Reservation& reservation) {
+    const int32_t hot = reservation.cached_blocks();
+    const size_t found = offload_->Find(chain, hot, chain.size()).size();
+    Offload::Wanted wanted;
+    for (int32_t i = hot; i < hot + static_cast<int32_t>(found); ++i) {
+      const KeyedBlock block = chain.block(i);
+      wanted.keys.push_back(block.key);
+      wanted.tokens.insert(wanted.tokens.end(), block.tokens.begin(), block.tokens.end());
+      wanted.into.push_back(reservation.blocks()[static_cast<size_t>(i)]);
+    }
+    const auto asker = std::make_shared<int>();
+    wanted.lease = reservation.Lease();
+    wanted.asker = asker;
+    std::promise<int32_t> loaded;
+    wanted.done = [&loaded](int32_t count) { loaded.set_value(count); };
+    offload_->Load(std::move(wanted));
+    const int32_t count = loaded.get_future().get();
+    offload_->Flush();  // and with it the lease
+    return count;
+  }
   // Serves a prompt: takes what is hot, loads what is on disk, computes the rest. -1 where there is
   // anything but the right numbers.
   Found Serve(const BlockChain& chain) {
-    auto reservation = *pool_->Reserve(chain.size(), {&chain, chain.size()});
+    auto reserved = pool_->Reserve(chain.size(), {&chain, chain.size()});
+    while (absl::IsResourceExhausted(reserved.status())) {
+      std::this_thread::yield();
+      reserved = pool_->Reserve(chain.size(), {&chain, chain.size()});
+    }
+    Reservation reservation = *std::move(reserved);
     const std::span<const BlockId> blocks = reservation.blocks();
     Found found{.hot = reservation.cached_blocks()};
-    found.loaded = offload_->Load(chain, found.hot, blocks.subspan(static_cast<size_t>(found.hot)));
+    found.loaded = Load(chain, reservation);
     for (int32_t i = 0; i < chain.size(); ++i) {
       const BlockKey key = chain.block(i).key;
       const BlockId block = blocks[static_cast<size_t>(i)];
@@ -135,11 +166,52 @@ TEST_F(OffloadTest, WhatDoesNotOpenIsComputed) {
     file.put(static_cast<char>(byte ^ 1));
   }
   EXPECT_EQ(Serve(chain), (Found{0, 2, 4}));
-  EXPECT_EQ(offload_->tier_counts().broken, 1);
+  EXPECT_EQ(offload_->counts().tiers[2].broken, 1);
+}
+
+TEST_F(OffloadTest, MemoryComesFirstAndTheDiskTakesWhatItHasNoRoomFor) {
+  Restart(1000, 6 * 4096);  // a page each
+  const BlockChain chain = ChainOf(6), other = ChainOf(8, 100);
+  EXPECT_EQ(Serve(chain), (Found{0, 0, 6}));
+  EvictAll();
+  EXPECT_EQ(Serve(other), (Found{0, 0, 8}));
+  EvictAll();
+  const Offload::Counts counts = offload_->counts();
+  EXPECT_EQ(counts.tiers[1].blocks, 6);
+  EXPECT_EQ(counts.tiers[2].blocks, 8);
+  EXPECT_EQ(Serve(other), (Found{0, 8, 0}));
+  EXPECT_GT(offload_->load_s(Tier::kMemory), 0);
+  EXPECT_GT(offload_->load_s(Tier::kDisk), 0) << "some of them";
+  EvictAll();
+  EXPECT_EQ(Serve(chain), (Found{0, 6, 0}));
+  EXPECT_EQ(Serve(ChainOf(6, 1, "b")), (Found{0, 0, 6})) << "another tenant's";
+}
+
+// Pools far too small for what goes through them, by several hands.
+TEST_F(OffloadTest, WhateverComesBackIsRight) {
+  Restart(20, 10 * 4096);
+  const uint32_t seed = std::random_device()();
+  std::printf("seed %u\n", seed);
+  std::vector<std::thread> threads;
+  std::atomic<int64_t> loaded = 0;
+  for (uint32_t t = 0; t < 4; ++t) {
+    threads.emplace_back([this, &loaded, random = std::mt19937(seed + t)]() mutable {
+      for (int round = 0; round < 100; ++round) {
+        const auto blocks = static_cast<int32_t>(1 + random() % 4);
+        const Found found = Serve(ChainOf(blocks, 1 + 100 * static_cast<int32_t>(random() % 4),
+                                          random() % 2 == 0 ? "a" : "b"));
+        EXPECT_EQ(found.hot + found.loaded + found.computed, blocks);
+        loaded += found.loaded;
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_GT(loaded, 0);
+  EvictAll();
 }
 
 TEST_F(OffloadTest, TooManyAtOnceAreDroppedAndCounted) {
-  constexpr int32_t kMany = 2000;
+  constexpr int32_t kMany = 20000;
   Restart(kMany);
   const BlockChain chain = ChainOf(kMany);
   for (int32_t i = 0; i < kMany; ++i) {
@@ -147,9 +219,9 @@ TEST_F(OffloadTest, TooManyAtOnceAreDroppedAndCounted) {
     offload_->Save(BlockId{i % kBlocks}, {block.key, block.tokens});
   }
   offload_->Flush();
-  const DiskTier::Counts counts = offload_->tier_counts();
-  EXPECT_EQ(counts.stored + offload_->dropped(), kMany);
-  EXPECT_GE(counts.stored, static_cast<int64_t>(Offload::kQueueMax));
+  const Offload::Counts counts = offload_->counts();
+  EXPECT_EQ(counts.tiers[2].blocks + counts.dropped_saves, kMany);
+  EXPECT_GE(counts.tiers[2].blocks, static_cast<int64_t>(offload_->queue_max()));
 }
 
 }  // namespace
