@@ -76,6 +76,15 @@ absl::Status CheckPorts(const v1::TransferConfig& transfer) {
                          port, transfer.port_count(), kPrivileged, kPortsEnd - 1);
 }
 
+absl::Status CheckTiers(const v1::KvTiersConfig& tiers) {
+  const bool has_disk = !tiers.disk_path().empty();
+  if (has_disk && tiers.disk_key_file().empty()) {
+    return InvalidArgument("engine.kv_tiers.disk_key_file: not set; what is on disk is sealed");
+  }
+  if (has_disk == (tiers.disk_bytes() > 0)) return absl::OkStatus();
+  return InvalidArgument("engine.kv_tiers: needs both disk_path and disk_bytes, or neither");
+}
+
 // The machine's name as far as a worker id can hold it: letters, digits, . _ -. What tells the pods
 // of one set apart stands at the end of their names.
 std::string HostName(size_t bytes_max) {
@@ -135,6 +144,7 @@ absl::Status Complete(v1::WorkerConfig* config, std::string_view role) {
   }
   RETURN_IF_ERROR(CheckServer(config->server()));
   RETURN_IF_ERROR(CheckPorts(config->transfer()));
+  RETURN_IF_ERROR(CheckTiers(config->engine().kv_tiers()));
   return CheckModel(config->model());
 }
 

@@ -39,8 +39,11 @@ absl::StatusOr<int64_t> ParseBytes(std::string_view text);
 absl::StatusOr<std::string> ReadClusterToken(const std::string& path);
 
 // The bytes of a file of 32 to 4096 that not everybody may read or write: a newline at its end
-// counts.
-absl::StatusOr<std::string> ReadMasterKey(const std::string& path);
+// counts. `field` is the one that names it, for errors.
+absl::StatusOr<std::string> ReadKey(std::string_view field, const std::string& path);
+// The router's, and that of a worker's disk.
+absl::StatusOr<std::string> ReadMasterKey(const v1::TenancyConfig& config);
+absl::StatusOr<std::string> ReadDiskKey(const v1::KvTiersConfig& config);
 // Its text, or what its file holds, unchanged.
 absl::StatusOr<std::string> ReadPublicText(const v1::PublicPrefixConfig& prefix);
 // That all files it names are such.

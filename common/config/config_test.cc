@@ -59,9 +59,27 @@ TEST(CompleteTest, WorkerDefaults) {
           "-decode-7402\nserver:\n  listen: \"127.0.0.1:7402\"\n  log_level: info\n"
           "  drain_timeout_s: 30\nmodel:\n  path: m.gguf\nengine:\n  isa: auto\n  numerics: fast\n"
           "  kv_memory_bytes: 1073741824\n  step_tokens: 512\n  requests_max: 64\n  admission: "
-          "expected\ntransfer:\n"
+          "expected\n  kv_tiers:\n    memory_bytes: 0\n    disk_bytes: 0\ntransfer:\n"
           "  interface: lo\n  timeout_scale: 1\n  transports: posix,tcp,self\n"
           "  port: 0\n  port_count: 256\n");
+}
+
+TEST(CompleteTest, ADiskTierHasAFileASizeAndAKey) {
+  const auto error_of = [](const std::string& path, int64_t bytes, const std::string& key) {
+    v1::WorkerConfig config = Worker();
+    v1::KvTiersConfig* tiers = config.mutable_engine()->mutable_kv_tiers();
+    tiers->set_disk_path(path);
+    tiers->set_disk_bytes(bytes);
+    tiers->set_disk_key_file(key);
+    return Message(Complete(&config, "decode"));
+  };
+  EXPECT_EQ(error_of("", 0, ""), "");
+  EXPECT_EQ(error_of("blocks", 1 << 30, "key"), "");
+  const std::string half = "engine.kv_tiers: needs both disk_path and disk_bytes, or neither";
+  EXPECT_EQ(error_of("blocks", 0, "key"), half);
+  EXPECT_EQ(error_of("", 1 << 30, "key"), half);
+  EXPECT_EQ(error_of("blocks", 1 << 30, ""),
+            "engine.kv_tiers.disk_key_file: not set; what is on disk is sealed");
 }
 
 TEST(CompleteTest, RouterDefaults) {

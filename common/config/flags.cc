@@ -38,6 +38,10 @@ constexpr FlagSpec kWorkerFlags[] = {
     {"--isa", "engine.isa", "auto, reference, avx2, avx512, amx"},
     {"--numerics", "engine.numerics", "fast, batch_invariant"},
     {"--kv-memory", "engine.kv_memory_bytes", "memory of the KV cache, for example 512MiB"},
+    {"--kv-tier-memory", "engine.kv_tiers.memory_bytes", "memory of compressed KV; 0: none"},
+    {"--kv-disk", "engine.kv_tiers.disk_path", "file of KV blocks on disk"},
+    {"--kv-disk-size", "engine.kv_tiers.disk_bytes", "size of that file, for example 64GiB"},
+    {"--kv-disk-key-file", "engine.kv_tiers.disk_key_file", "secret that seals that file"},
     {"--step-tokens", "engine.step_tokens", "rows of one step at most"},
     {"--requests-max", "engine.requests_max", "requests at a time, waiting ones included"},
     {"--admission", "engine.admission", "of decode: expected, full"},
@@ -146,7 +150,11 @@ absl::Status CheckSharedFiles(const Config& config) {
   return InvalidArgument("model.path: {}: {}", net::Escape(path, 300), std::strerror(errno));
 }
 
-absl::Status CheckFiles(const v1::WorkerConfig& config) { return CheckSharedFiles(config); }
+absl::Status CheckFiles(const v1::WorkerConfig& config) {
+  RETURN_IF_ERROR(CheckSharedFiles(config));
+  const v1::KvTiersConfig& tiers = config.engine().kv_tiers();
+  return tiers.disk_path().empty() ? absl::OkStatus() : ReadDiskKey(tiers).status();
+}
 absl::Status CheckFiles(const v1::RouterConfig& config) {
   RETURN_IF_ERROR(CheckSharedFiles(config));
   return ::trivium::config::CheckFiles(config.tenancy());

@@ -36,6 +36,8 @@ const std::vector<FieldRule>& Rules() {
       {.field = "EngineConfig.step_tokens", .min = 16, .max = 65536, .value = 512},
       {.field = "EngineConfig.requests_max", .min = 1, .max = 4096, .value = 64},
       {.field = "EngineConfig.admission", .text = "expected", .choices = {"expected", "full"}},
+      {.field = "KvTiersConfig.memory_bytes", .min = 0, .max = 16 * kMiB * kMiB, .is_bytes = true},
+      {.field = "KvTiersConfig.disk_bytes", .min = 0, .max = 16 * kMiB * kMiB, .is_bytes = true},
       {.field = "TransferConfig.interface", .text = "lo"},
       {.field = "TransferConfig.timeout_scale", .min = 0.05, .max = 100, .value = 1},
       {.field = "TransferConfig.transports", .text = "posix,tcp,self"},

@@ -16,7 +16,7 @@ namespace {
 
 constexpr int kTenantsMax = 4096, kPrefixesMax = 256;
 constexpr double kFloorsMax = 0.9, kRounding = 1e-9;
-constexpr size_t kMasterBytesMin = 32, kMasterBytesMax = 4096, kPathShown = 300;
+constexpr size_t kKeyBytesMin = 32, kKeyBytesMax = 4096, kPathShown = 300;
 
 // INVALID_ARGUMENT for an id that is empty or was `seen`.
 absl::Status CheckId(const std::string& id, const std::string& place, std::set<std::string>* seen) {
@@ -96,22 +96,28 @@ absl::Status Complete(v1::TenancyConfig* config) {
   return CheckPrefixes(*config);
 }
 
-absl::StatusOr<std::string> ReadMasterKey(const std::string& path) {
+absl::StatusOr<std::string> ReadKey(std::string_view field, const std::string& path) {
   const std::string shown = net::Escape(path, kPathShown);
   struct stat info {};
   if (stat(path.c_str(), &info) != 0) {
-    return InvalidArgument("tenancy.master_key_file: {}: {}", shown, std::strerror(errno));
+    return InvalidArgument("{}: {}: {}", field, shown, std::strerror(errno));
   }
   if ((info.st_mode & (S_IROTH | S_IWOTH)) != 0) {
-    return InvalidArgument("tenancy.master_key_file: {} is open to everybody; chmod o-rw it",
-                           shown);
+    return InvalidArgument("{}: {} is open to everybody; chmod o-rw it", field, shown);
   }
   ASSIGN_OR_RETURN(std::string key, ReadSmallFile(path));
-  if (key.size() >= kMasterBytesMin && key.size() <= kMasterBytesMax) return key;
+  if (key.size() >= kKeyBytesMin && key.size() <= kKeyBytesMax) return key;
   return InvalidArgument(
-      "tenancy.master_key_file: {} has {} bytes; allowed: {} to {}, for example from `openssl rand "
-      "-hex 32`",
-      shown, key.size(), kMasterBytesMin, kMasterBytesMax);
+      "{}: {} has {} bytes; allowed: {} to {}, for example from `openssl rand -hex 32`", field,
+      shown, key.size(), kKeyBytesMin, kKeyBytesMax);
+}
+
+absl::StatusOr<std::string> ReadMasterKey(const v1::TenancyConfig& config) {
+  return ReadKey("tenancy.master_key_file", config.master_key_file());
+}
+
+absl::StatusOr<std::string> ReadDiskKey(const v1::KvTiersConfig& config) {
+  return ReadKey("engine.kv_tiers.disk_key_file", config.disk_key_file());
 }
 
 absl::StatusOr<std::string> ReadPublicText(const v1::PublicPrefixConfig& prefix) {
@@ -124,7 +130,7 @@ absl::StatusOr<std::string> ReadPublicText(const v1::PublicPrefixConfig& prefix)
 
 absl::Status CheckFiles(const v1::TenancyConfig& config) {
   if (!config.master_key_file().empty()) {
-    RETURN_IF_ERROR(ReadMasterKey(config.master_key_file()).status());
+    RETURN_IF_ERROR(ReadMasterKey(config).status());
   }
   for (const v1::PublicPrefixConfig& prefix : config.public_prefixes()) {
     RETURN_IF_ERROR(ReadPublicText(prefix).status());

@@ -113,21 +113,27 @@ TEST(TenancyConfigTest, WhatDoesNotFitTogetherIsRefused) {
   EXPECT_EQ(Message(Complete(&many)), "tenancy.public_prefixes: 257; allowed: 0 to 256");
 }
 
+absl::StatusOr<std::string> MasterKey(const std::string& path) {
+  v1::TenancyConfig config;
+  config.set_master_key_file(path);
+  return ReadMasterKey(config);
+}
+
 TEST(TenancyConfigTest, TheMasterKeyIsLongEnoughAndNotForEverybody) {
   const std::string bytes = std::string(31, '\n') + '\0';
-  EXPECT_EQ(*ReadMasterKey(TempFile("good", bytes)), bytes) << "no byte of it is cut";
-  EXPECT_TRUE(ReadMasterKey(TempFile("group", bytes, 0640)).ok());
+  EXPECT_EQ(*MasterKey(TempFile("good", bytes)), bytes) << "no byte of it is cut";
+  EXPECT_TRUE(MasterKey(TempFile("group", bytes, 0640)).ok());
   const std::string open = TempFile("open", bytes, 0644);
-  EXPECT_EQ(Message(ReadMasterKey(open).status()),
+  EXPECT_EQ(Message(MasterKey(open).status()),
             "tenancy.master_key_file: " + open + " is open to everybody; chmod o-rw it");
   const std::string small = TempFile("short", "0123456789abcdef0123456789abcde");
-  const std::string error = Message(ReadMasterKey(small).status());
+  const std::string error = Message(MasterKey(small).status());
   EXPECT_EQ(error, "tenancy.master_key_file: " + small +
                        " has 31 bytes; allowed: 32 to 4096, for example from `openssl rand -hex "
                        "32`");
   EXPECT_EQ(error.find("0123456789"), std::string::npos) << "the key is secret";
-  EXPECT_FALSE(ReadMasterKey(TempFile("long", std::string(4097, 'x'))).ok());
-  EXPECT_EQ(Message(ReadMasterKey("/nowhere").status()),
+  EXPECT_FALSE(MasterKey(TempFile("long", std::string(4097, 'x'))).ok());
+  EXPECT_EQ(Message(MasterKey("/nowhere").status()),
             "tenancy.master_key_file: /nowhere: No such file or directory");
 }
 

@@ -18,7 +18,7 @@ constexpr size_t kMasterBytes = 32, kShownMax = 40;
 
 // The one of the configuration, or one that ends with this process.
 absl::StatusOr<std::string> Master(const v1::TenancyConfig& config) {
-  if (!config.master_key_file().empty()) return config::ReadMasterKey(config.master_key_file());
+  if (!config.master_key_file().empty()) return config::ReadMasterKey(config);
   std::string drawn(kMasterBytes, '\0');
   const int ok = RAND_bytes(reinterpret_cast<unsigned char*>(drawn.data()), kMasterBytes);
   TRIVIUM_CHECK(ok == 1, "libcrypto draws no random bytes");
