@@ -12,6 +12,7 @@
 #include "common/kv/block_pool.h"
 #include "common/transfer/transport.h"
 #include "common/worker/load_board.h"
+#include "common/worker/promotion.h"
 
 namespace trivium::worker {
 
@@ -32,6 +33,7 @@ struct StepRecord {
 // Where the KV of a prompt came from, in tokens.
 struct PromptRecord {
   int32_t cached = 0;    // was in the pool
+  int32_t loaded = 0;    // from a tier below it
   int32_t received = 0;  // from a prefill worker
   int32_t computed = 0;
 };
@@ -53,6 +55,7 @@ struct LoopContext {
   transfer::Transport* transport = nullptr;
   LoadBoard* board = nullptr;
   LoopProbe* probe = nullptr;
+  Promotion* promotion = nullptr;  // null: there are no tiers below the pool
   Clock* clock = &Clock::Real();
   int32_t step_tokens = 512;    // rows of one step at most
   int32_t requests_max = 64;    // running and waiting together

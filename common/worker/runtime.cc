@@ -68,6 +68,12 @@ absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
   telemetry::AddProcessMetrics(runtime->metrics_.get(), role, config::Version());
   runtime->worker_metrics_ = std::make_unique<WorkerMetrics>(
       *runtime->metrics_, *runtime->pool_, *runtime->transport_, *runtime->board_);
+  runtime->tier_metrics_ =
+      std::make_unique<TierMetrics>(*runtime->metrics_, runtime->offload_.get());
+  if (runtime->offload_ != nullptr) {
+    runtime->promotion_ =
+        std::make_unique<Promotion>(*runtime->offload_, runtime->worker_metrics_->step_cost());
+  }
   if (!config.server().metrics_listen().empty()) {
     RETURN_IF_ERROR(runtime->metrics_->Serve(config.server().metrics_listen()));
   }
@@ -87,8 +93,16 @@ absl::Status WorkerRuntime::CreateEngine() {
   }
   ASSIGN_OR_RETURN(storage_,
                    kv::KvStorage::Create(layout, model.layers, static_cast<int32_t>(blocks)));
-  pool_ = std::make_unique<kv::BlockPool>(static_cast<int32_t>(blocks),
-                                          [storage = storage_](BlockId b) { storage->Scrub(b); });
+  kv::BlockSaver saver;
+  if (HasTiers(config_.engine().kv_tiers())) {
+    saver = [this](BlockId block, const kv::BlockContent& content) {
+      offload_->Save(block, content);
+    };
+  }
+  pool_ = std::make_unique<kv::BlockPool>(
+      static_cast<int32_t>(blocks), [storage = storage_](BlockId b) { storage->Scrub(b); },
+      Clock::Real(), std::move(saver));
+  ASSIGN_OR_RETURN(offload_, OpenTiers(config_.engine().kv_tiers(), storage_, pool_->events()));
   engine_ = std::make_unique<engine::Engine>(model_, std::move(ops), storage_);
   return absl::OkStatus();
 }
@@ -113,6 +127,7 @@ LoopContext WorkerRuntime::loop_context() const {
           .transport = transport_.get(),
           .board = board_.get(),
           .probe = worker_metrics_.get(),
+          .promotion = promotion_.get(),
           .clock = &Clock::Real(),
           .step_tokens = config_.engine().step_tokens(),
           .requests_max = config_.engine().requests_max(),
@@ -158,6 +173,7 @@ v1::WorkerState WorkerRuntime::State() const {
   state.set_step_cost_base_s(cost.a);
   state.set_step_cost_per_row_s(cost.b);
   state.set_step_cost_per_key_s(cost.c);
+  if (offload_ != nullptr) ReportTiers(*offload_, &state);
   return state;
 }
 

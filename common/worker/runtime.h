@@ -17,8 +17,10 @@
 #include "common/telemetry/metrics.h"
 #include "common/transfer/transport.h"
 #include "common/worker/convert.h"
+#include "common/worker/kv_tiers.h"
 #include "common/worker/load_board.h"
 #include "common/worker/loop_context.h"
+#include "common/worker/promotion.h"
 #include "common/worker/worker_metrics.h"
 #include "trivium/v1/config.pb.h"
 
@@ -65,12 +67,16 @@ class WorkerRuntime {
   std::shared_ptr<const model::Model> model_;
   std::shared_ptr<kv::KvStorage> storage_;
   std::unique_ptr<kv::BlockPool> pool_;
+  // Holds leases of the pool's blocks; null where there are no tiers.
+  std::unique_ptr<kv::Offload> offload_;
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<LoadBoard> board_;
   std::unique_ptr<transfer::Transport> transport_;
   // Scrapes read all of the above: the registry stops first.
   std::unique_ptr<WorkerMetrics> worker_metrics_;
+  std::unique_ptr<TierMetrics> tier_metrics_;
   std::unique_ptr<telemetry::Metrics> metrics_;
+  std::unique_ptr<Promotion> promotion_;  // null as offload_
 };
 
 }  // namespace trivium::worker

@@ -5,6 +5,8 @@
 #include <mutex>
 #include <string>
 
+#include "common/worker/followed.h"
+
 namespace trivium::worker {
 namespace {
 
@@ -13,16 +15,6 @@ using telemetry::Gauge;
 using telemetry::Histogram;
 using telemetry::Labels;
 using telemetry::Metrics;
-
-// A counter that follows a sum kept elsewhere.
-struct Followed {
-  Counter* counter = nullptr;
-  double seen = 0;
-  void Follow(double sum) {
-    if (sum > seen) counter->Add(sum - seen);
-    seen = sum;
-  }
-};
 
 const std::map<absl::StatusCode, std::string>& Outcomes() {
   static const std::map<absl::StatusCode, std::string> outcomes = {
@@ -47,7 +39,7 @@ struct WorkerMetrics::Handles {
   Counter *steps, *rows;
   std::map<absl::StatusCode, Counter*> requests;
   Gauge *running, *waiting, *draining;
-  Counter *prompt_cached, *prompt_received, *prompt_computed;
+  Counter *prompt_cached, *prompt_loaded, *prompt_received, *prompt_computed;
   Gauge *blocks_total, *blocks_free, *blocks_used, *blocks_leased, *blocks_cached;
   Gauge *cost_base, *cost_row, *cost_key;
   Gauge *expected, *spare;
@@ -74,6 +66,7 @@ WorkerMetrics::Handles::Handles(Metrics& metrics) {
                                {{"source", source}});
   };
   prompt_cached = prompt("cached");
+  prompt_loaded = prompt("loaded");
   prompt_received = prompt("received");
   prompt_computed = prompt("computed");
   for (const auto& [code, name] : Outcomes()) {
@@ -143,6 +136,7 @@ void WorkerMetrics::OnFirstToken(double seconds_since_submit) {
 
 void WorkerMetrics::OnPrompt(const PromptRecord& prompt) {
   handles_->prompt_cached->Add(prompt.cached);
+  handles_->prompt_loaded->Add(prompt.loaded);
   handles_->prompt_received->Add(prompt.received);
   handles_->prompt_computed->Add(prompt.computed);
 }

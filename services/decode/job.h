@@ -27,8 +27,9 @@ struct Member {
 };
 
 struct Job {
-  // kLanding: its KV comes from a prefill worker. kPrefilling: it is computed here.
-  enum class State : uint8_t { kLanding, kPrefilling, kRunning };
+  // kLanding: its KV comes from a prefill worker. kFetching: some of it from a tier, and then it is
+  // kPrefilling: computed here.
+  enum class State : uint8_t { kLanding, kFetching, kPrefilling, kRunning };
 
   uint64_t number = 0;
   worker::StageRequest request;
@@ -39,7 +40,8 @@ struct Job {
   std::vector<Member> members;  // by choice
   int32_t members_left = 0;     // that have not ended
   std::optional<uint64_t> landing_id;
-  int32_t cached = 0;                   // tokens of the prompt whose KV was there already
+  int32_t cached = 0;                   // tokens of the prompt whose KV need not be computed
+  int32_t loaded = 0;                   // of these, from a tier
   int32_t computed = 0;                 // kPrefilling: tokens of the prompt whose KV is there
   int64_t kv_bytes = 0;                 // that landed
   std::shared_ptr<const bool> growing;  // counts it while its blocks may not be all it needs

@@ -103,8 +103,9 @@ void StepLoop::Give(Job& job, const std::vector<worker::OutputToken>& tokens) {
       {.cached_tokens = job.cached,
        .queue_s = worker::SecondsBetween(job.submitted, job.first_step),
        .compute_s = worker::SecondsBetween(job.first_step, context_.clock->Now())});
-  context_.probe->OnPrompt(
-      {.cached = job.cached, .computed = job.request.prompt_tokens() - job.cached});
+  context_.probe->OnPrompt({.cached = job.cached - job.loaded,
+                            .loaded = job.loaded,
+                            .computed = job.request.prompt_tokens() - job.cached});
   Start(job, tokens);
 }
 

@@ -66,12 +66,25 @@ absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageReques
   if (MayGrow(*job)) job->growing = growing_;
   job->alive = std::make_shared<const uint64_t>(number);
   const bool prefills = job->request.prefills;
-  if (prefills) job->state = Job::State::kPrefilling;
+  std::optional<kv::Offload::Wanted> wanted;
+  if (prefills && context_.promotion != nullptr) {
+    wanted = context_.promotion->Plan(
+        job->members.front().blocks,
+        worker::PrefixOf(job->request, context_.engine->storage().layout().block_tokens));
+  }
+  if (prefills) job->state = wanted ? Job::State::kFetching : Job::State::kPrefilling;
   transfer::LandingOptions landing = LandingFor(*job);
   const int32_t choices = job->request.choices;
+  const std::weak_ptr<const uint64_t> alive = job->alive;
   if (!mailbox_->Post(Reserved{std::move(job)})) {
     admission_.Leave(choices);
     return Unavailable("the worker is stopping");
+  }
+  if (wanted.has_value()) {
+    context_.promotion->Begin(*std::move(wanted), alive,
+                              [mailbox = mailbox_, number](int32_t fetched) {
+                                mailbox->Post(Fetched{number, fetched});
+                              });
   }
   if (prefills) return Submitted{number, std::nullopt};
   auto ticket = context_.transport->Expect(std::move(landing));
@@ -163,7 +176,8 @@ void StepLoop::Run() {
 std::optional<Duration> StepLoop::IdleTime() const {
   if (jobs_.empty()) return std::nullopt;
   for (const auto& [number, job] : jobs_) {
-    if (job->state != Job::State::kLanding) return Duration::zero();
+    const bool waits = job->state == Job::State::kLanding || job->state == Job::State::kFetching;
+    if (!waits) return Duration::zero();
   }
   return context_.keep_alive_interval;
 }
@@ -186,6 +200,9 @@ void StepLoop::Apply(Command command) {
                           End(cancelled.number, absl::CancelledError("cancelled by the caller"),
                               cancelled.silent);
                         },
+                        [&](Fetched& fetched) {
+                          if (Job* job = find(fetched.number)) Fetch(*job, fetched.blocks);
+                        },
                         [&](Landed& landed) {
                           if (Job* job = find(landed.number)) Land(*job, std::move(landed.arrival));
                         },
@@ -201,6 +218,17 @@ void StepLoop::Cut(const ChoiceCut& cut) {
     }
     job->members[static_cast<size_t>(cut.choice)].is_cut = true;
   }
+}
+
+// These blocks, behind those found in the pool, hold their KV now.
+void StepLoop::Fetch(Job& job, int32_t blocks) {
+  Member& member = job.members.front();
+  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
+  context_.pool->Publish(member.blocks, member.chain, member.blocks.cached_blocks() + blocks);
+  job.loaded = blocks * block_tokens;
+  job.cached += job.loaded;
+  job.computed = job.cached;
+  job.state = Job::State::kPrefilling;
 }
 
 void StepLoop::Land(Job& job, absl::StatusOr<transfer::Arrival> arrival) {

@@ -1,7 +1,7 @@
 // The decode stage without its network: reserves blocks and a landing place for each request, waits
 // for its KV, then gives every running request one token a step until it ends. A request that is to
-// be prefilled here has no landing: chunks of its prompt join the steps, behind the rows of those
-// that run.
+// be prefilled here has no landing: what tiers hold of its prompt is loaded, and chunks of the rest
+// join the steps, behind the rows of those that run.
 //
 // One thread owns the engine and every request. Commands reach it through a mailbox and are read at
 // step boundaries; outputs leave through DecodeSink. Thread-safety: all public methods, any thread.
@@ -96,6 +96,10 @@ class StepLoop {
     uint64_t number;
     bool silent;  // Submit itself reports the end
   };
+  struct Fetched {
+    uint64_t number;
+    int32_t blocks;
+  };
   struct Landed {
     uint64_t number;
     absl::StatusOr<transfer::Arrival> arrival;
@@ -104,13 +108,14 @@ class StepLoop {
     transfer::Credentials key;
     int32_t choice;
   };
-  using Command = std::variant<Reserved, Expected, Cancelled, Landed, ChoiceCut>;
+  using Command = std::variant<Reserved, Expected, Cancelled, Fetched, Landed, ChoiceCut>;
 
   absl::StatusOr<Submitted> SubmitAdmitted(worker::StageRequest request, DecodeSink* sink);
   absl::StatusOr<std::vector<kv::Reservation>> Reserve(const worker::StageRequest& request);
   bool MayGrow(const Job& job) const;
   int32_t Spare() const;
   transfer::LandingOptions LandingFor(const Job& job) const;
+  void Fetch(Job& job, int32_t blocks);
   void Run();
   std::optional<Duration> IdleTime() const;
   void Apply(Command command);

@@ -25,7 +25,8 @@ struct Overloaded : F... {
 }  // namespace
 
 struct StepLoop::Job {
-  enum class State : uint8_t { kWaiting, kComputing, kSending };
+  // kFetching: it has its blocks, and some are being filled from a tier.
+  enum class State : uint8_t { kWaiting, kFetching, kComputing, kSending };
 
   uint64_t number = 0;
   worker::StageRequest request;
@@ -35,7 +36,8 @@ struct StepLoop::Job {
 
   State state = State::kWaiting;
   uint64_t turn = 0;   // in which it got its blocks
-  int32_t cached = 0;  // tokens whose KV was there already
+  int32_t cached = 0;  // tokens whose KV need not be computed
+  int32_t loaded = 0;  // of these, from a tier
   int32_t done = 0;    // tokens whose KV is there
   TimePoint started;
   TimePoint kv_computed;  // of the last layer's keys and values
@@ -127,6 +129,10 @@ void StepLoop::Apply(Command command) {
                           if (!jobs_.contains(cancelled.number)) return;
                           End(cancelled.number, absl::CancelledError("cancelled by the caller"));
                         },
+                        [this](Fetched& fetched) {
+                          const auto job = jobs_.find(fetched.number);
+                          if (job != jobs_.end()) Begin(*job->second, fetched.blocks);
+                        },
                         [this](Delivered& delivered) {
                           const auto job = jobs_.find(delivered.number);
                           if (job == jobs_.end()) return;
@@ -152,7 +158,8 @@ void StepLoop::Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats) {
 void StepLoop::Admit() {
   std::vector<PromptQueue::Admitted> admitted;
   for (const auto& [number, job] : jobs_) {
-    if (job->state == Job::State::kComputing) admitted.push_back({&job->request, job->done});
+    const bool comes = job->state == Job::State::kComputing || job->state == Job::State::kFetching;
+    if (comes) admitted.push_back({&job->request, job->done});
   }
   std::vector<std::pair<uint64_t, absl::Status>> failed;
   const auto start = [&](uint64_t number) -> absl::StatusOr<PromptQueue::Admitted> {
@@ -189,14 +196,35 @@ absl::Status StepLoop::Start(Job& job) {
   }
   RETURN_IF_ERROR(sender.status());
   job.sender = *std::move(sender);
-  job.state = Job::State::kComputing;
   job.turn = ++turns_;
-  job.cached = job.done = job.blocks.cached_blocks() * block_tokens;
+  if (!Fetch(job, prefix)) Begin(job, 0);
+  return absl::OkStatus();
+}
+
+// False: there is nothing to wait for.
+bool StepLoop::Fetch(Job& job, const kv::PrefixUse& prefix) {
+  if (context_.promotion == nullptr || prefix.chain == nullptr) return false;
+  auto wanted = context_.promotion->Plan(job.blocks, prefix);
+  if (!wanted.has_value()) return false;
+  job.state = Job::State::kFetching;
+  context_.promotion->Begin(*std::move(wanted), job.alive,
+                            [mailbox = mailbox_, number = job.number](int32_t blocks) {
+                              mailbox->Post(Fetched{number, blocks});
+                            });
+  return true;
+}
+
+void StepLoop::Begin(Job& job, int32_t fetched_blocks) {
+  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
+  const int32_t blocks = job.blocks.cached_blocks() + fetched_blocks;
+  if (fetched_blocks > 0) context_.pool->Publish(job.blocks, job.request.chain, blocks);
+  job.state = Job::State::kComputing;
+  job.loaded = fetched_blocks * block_tokens;
+  job.cached = job.done = blocks * block_tokens;
   Send(job, {.layer_begin = 0,
              .layer_end = context_.engine->model().config.layers,
              .token_begin = 0,
              .token_end = job.cached});
-  return absl::OkStatus();
 }
 
 // What the receiver holds already (before ticket.token_begin) stays here.
@@ -312,7 +340,8 @@ void StepLoop::Sample(Job& job, std::span<const float> logits) {
   job.state = Job::State::kSending;
   for (const worker::OutputToken& token : tokens) job.sink->OnFirstToken(token);
   context_.probe->OnFirstToken(worker::SecondsBetween(job.submitted, now));
-  context_.probe->OnPrompt({.cached = job.cached, .computed = job.done - job.cached});
+  context_.probe->OnPrompt(
+      {.cached = job.cached - job.loaded, .loaded = job.loaded, .computed = job.done - job.cached});
   job.sender->Finish(worker::SerializeTail(tokens), worker::GoesOn(tokens));
 }
 

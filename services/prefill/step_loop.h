@@ -79,11 +79,15 @@ class StepLoop {
   struct Cancelled {
     uint64_t number;
   };
+  struct Fetched {
+    uint64_t number;
+    int32_t blocks;
+  };
   struct Delivered {
     uint64_t number;
     absl::StatusOr<transfer::TransferStats> stats;
   };
-  using Command = std::variant<Arrived, Cancelled, Delivered>;
+  using Command = std::variant<Arrived, Cancelled, Fetched, Delivered>;
   struct Chunk {
     Job* job;
     int32_t begin, end;
@@ -95,6 +99,8 @@ class StepLoop {
   void Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats);
   void Admit();
   absl::Status Start(Job& job);
+  bool Fetch(Job& job, const kv::PrefixUse& prefix);
+  void Begin(Job& job, int32_t fetched_blocks);
   std::vector<Chunk> Plan();
   void RunStep(const std::vector<Chunk>& chunks);
   void Send(Job& job, transfer::RowRange rows);

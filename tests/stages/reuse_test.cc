@@ -1,84 +1,10 @@
 // What one request leaves in the pools serves the next of the same domain, and never another: told
 // by the rows that the engines computed, not by what a cache claims. The text stays what it is
 // without reuse, bit for bit.
-#include <gtest/gtest.h>
-
-#include <thread>
-
-#include "tests/stages/rig.h"
+#include "tests/stages/reuse_fixture.h"
 
 namespace trivium::stages {
 namespace {
-
-constexpr int32_t kAll = INT32_MAX;
-
-kv::KeySpace Space() { return {.model = "tiny", .numerics_class = "test"}; }
-
-kv::Domain DomainOf(uint8_t name, int32_t token_end = kAll) {
-  kv::Domain domain{.key = {}, .token_end = token_end};
-  domain.key.bytes.fill(name);
-  return domain;
-}
-
-engine::SamplingParams Seeded(uint64_t seed, int32_t max_tokens) {
-  return {.temperature = 0.9f,
-          .seed = seed,
-          .max_tokens = max_tokens,
-          .ignore_eos = true,
-          .logprobs = 1};
-}
-
-int64_t RowsOf(const WorkerParts& parts) {
-  int64_t rows = 0;
-  for (const StepLog::Step& step : parts.log.steps()) rows += step.rows;
-  return rows;
-}
-
-class ReuseTest : public testing::Test {
- protected:
-  ReuseTest() {
-    const uint32_t seed = std::random_device()();
-    std::printf("seed %u\n", seed);
-    random_.seed(seed);
-  }
-
-  static worker::StageRequest In(std::vector<kv::Domain> domains, worker::StageRequest request,
-                                 const kv::KeySpace& space = Space(),
-                                 std::vector<kv::MediaSpan> media = {}) {
-    auto chain = kv::BlockChain::Create(space, std::move(domains), std::move(media));
-    TRIVIUM_CHECK(chain.ok(), "{}", Message(chain.status()));
-    chain->Append(request.token_ids);
-    request.chain = *std::move(chain);
-    return request;
-  }
-
-  // Rows that the prefill worker computed for it; the text has to be that of a lone engine.
-  int64_t Computed(Rig& rig, const worker::StageRequest& request) {
-    const int64_t before = RowsOf(rig.prefill_parts);
-    ExpectRight(rig, request, rig.Run(request));
-    return RowsOf(rig.prefill_parts) - before;
-  }
-
-  static void ExpectRight(Rig& rig, const worker::StageRequest& request,
-                          const absl::StatusOr<std::vector<worker::OutputToken>>& got) {
-    ASSERT_TRUE(got.ok()) << got.status();
-    const engine::Generation want = rig.Local(request);
-    ASSERT_EQ(got->size(), want.tokens.size());
-    for (size_t i = 0; i < got->size(); ++i) {
-      ASSERT_EQ((*got)[i].token.id, want.tokens[i].id) << "token " << i;
-      ASSERT_EQ((*got)[i].token.logprob, want.tokens[i].logprob) << "token " << i;
-    }
-  }
-
-  std::vector<int32_t> Joined(std::vector<int32_t> a, const std::vector<int32_t>& b) {
-    a.insert(a.end(), b.begin(), b.end());
-    return a;
-  }
-
-  std::mt19937 random_;
-  std::mutex mutex_;
-  std::vector<std::pair<worker::StageRequest, std::vector<worker::OutputToken>>> ran_;
-};
 
 TEST_F(ReuseTest, TheSameDomainHitsAndAnotherNever) {
   Rig rig;
@@ -250,38 +176,7 @@ TEST_F(ReuseTest, ChoicesShareWhatWasFound) {
 // Pools far too small for what goes through them: blocks are evicted, found, evicted again.
 TEST_F(ReuseTest, UnderPressureEveryTextIsRight) {
   Rig rig({.prefill_blocks = 24, .decode_blocks = 40, .requests_max = 16});
-  std::vector<std::vector<int32_t>> beginnings;
-  for (int i = 0; i < 4; ++i) beginnings.push_back(rig.RandomPrompt(random_, 16 + random_() % 100));
-  constexpr int kThreads = 4, kRounds = 12;
-  std::vector<std::thread> threads;
-  std::vector<std::mt19937> randoms;
-  for (int t = 0; t < kThreads; ++t) randoms.emplace_back(random_());
-  for (int t = 0; t < kThreads; ++t) {
-    threads.emplace_back([&, t] {
-      std::mt19937& random = randoms[static_cast<size_t>(t)];
-      for (int round = 0; round < kRounds; ++round) {
-        const auto tenant = static_cast<uint8_t>(random() % 2);
-        const auto& beginning = beginnings[random() % beginnings.size()];
-        auto request =
-            In({DomainOf(tenant)},
-               rig.Request(Joined(beginning, rig.RandomPrompt(random, 1 + random() % 40)),
-                           Seeded(random(), 10)));
-        request.prefills = random() % 3 == 0;
-        auto got = rig.Run(request);
-        while (absl::IsResourceExhausted(got.status())) {
-          std::this_thread::yield();
-          got = rig.Run(request);
-        }
-        EXPECT_TRUE(got.ok()) << got.status();
-        std::lock_guard lock(mutex_);
-        ran_.emplace_back(std::move(request), *std::move(got));
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-  for (const auto& [request, got] : ran_) ExpectRight(rig, request, got);
-  EXPECT_TRUE(rig.prefill_parts.WaitAllFree());
-  EXPECT_TRUE(rig.decode_parts.WaitAllFree());
+  RunUnderPressure(rig);
   EXPECT_GT(rig.prefill_parts.log.prompts().cached + rig.decode_parts.log.prompts().cached, 0);
 }
 

@@ -26,6 +26,7 @@ void StepLog::OnEnd(const absl::Status& status) {
 void StepLog::OnPrompt(const worker::PromptRecord& prompt) {
   std::lock_guard lock(mutex_);
   prompts_.cached += prompt.cached;
+  prompts_.loaded += prompt.loaded;
   prompts_.received += prompt.received;
   prompts_.computed += prompt.computed;
 }
@@ -65,8 +66,24 @@ WorkerParts::WorkerParts(const RigOptions& rig, int32_t blocks, uint64_t epoch)
     : options(rig),
       engine(engine::MakeTestEngine(
           {.isa = kernels::Isa::kReference, .numerics = rig.numerics, .threads = 1}, blocks)) {
+  const bool has_tiers = rig.tier_memory_bytes > 0 || !rig.tier_disk.empty();
+  kv::BlockSaver saver;
+  if (has_tiers) saver = [this](BlockId block, auto& content) { offload->Save(block, content); };
   pool = std::make_unique<kv::BlockPool>(
-      blocks, [storage = engine.storage](BlockId block) { storage->Scrub(block); });
+      blocks, [storage = engine.storage](BlockId block) { storage->Scrub(block); }, Clock::Real(),
+      std::move(saver));
+  if (has_tiers) {
+    auto opened = kv::Offload::Open(
+        engine.storage,
+        {.memory_bytes = rig.tier_memory_bytes,
+         .disk_path = rig.tier_disk.empty() ? "" : fmt::format("{}.{}", rig.tier_disk, epoch),
+         .disk_bytes = 64 << 20,
+         .disk_secret = std::string(32, 's'),
+         .events = &pool->events()});
+    TRIVIUM_CHECK(opened.ok(), "{}", Message(opened.status()));
+    offload = *std::move(opened);
+    promotion = std::make_unique<worker::Promotion>(*offload, cost);
+  }
   transfer::TransportOptions transport_options;
   transport_options.storage = engine.storage;
   transport_options.epoch = {epoch};
@@ -82,6 +99,7 @@ worker::LoopContext WorkerParts::Context() {
           .transport = transport.get(),
           .board = &board,
           .probe = &log,
+          .promotion = promotion.get(),
           .step_tokens = options.step_tokens,
           .requests_max = options.requests_max,
           .admits_expected = options.admits_expected,

@@ -25,6 +25,8 @@ struct RigOptions {
   int32_t requests_max = 64;
   double timeout_scale = 1;
   bool admits_expected = true;
+  int64_t tier_memory_bytes = 0;  // of each worker's compressed tier
+  std::string tier_disk = {};     // its files are this and the worker's name; empty: no disk
 };
 
 // Remembers every step.
@@ -61,6 +63,9 @@ struct WorkerParts {
   RigOptions options;
   engine::TestEngine engine;
   std::unique_ptr<kv::BlockPool> pool;
+  std::unique_ptr<kv::Offload> offload;  // null: no tiers
+  engine::StepCost cost;                 // stays unknown, so that all is loaded that can be
+  std::unique_ptr<worker::Promotion> promotion;
   std::unique_ptr<transfer::Transport> transport;
   worker::LoadBoard board;
   StepLog log;
