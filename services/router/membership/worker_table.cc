@@ -26,7 +26,7 @@ int32_t SumOrMax(int32_t a, int32_t b) {
 }
 
 // A fit may give what no machine can do.
-double Plausible(double seconds) { return std::isfinite(seconds) ? std::max(0.0, seconds) : 0; }
+double Plausible(double value) { return std::isfinite(value) ? std::max(0.0, value) : 0; }
 
 void Report(const v1::WorkerState& state, WorkerView* view) {
   view->epoch = state.epoch();
@@ -44,6 +44,8 @@ void Report(const v1::WorkerState& state, WorkerView* view) {
   view->step_cost = {.per_row_s = Plausible(state.step_cost_per_row_s()),
                      .base_s = Plausible(state.step_cost_base_s()),
                      .per_key_s = Plausible(state.step_cost_per_key_s())};
+  view->memory_load_bytes_per_s = Plausible(state.memory_load_bytes_per_s());
+  view->disk_load_bytes_per_s = Plausible(state.disk_load_bytes_per_s());
 }
 
 }  // namespace

@@ -12,8 +12,9 @@ constexpr double kTransferBytesPerSBefore = 1e9;
 // Measured alike: between equal machines, fits of step times differ by less than this, and
 // transfers, which share their time with computation, by less than that.
 constexpr double kStepNoise = 1.25, kTransferNoise = 2;
-// Bytes of KV a second: decoding from memory, and reading from a disk besides.
-constexpr double kMemoryBytesPerS = 1e9, kDiskBytesPerS = 2e8;
+// Bytes of KV a second, of a worker that has not measured its own: unpacking, and reading from a
+// disk and unsealing.
+constexpr double kMemoryBytesPerSBefore = 5e8, kDiskBytesPerSBefore = 2e8;
 constexpr int64_t kStepRows = 512;
 // The beginning of an answer, by which its decode worker's speed is judged.
 constexpr double kAnswerTokens = 32;
@@ -44,8 +45,8 @@ double PrefillSeconds(const StepCost& cost, int64_t position, int64_t prompt_tok
 // Uses as much of what is held as is worth its loading: `rest_s(tokens)` is what it costs to go on
 // from there.
 template <typename Rest>
-void LoadWhatPays(const Held& held, int32_t most, int64_t token_bytes, Rest rest_s,
-                  Estimate* estimate, double Estimate::*rest) {
+void LoadWhatPays(const WorkerView& worker, const Held& held, int32_t most, int64_t token_bytes,
+                  Rest rest_s, Estimate* estimate, double Estimate::*rest) {
   const int32_t hot = std::min(held.hot_tokens, most);
   const int32_t memory = std::min(held.memory_tokens, most);
   const int32_t disk = std::min(held.disk_tokens, most);
@@ -57,8 +58,14 @@ void LoadWhatPays(const Held& held, int32_t most, int64_t token_bytes, Rest rest
   };
   take(hot, 0);
   if (disk == hot) return;
-  const double from_memory_s = bytes(memory - hot) / kMemoryBytesPerS;
-  const double from_disk_s = from_memory_s + bytes(disk - memory) / kDiskBytesPerS;
+  const auto measured = [](double bytes_per_s, double before) {
+    return bytes_per_s > 0 ? bytes_per_s : before;
+  };
+  const double from_memory_s =
+      bytes(memory - hot) / measured(worker.memory_load_bytes_per_s, kMemoryBytesPerSBefore);
+  const double from_disk_s =
+      from_memory_s +
+      bytes(disk - memory) / measured(worker.disk_load_bytes_per_s, kDiskBytesPerSBefore);
   for (const auto& [tokens, load_s] :
        {std::pair(memory, from_memory_s), std::pair(disk, from_disk_s)}) {
     if (load_s + rest_s(tokens) < estimate->load_s + estimate->*rest) take(tokens, load_s);
@@ -69,7 +76,7 @@ Estimate ForPrefill(const WorkerView& worker, const RequestShape& shape, const H
                     const StepCost& cost, int64_t token_bytes) {
   Estimate estimate{.wait_s = SecondsOf(cost, Backlog(worker), 0)};
   LoadWhatPays(
-      held, shape.prompt_tokens - 1, token_bytes,
+      worker, held, shape.prompt_tokens - 1, token_bytes,
       [&](int32_t tokens) { return PrefillSeconds(cost, tokens, shape.prompt_tokens); }, &estimate,
       &Estimate::compute_s);
   estimate.harm_s = kWorkHarm * (estimate.load_s + estimate.compute_s);
@@ -132,24 +139,22 @@ Estimate EstimateFor(const WorkerView& worker, const RequestShape& shape, const 
   const double measured = worker.transfer_bytes_per_s;
   const bool is_slow = measured > 0 && measured * kTransferNoise < speeds.transfer_bytes_per_s;
   const double bytes_per_s = is_slow ? measured : speeds.transfer_bytes_per_s;
-  Estimate estimate;
-  LoadWhatPays(
-      held, shape.prompt_tokens, kv_bytes_per_token,
-      [&](int32_t tokens) {
-        return static_cast<double>((shape.prompt_tokens - tokens) * kv_bytes_per_token) /
-               bytes_per_s;
-      },
-      &estimate, &Estimate::transfer_s);
+  Estimate estimate{.cached_tokens = std::min(held.hot_tokens, shape.prompt_tokens)};
+  estimate.transfer_s =
+      static_cast<double>((shape.prompt_tokens - estimate.cached_tokens) * kv_bytes_per_token) /
+      bytes_per_s;
   estimate.harm_s = HarmAt(worker, shape, Or(worker.step_cost, speeds.decode));
   return estimate;
 }
 
 Estimate EstimateLocal(const WorkerView& worker, const RequestShape& shape, const Held& held,
-                       const Speeds& speeds) {
+                       const Speeds& speeds, int64_t kv_bytes_per_token) {
   const StepCost cost = Or(worker.step_cost, speeds.decode);
-  Estimate estimate{.cached_tokens = std::min(held.hot_tokens, shape.prompt_tokens - 1),
-                    .wait_s = SecondsOf(cost, worker.own_prompt_tokens, 0)};
-  estimate.compute_s = PrefillSeconds(cost, estimate.cached_tokens, shape.prompt_tokens);
+  Estimate estimate{.wait_s = SecondsOf(cost, worker.own_prompt_tokens, 0)};
+  LoadWhatPays(
+      worker, held, shape.prompt_tokens - 1, kv_bytes_per_token,
+      [&](int32_t tokens) { return PrefillSeconds(cost, tokens, shape.prompt_tokens); }, &estimate,
+      &Estimate::compute_s);
   estimate.harm_s = HarmAt(worker, shape, cost) + Requests(worker) * estimate.compute_s;
   return estimate;
 }

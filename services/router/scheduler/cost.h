@@ -33,14 +33,15 @@ struct Estimate {
   double total_s() const { return wait_s + load_s + compute_s + transfer_s + harm_s; }
 };
 
-// `held`: by this worker.
+// `held`: by this worker. A decode worker takes what it lacks from the prefill worker, and so has
+// only what is hot.
 Estimate EstimateFor(const WorkerView& worker, const RequestShape& shape, const Held& held,
                      const Speeds& speeds, int64_t kv_bytes_per_token);
 
-// Of a decode worker that prefills the prompt itself, from the hot tokens that it holds on: those
-// that run there wait meanwhile.
+// Of a decode worker that prefills the prompt itself, from the tokens that it holds on: those that
+// run there wait while it computes.
 Estimate EstimateLocal(const WorkerView& worker, const RequestShape& shape, const Held& held,
-                       const Speeds& speeds);
+                       const Speeds& speeds, int64_t kv_bytes_per_token);
 
 // Prompt tokens that wait at a prefill worker, and requests in a worker's batch, as far as known.
 int64_t Backlog(const WorkerView& worker);

@@ -163,9 +163,9 @@ class Offers {
 // Prompt rows that a decode worker takes among its own at once: more would hold up those it serves.
 constexpr int32_t kLocalRowsMax = 256;
 
-bool MayPrefill(const WorkerView& worker, const RequestShape& shape, const Held& held) {
-  const int64_t rows = shape.prompt_tokens - held.hot_tokens;
-  return !shape.needs_prefill_worker && shape.blame.empty() && held.hot_tokens > 0 &&
+bool MayPrefill(const WorkerView& worker, const RequestShape& shape, int32_t cached_tokens) {
+  const int64_t rows = shape.prompt_tokens - cached_tokens;
+  return !shape.needs_prefill_worker && shape.blame.empty() && cached_tokens > 0 &&
          !NeedsKept(worker, shape) && rows + worker.own_prompt_tokens <= kLocalRowsMax;
 }
 
@@ -201,8 +201,9 @@ Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape, bool
     const Estimate estimate = EstimateFor(worker, shape, here, speeds, cluster.kv_bytes_per_token);
     (is_prefill ? pairing.prefill : pairing.decode)
         .Add({i, CostOf(worker, i, shape, estimate, cluster.policy), estimate}, is_shown);
-    if (is_prefill || !MayPrefill(worker, shape, here)) continue;
-    const Estimate local = EstimateLocal(worker, shape, here, speeds);
+    if (is_prefill || !MayPrefill(worker, shape, here.disk_tokens)) continue;
+    const Estimate local = EstimateLocal(worker, shape, here, speeds, cluster.kv_bytes_per_token);
+    if (!MayPrefill(worker, shape, local.cached_tokens)) continue;
     pairing.local.Add({i, CostOf(worker, i, shape, local, cluster.policy), local}, is_shown);
   }
   return pairings;

@@ -62,6 +62,8 @@ struct WorkerView {
   bool is_full = false;                // refused a request for want of room since its last report
   StepCost step_cost = {};
   double transfer_bytes_per_s = 0;  // of KV, into it; 0: nothing was sent yet
+  // Of KV, from the tiers below its pool; 0: nothing was loaded yet.
+  double memory_load_bytes_per_s = 0, disk_load_bytes_per_s = 0;
 
   int32_t own_requests = 0;       // this router's, now there
   int64_t own_blocks = 0;         // held or about to be held by them

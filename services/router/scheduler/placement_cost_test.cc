@@ -176,6 +176,22 @@ TEST(PlacementCostTest, TiersCountForWhatTheySaveLessTheirLoading) {
   }
 }
 
+TEST(PlacementCostTest, MeasuredLoadSpeedsStandInForGuesses) {
+  ClusterSnapshot cluster = Cluster(2, 1);
+  const RequestShape shape = Prompt(1000, {{0, 0, 0, 800}, {1, 0, 0, 800}});
+  const auto loaded = [&](WorkerIndex worker) {
+    const Decision decision = Decide(cluster, shape);
+    EXPECT_EQ(decision.placement.prefill, worker);
+    return decision.prefill.front().estimate;
+  };
+  cluster.workers[0].disk_load_bytes_per_s = 1e8;
+  EXPECT_NEAR(loaded(1).load_s, 800 * 23040 / 2e8, 1e-9) << "a guess is better than that";
+  cluster.workers[1].disk_load_bytes_per_s = 5e7;
+  EXPECT_NEAR(loaded(0).load_s, 800 * 23040 / 1e8, 1e-9);
+  cluster.workers[0].disk_load_bytes_per_s = cluster.workers[1].disk_load_bytes_per_s = 1e6;
+  EXPECT_EQ(Decide(cluster, shape).prefill.front().estimate.cached_tokens, 0) << "not worth it";
+}
+
 TEST(PlacementCostTest, SpeedsCountOnceTheyDifferByMoreThanNoise) {
   ClusterSnapshot cluster = Cluster(2, 1);
   cluster.workers[0].prompt_tokens_waiting = 100;
@@ -297,6 +313,10 @@ TEST(PlacementCostTest, TheHolderOfAllButALittlePrefillsItself) {
   EXPECT_NE(Decide(cluster, Prompt(1000)).reason, PlacementReason::kLocal) << "nothing is held";
   shape.held = {{2, 720, 720, 720}};
   EXPECT_NE(Decide(cluster, shape).reason, PlacementReason::kLocal) << "too many rows are missing";
+  shape.held = {{2, 320, 640, 960}};
+  EXPECT_EQ(Decide(cluster, shape).reason, PlacementReason::kLocal) << "what tiers hold is loaded";
+  cluster.workers[2].disk_load_bytes_per_s = 1e6;
+  EXPECT_NE(Decide(cluster, shape).reason, PlacementReason::kLocal) << "it takes too long";
 }
 
 TEST(PlacementCostTest, ABusyHolderDoesNotPrefill) {
