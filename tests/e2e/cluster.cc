@@ -104,14 +104,14 @@ void Cluster::WriteWorkerConfig(const std::string& role, int index) {
       directory_ + "/" + name + ".yaml",
       fmt::format("worker_id: {}\nserver:\n  listen: 127.0.0.1:{}\n  metrics_listen: 127.0.0.1:{}\n"
                   "{}model:\n  path: {}\nengine:\n  threads: {}\n  isa: {}\n  numerics: {}\n"
-                  "  kv_memory_bytes: {}\n  step_tokens: {}\n  requests_max: {}\n"
+                  "  kv_memory_bytes: {}\n  step_tokens: {}\n  requests_max: {}\n{}"
                   "transfer:\n  transports: \"{}\"\n  timeout_scale: {}\n",
                   name, ports_[name], metrics_ports_[name],
                   token.empty() ? "" : "  cluster_token_file: " + directory_ + "/worker.token\n",
                   options_.model, options_.threads, options_.isa, options_.numerics,
                   role == "prefill" ? options_.prefill_kv_bytes : options_.decode_kv_bytes,
-                  options_.step_tokens, options_.requests_max, options_.transports,
-                  options_.timeout_scale));
+                  options_.step_tokens, options_.requests_max, options_.engine_config[role],
+                  options_.transports, options_.timeout_scale));
 }
 
 void Cluster::WriteRouterConfig() {

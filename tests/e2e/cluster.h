@@ -42,6 +42,8 @@ struct ClusterOptions {
   // More of the router's file. Without reuse, so that what a request computes and moves does not
   // depend on those before it.
   std::string router_config = "tenancy: {tenants: [{id: default, kv_sharing: none}]}\n";
+  // By role, more of the workers' engine section: lines of two spaces.
+  std::map<std::string, std::string> engine_config = {};
   std::string api_key;  // of the client; empty: none
   double queue_timeout_s = 300;
   Duration ready_timeout = std::chrono::seconds(60);
