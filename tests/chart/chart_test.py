@@ -86,6 +86,8 @@ class Rendered(unittest.TestCase):
                 spec = release.pod(role)["spec"]
                 self.assertIn(("ServiceAccount", spec["serviceAccountName"]), release.objects)
                 volumes = {volume["name"]: volume for volume in spec["volumes"]}
+                for claim in release.workload(role)["spec"].get("volumeClaimTemplates", []):
+                    volumes[claim["metadata"]["name"]] = claim
                 containers = spec["containers"] + spec.get("initContainers", [])
                 for mount in (m for c in containers for m in c["volumeMounts"]):
                     self.assertIn(mount["name"], volumes)
@@ -153,10 +155,21 @@ class Rendered(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "beyond port 65535"):
             Release(HELM, [MINIMAL], ["transfer.port=65500"])
 
+    def test_a_disk_has_room_for_its_file(self):
+        for role, file_mib, storage_class in (("prefill", 64 << 10, "fast"), ("decode", 500, None)):
+            (claim,) = LOADED["claim"].workload(role)["spec"]["volumeClaimTemplates"]
+            asked = re.fullmatch(r"(\d+)Mi", claim["spec"]["resources"]["requests"]["storage"])
+            self.assertGreater(int(asked[1]), file_mib * 1.05)
+            self.assertLess(int(asked[1]), file_mib * 1.2)
+            self.assertEqual(claim["spec"].get("storageClassName"), storage_class)
+        with self.assertRaisesRegex(ValueError, "prefill.kvDisk.size needs prefill.kvDisk.keySecret"):
+            Release(HELM, [MINIMAL], ["prefill.kvDisk.size=1GiB"])
+
     def test_values_are_checked(self):
         for setting, where in (("decode.replicas=0", "decode/replicas"), ("model.fil=x", "model"),
                                ("clusterToken.value=short", "clusterToken/value"),
                                ("prefill.kvMemory=1GB", "prefill/kvMemory"),
+                               ("decode.kvDisk.size=1GB", "decode/kvDisk/size"),
                                ("decode.admission=half", "decode/admission"),
                                ("prefill.admission=full", "prefill")):
             with self.assertRaisesRegex(ValueError, where):
@@ -225,6 +238,8 @@ class Binaries(unittest.TestCase):
                    "--cluster-token-file", self.path / "token", "--model", self.path / "model"]
         if role == "router":
             command += ["--master-key-file", self.path / "master"]
+        else:
+            command += ["--kv-disk-key-file", self.path / "master"]
         done = subprocess.run(command, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
         return yaml.safe_load(done.stdout)
@@ -244,6 +259,10 @@ class Binaries(unittest.TestCase):
             self.assertEqual("/etc/trivium/master" in mounts, master is not None)
             if master:
                 self.assertEqual((role, os.path.dirname(master)), ("router", "/etc/trivium/master"))
+            tiers = config.get("engine", {}).get("kv_tiers", {})
+            self.assertEqual("/var/lib/trivium" in mounts, bool(tiers))
+            for field in ("disk_path", "disk_key_file") if tiers else ():
+                self.assertIn(os.path.dirname(tiers[field]), mounts)
             self.assertTrue(config["model"]["path"].startswith("/models/"))
             self.assertIn("/models", mounts)
             flag, path = release.container(role)["args"]

@@ -66,6 +66,12 @@ engine:
   {{- if eq .role "decode" }}
   admission: {{ $stage.admission }}
   {{- end }}
+  {{- if $stage.kvDisk.size }}
+  kv_tiers:
+    disk_path: /var/lib/trivium/kv-blocks
+    disk_bytes: {{ $stage.kvDisk.size }}
+    disk_key_file: /etc/trivium/disk-key/key
+  {{- end }}
 transfer:
   interface: {{ .root.Values.transfer.interface }}
   transports: tcp,self
@@ -106,6 +112,7 @@ tenancy:
 {{- $stage := get $root.Values $role -}}
 {{- $ports := get (include "trivium.ports" $root | fromYaml) $role -}}
 {{- $hasMaster := and (eq $role "router") $root.Values.masterKey.existingSecret -}}
+{{- $disk := $stage.kvDisk | default dict -}}
 metadata:
   labels:
     {{- include "trivium.labels" $root | nindent 4 }}
@@ -183,6 +190,10 @@ spec:
         {{- if $hasMaster }}
         - {name: master, mountPath: /etc/trivium/master, readOnly: true}
         {{- end }}
+        {{- if $disk.size }}
+        - {name: disk-key, mountPath: /etc/trivium/disk-key, readOnly: true}
+        - {name: kv-disk, mountPath: /var/lib/trivium}
+        {{- end }}
         - {name: models, mountPath: /models, readOnly: true}
   volumes:
     - name: config
@@ -198,6 +209,14 @@ spec:
     - name: master
       secret:
         secretName: {{ $root.Values.masterKey.existingSecret }}
+        defaultMode: 0440
+        items:
+          - {key: key, path: key}
+    {{- end }}
+    {{- if $disk.size }}
+    - name: disk-key
+      secret:
+        secretName: {{ required (printf "%s.kvDisk.size needs %s.kvDisk.keySecret" $role $role) $disk.keySecret }}
         defaultMode: 0440
         items:
           - {key: key, path: key}
