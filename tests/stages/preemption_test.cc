@@ -170,6 +170,7 @@ TEST_F(PreemptionTest, WhatOthersCachedEndsNoAnswer) {
     cached.request.chain = *std::move(chain);
     cached.request.chain.Append(cached.request.token_ids);
     cached.Run(rig);
+    ASSERT_TRUE(rig.decode_parts.WaitAllFree());
     ASSERT_EQ(rig.decode_parts.pool->counts().kept, 6);
     Client client = Unknown(rig, 33, 100, 100);  // 9 blocks
     const std::vector<int32_t> alone = IdsOf(rig.Local(client.request));
@@ -177,6 +178,7 @@ TEST_F(PreemptionTest, WhatOthersCachedEndsNoAnswer) {
     client.Run(rig);
     EXPECT_TRUE(client.status.ok()) << client.status;
     EXPECT_EQ(client.ids, alone);
+    ASSERT_TRUE(rig.decode_parts.WaitAllFree());
     EXPECT_EQ(rig.decode_parts.pool->counts().kept, 3) << "no more is taken than has to be";
   }
 }
