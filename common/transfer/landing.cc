@@ -1,11 +1,13 @@
 #include "common/transfer/landing.h"
 
 #include <algorithm>
+#include <bit>
 
 namespace trivium::transfer {
 
 Coverage::Coverage(int32_t layers, int32_t token_begin, int32_t token_end)
     : token_begin_(token_begin),
+      token_end_(token_end),
       words_per_layer_((int64_t{token_end} - token_begin + 63) / 64),
       total_(int64_t{layers} * (token_end - token_begin)),
       claimed_(static_cast<size_t>(words_per_layer_ * layers), 0) {}
@@ -39,6 +41,20 @@ void Coverage::Unclaim(const RowRange& rows) {
 
 void Coverage::Land(const RowRange& rows) {
   landed_ += int64_t{rows.layer_end - rows.layer_begin} * (rows.token_end - rows.token_begin);
+}
+
+int32_t Coverage::CompleteEnd() const {
+  int64_t claimed = 0;
+  for (const uint64_t word : claimed_) claimed += std::popcount(word);
+  if (claimed != landed_) return token_begin_;
+  const auto step = static_cast<size_t>(words_per_layer_);
+  for (size_t i = 0; i < step; ++i) {
+    uint64_t in_all = ~uint64_t{0};
+    for (size_t at = i; at < claimed_.size(); at += step) in_all &= claimed_[at];
+    if (in_all == ~uint64_t{0}) continue;
+    return token_begin_ + static_cast<int32_t>(i) * 64 + std::countr_one(in_all);
+  }
+  return token_end_;
 }
 
 Landing::Landing(LandingOptions landing_options, int32_t layers)
@@ -144,6 +160,7 @@ std::optional<absl::StatusOr<Arrival>> LandingTable::Outcome(uint64_t id) const 
   }
   Arrival arrival;
   arrival.kv_complete = landing->covered.Full();
+  arrival.token_end = landing->covered.CompleteEnd();
   arrival.tail = landing->tail;
   arrival.kv_bytes = landing->kv_bytes;
   arrival.messages = static_cast<int32_t>(landing->messages);

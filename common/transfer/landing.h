@@ -28,12 +28,15 @@ class Coverage {
   void Unclaim(const RowRange& rows);
   void Land(const RowRange& rows);  // claimed ones
   bool Full() const { return landed_ == total_; }
+  // Where all claimed rows have landed: the first token that some layer lacks, or token_end. While
+  // others are on their way, token_begin.
+  int32_t CompleteEnd() const;
 
  private:
   template <typename F>
   void ForEachWord(const RowRange& rows, F&& visit) const;
 
-  int32_t token_begin_;
+  int32_t token_begin_, token_end_;
   int64_t words_per_layer_;
   int64_t total_, landed_ = 0;
   std::vector<uint64_t> claimed_;

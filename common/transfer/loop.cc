@@ -82,6 +82,9 @@ class SenderHandle final : public Sender {
       engine.send_side().Finish(id, tail, kv_complete);
     });
   }
+  void FinishShort() override {
+    mailbox_->Post([id = id_](Engine& engine) { engine.send_side().FinishShort(id); });
+  }
   void Abort() override { End(absl::CancelledError("the transfer was aborted")); }
 
  private:
@@ -170,11 +173,6 @@ absl::Status LoopTransport::CheckRange(int32_t token_begin, int32_t token_end,
   if (token_begin < 0 || token_begin >= token_end) {
     return InvalidArgument("transfer: tokens {}..{} are no range", token_begin, token_end);
   }
-  const int64_t needed = (int64_t{token_end} + rows_.block_tokens() - 1) / rows_.block_tokens();
-  if (needed > static_cast<int64_t>(blocks.blocks.size())) {
-    return InvalidArgument("transfer: {} tokens need {} blocks, {} were given", token_end, needed,
-                           blocks.blocks.size());
-  }
   for (const BlockId block : blocks.blocks) {
     if (block.value < 0 || block.value >= rows_.storage().blocks()) {
       return InvalidArgument("transfer: block {} is not in the pool", block.value);
@@ -185,6 +183,11 @@ absl::Status LoopTransport::CheckRange(int32_t token_begin, int32_t token_end,
 
 absl::StatusOr<Ticket> LoopTransport::Expect(LandingOptions options) {
   RETURN_IF_ERROR(CheckRange(options.token_begin, options.token_end, options.into));
+  const int64_t room = static_cast<int64_t>(options.into.blocks.size()) * rows_.block_tokens();
+  if (options.token_end > room) {
+    return InvalidArgument("transfer: {} tokens do not fit into {} blocks", options.token_end,
+                           options.into.blocks.size());
+  }
   if (++tally_.landings_open > wiring_->limits.landings) {
     --tally_.landings_open;
     return ResourceExhausted("transfer: {} landings are open", wiring_->limits.landings);

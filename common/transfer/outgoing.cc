@@ -21,6 +21,10 @@ absl::Status Outgoing::Queue(const RowRange& rows) {
     return InvalidArgument("transfer: layers {}..{} tokens {}..{} are not in the ticket",
                            rows.layer_begin, rows.layer_end, rows.token_begin, rows.token_end);
   }
+  if (rows.token_end > static_cast<int64_t>(from_.blocks.size()) * rows_.block_tokens()) {
+    return InvalidArgument("transfer: tokens to {} are not in the {} blocks of the sender",
+                           rows.token_end, from_.blocks.size());
+  }
   rows_.Split(rows, kMaxRowBytes, &queue_);
   if (queue_.size() > kMaxQueuedMessages) {
     return ResourceExhausted("transfer: more than {} messages queued", kMaxQueuedMessages);
@@ -39,6 +43,13 @@ absl::Status Outgoing::QueueFinish(std::string tail, bool kv_complete) {
   tail_ = std::move(tail);
   stats_.kv_bytes_acked_before_finish = stats_.kv_bytes;
   if (!kv_complete) queue_.clear();
+  return absl::OkStatus();
+}
+
+absl::Status Outgoing::QueueFinishShort() {
+  std::deque<RowRange> rows = queue_;
+  RETURN_IF_ERROR(QueueFinish("", false));
+  queue_ = std::move(rows);
   return absl::OkStatus();
 }
 

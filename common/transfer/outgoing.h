@@ -29,6 +29,8 @@ class Outgoing {
   absl::Status Queue(const RowRange& rows);
   // With kv_complete = false, rows that have not been sent yet are dropped.
   absl::Status QueueFinish(std::string tail, bool kv_complete);
+  // No tail, and not all rows, but those queued are sent.
+  absl::Status QueueFinishShort();
 
   // The next message that the window admits (Rows, at last Finish); nothing before Begin is
   // acknowledged. Taken(now) follows once it is on its way.

@@ -47,8 +47,8 @@ bool SendSide::PostBegin(Transfer& transfer) {
   Outgoing& outgoing = transfer.outgoing;
   outgoing.stats().header_bytes += static_cast<int64_t>(wiring_->address.size());
   outgoing.NoteSent(kBeginSequence, 0, wiring_->clock->Now());
-  wiring_->tally->bytes_sent += wiring_->peers->Post(
-      transfer.peer, outgoing.Header(MessageType::kBegin), std::move(address));
+  wiring_->tally->bytes_sent +=
+      wiring_->peers->Post(transfer.peer, outgoing.Header(MessageType::kBegin), std::move(address));
   return true;
 }
 
@@ -63,6 +63,13 @@ void SendSide::Finish(uint64_t id, std::string tail, bool kv_complete) {
   const auto it = transfers_.find(id);
   if (it == transfers_.end()) return;
   const absl::Status status = it->second.outgoing.QueueFinish(std::move(tail), kv_complete);
+  if (!status.ok()) EndAndTell(id, status, Refusal::kCount);
+}
+
+void SendSide::FinishShort(uint64_t id) {
+  const auto it = transfers_.find(id);
+  if (it == transfers_.end()) return;
+  const absl::Status status = it->second.outgoing.QueueFinishShort();
   if (!status.ok()) EndAndTell(id, status, Refusal::kCount);
 }
 

@@ -23,6 +23,7 @@ class SendSide {
   // Each of them does nothing when the transfer is over.
   void SendRows(uint64_t id, const RowRange& rows);
   void Finish(uint64_t id, std::string tail, bool kv_complete);
+  void FinishShort(uint64_t id);
   void Abort(uint64_t id, const absl::Status& why);
 
   // A message of type Ack or Refused.

@@ -1,5 +1,5 @@
-// Moves the KV rows of one request from a prefill worker into blocks that a decode worker has
-// reserved.
+// Moves the KV rows of one request into blocks that another worker has reserved: a prefill worker's
+// to the decode worker, or a prefix to a prefill worker that lacks it.
 //
 // Receiver: Expect() turns reserved blocks into a Ticket; the router carries the ticket to the
 // sender. Sender: Open() with the ticket, Send() each finished (layers x tokens) range, Finish()
@@ -64,6 +64,7 @@ struct SequenceBlocks {
 
 struct Arrival {
   bool kv_complete = false;  // every row of every layer landed and passed its checksum
+  int32_t token_end = 0;     // so far every layer is complete; the landing's token_begin: nowhere
   std::string tail;          // what the sender gave to Finish
   int64_t kv_bytes = 0;      // payload that landed
   int32_t messages = 0;
@@ -104,6 +105,9 @@ class Sender {
   // false nothing more is needed at the receiver (the request has ended) and missing rows are no
   // error.
   virtual void Finish(std::string tail, bool kv_complete) = 0;
+  // The same, without a tail, for a sender that lacks some of the rows: all that it has queued
+  // arrives, and Arrival::token_end says how far it reaches.
+  virtual void FinishShort() = 0;
   virtual void Abort() = 0;
 };
 
@@ -161,7 +165,7 @@ class Transport {
       uint64_t landing_id) = 0;  // on_arrival comes with CANCELLED unless it came already
 
   // INVALID_ARGUMENT when the ticket does not fit this worker's KV layout; connects in the
-  // background.
+  // background. `from` may end before the ticket does: see FinishShort.
   virtual absl::StatusOr<std::unique_ptr<Sender>> Open(const Ticket& ticket,
                                                        Credentials credentials, SequenceBlocks from,
                                                        DeliveryCallback done) = 0;

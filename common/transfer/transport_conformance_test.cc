@@ -177,6 +177,32 @@ TEST_P(TransportTest, RunsManyTransfersAtOnce) {
   ExpectAllFree();
 }
 
+// Each is the other's sender and receiver, and neither has been connected before.
+TEST_P(TransportTest, TwoSendToEachOtherAtOnce) {
+  std::mt19937 random(5);
+  for (int round = 0; round < 10; ++round) {
+    Start(5.0);
+    std::vector<std::unique_ptr<Request>> requests;
+    for (int way = 0; way < 2; ++way) {
+      requests.push_back(Prepare(fmt::format("way{}", way), 0, 300));
+      std::swap(sender_, receiver_);
+    }
+    for (const auto& request : requests) {
+      Open(*request);
+      std::swap(sender_, receiver_);
+    }
+    for (const auto& request : requests) SendAll(*request, random, "tail");
+    for (const auto& request : requests) {
+      ASSERT_TRUE(request->arrival.Wait().ok()) << request->arrival.Wait().status();
+      ASSERT_TRUE(request->delivery.Wait().ok()) << request->delivery.Wait().status();
+      EXPECT_EQ(Wrong(*request), "");
+      std::swap(sender_, receiver_);
+    }
+    requests.clear();
+    ExpectAllFree();
+  }
+}
+
 TEST_P(TransportTest, FinishesEarlyWhenNothingMoreIsNeeded) {
   auto request = Prepare("early", 0, 600);
   Open(*request);
@@ -187,6 +213,48 @@ TEST_P(TransportTest, FinishesEarlyWhenNothingMoreIsNeeded) {
   EXPECT_FALSE(arrival->kv_complete);
   EXPECT_EQ(arrival->tail, "ended");
   EXPECT_TRUE(request->delivery.Wait().ok());
+}
+
+// The rows that a sender has arrive, and the receiver hears how far all layers reach.
+TEST_P(TransportTest, FinishesShortWithWhatThereIs) {
+  const int layers = sender_->storage->layers();
+  struct Case {
+    std::vector<RowRange> rows;
+    int32_t token_end;
+  };
+  const Case cases[] = {
+      {{{0, layers, 32, 432}}, 432},    {{{0, 1, 32, 600}, {1, layers, 32, 96}}, 96},
+      {{{0, layers, 32, 600}}, 600},    {{{0, layers, 48, 600}}, 32},
+      {{{0, layers - 1, 32, 600}}, 32}, {{}, 32}};
+  for (const Case& one : cases) {
+    auto request = Prepare(fmt::format("short{}", &one - cases), 32, 600);
+    Open(*request);
+    for (const RowRange& rows : one.rows) request->sender->Send(rows);
+    request->sender->FinishShort();
+    const auto arrival = request->arrival.Wait();
+    ASSERT_TRUE(arrival.ok()) << arrival.status();
+    EXPECT_EQ(arrival->token_end, one.token_end);
+    EXPECT_EQ(arrival->kv_complete, one.token_end == 600);
+    EXPECT_EQ(arrival->tail, "");
+    EXPECT_TRUE(request->delivery.Wait().ok());
+    if (one.token_end == 32) continue;
+    EXPECT_EQ(CheckRows(*receiver_->storage, Blocks(request->destination).blocks, 32, one.token_end,
+                        request->seed, false),
+              "");
+  }
+  ExpectAllFree();
+}
+
+TEST_P(TransportTest, RefusesRowsThatTheSenderHasNoBlocksFor) {
+  auto request = Prepare("lacks", 0, 600);
+  SequenceBlocks from = Blocks(request->source);
+  from.blocks.resize(10);
+  auto sender = sender_->transport->Open(request->ticket, request->credentials, from,
+                                         request->delivery.Callback());
+  ASSERT_TRUE(sender.ok()) << sender.status();
+  (*sender)->Send({0, 1, 0, 161});
+  EXPECT_EQ(request->delivery.Wait().status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_FALSE(request->arrival.Wait().ok());
 }
 
 TEST_P(TransportTest, CallsMissingRowsALoss) {
@@ -328,7 +396,7 @@ TEST_P(TransportTest, RefusesWhatDoesNotFit) {
   EXPECT_EQ(with([](Ticket& t) { t.layers = 5; }), invalid);
   EXPECT_EQ(with([](Ticket& t) { t.row_elems = 31; }), invalid);
   EXPECT_EQ(with([](Ticket& t) { t.block_tokens = 8; }), invalid);
-  EXPECT_EQ(with([](Ticket& t) { t.token_end = 17; }), invalid);
+  EXPECT_EQ(with([](Ticket& t) { t.token_end = 0; }), invalid);
   EXPECT_EQ(with([](Ticket& t) { t.token_begin = -1; }), invalid);
   EXPECT_EQ(with([](Ticket& t) { t.address.clear(); }), invalid);
   EXPECT_EQ(with([](Ticket& t) { t.address[20] ^= 1; }), invalid);
