@@ -147,6 +147,23 @@ absl::StatusOr<std::vector<Reservation>> BlockPool::ReserveGroup(const GroupNeed
   return group;
 }
 
+Reservation BlockPool::ReserveFound(const PrefixUse& prefix) {
+  Reservation found;
+  const std::optional<DomainTag> asker = prefix.chain->owner();
+  if (!asker) return found;
+  {
+    std::lock_guard lock(state_->mutex);
+    found.blocks_ = state_->Find(*prefix.chain, prefix.blocks_max);
+    for (BlockId block : found.blocks_) state_->Share(block);
+  }
+  if (found.blocks_.empty()) return found;
+  for (BlockId block : found.blocks_) found.table_.push_back(block.value);
+  found.cached_blocks_ = static_cast<int32_t>(found.blocks_.size());
+  found.state_ =
+      std::make_shared<ReservationState>(state_, found.blocks_, asker, found.cached_blocks_);
+  return found;
+}
+
 int32_t BlockPool::Publish(Reservation& reservation, const BlockChain& chain, int32_t complete) {
   if (reservation.state_ == nullptr) return 0;
   ReservationState& state = *reservation.state_;

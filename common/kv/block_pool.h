@@ -139,6 +139,9 @@ class BlockPool {
 
   // How many blocks Reserve would find now.
   int32_t CountFound(const PrefixUse& prefix) const;
+  // The leading blocks that `prefix` finds, and no others: to be read, never to be written. Empty
+  // where it finds none.
+  Reservation ReserveFound(const PrefixUse& prefix);
 
   // Says that the first `complete` blocks of `chain` lie, complete in all layers, in the leading
   // blocks of `reservation`: they may be found from now on, for others to read and for nobody to

@@ -43,6 +43,24 @@ class CacheTest : public testing::Test {
   const Domain alice_ = TestDomain("alice"), bob_ = TestDomain("bob");
 };
 
+// Of another worker, that wants to read it.
+TEST_F(CacheTest, WhatIsFoundCanBeHeldAloneAndCannotBeEvictedMeanwhile) {
+  const BlockChain chain = ChainOf({alice_}, 12), foreign = ChainOf({bob_}, 12);
+  EXPECT_TRUE(pool_.ReserveFound({&chain, 12}).empty());
+  EXPECT_EQ(Run(chain), 0);
+  EXPECT_TRUE(pool_.ReserveFound({&foreign, 12}).empty());
+  Reservation held = pool_.ReserveFound({&chain, 8});
+  EXPECT_EQ(held.blocks().size(), 8u);
+  EXPECT_EQ(held.cached_blocks(), 8);
+  EXPECT_EQ(pool_.counts().used, 8) << "and none besides";
+  EXPECT_EQ(Run(ChainOf({bob_}, 12, 5000)), 0) << "takes the other four too";
+  EXPECT_EQ(Found(chain), 8);
+  EXPECT_EQ(Run(ChainOf({bob_}, 13, 9000)), -1);
+  const BlockLease lease = held.Lease();
+  held = Reservation();
+  EXPECT_EQ(pool_.counts().leased, 8);
+}
+
 TEST_F(CacheTest, ABlockIsSharedWhileItIsUsedAndFoundAfterwards) {
   const BlockChain chain = ChainOf({alice_}, 6);
   auto first = *pool_.Reserve(6, {&chain, 5});

@@ -14,6 +14,7 @@ constexpr size_t kAddressBytesMax = 4096;
 constexpr int kDomainsMax = 4;
 constexpr int32_t kPinMax_s = 86400;
 constexpr double kWeightMin = 0.01, kWeightMax = 100;
+constexpr double kPullMax_ms = 60000;
 
 bool IsIdCharacter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
@@ -150,12 +151,33 @@ absl::StatusOr<kv::BlockChain> ToChain(
   return chain;
 }
 
+absl::Status CheckFingerprint(std::string_view theirs, const StageLimits& limits) {
+  if (theirs == limits.fingerprint) return absl::OkStatus();
+  return FailedPrecondition("fingerprint is not that of this worker's model");
+}
+
+absl::Status TakePull(const v1::PrefillRequest& message, int32_t block_tokens,
+                      StageRequest* request) {
+  const int32_t tokens = message.pull_tokens();
+  if (tokens == 0) return absl::OkStatus();
+  if (tokens < 0 || tokens >= request->prompt_tokens() || tokens % block_tokens != 0) {
+    return InvalidArgument("pull_tokens is {}, must be whole blocks of {} and less than {}", tokens,
+                           block_tokens, request->prompt_tokens());
+  }
+  // Written so that NaN is refused too.
+  if (!(message.pull_ms() > 0 && message.pull_ms() <= kPullMax_ms)) {
+    return InvalidArgument("pull_ms is {}, must be in (0, {}]", message.pull_ms(), kPullMax_ms);
+  }
+  request->pull_tokens = tokens;
+  request->pull_for = std::chrono::duration_cast<Duration>(
+      std::chrono::duration<double, std::milli>(message.pull_ms()));
+  return absl::OkStatus();
+}
+
 // Both messages share these fields by name.
 template <typename Message>
 absl::StatusOr<StageRequest> ToRequest(const Message& message, const StageLimits& limits) {
-  if (message.fingerprint() != limits.fingerprint) {
-    return FailedPrecondition("fingerprint is not that of this worker's model");
-  }
+  RETURN_IF_ERROR(CheckFingerprint(message.fingerprint(), limits));
   ASSIGN_OR_RETURN(transfer::Credentials key, ToCredentials(message.key()));
   RETURN_IF_ERROR(CheckTokens(message.token_ids(), limits));
   StageRequest request{.key = std::move(key),
@@ -225,7 +247,27 @@ absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,
   if (message.has_share()) {
     ASSIGN_OR_RETURN(request.share, ToShare(message.share()));
   }
+  RETURN_IF_ERROR(TakePull(message, limits.block_tokens, &request));
   return request;
+}
+
+absl::StatusOr<PrefixRequest> ToPrefixRequest(const v1::SendPrefixRequest& message,
+                                              const StageLimits& limits) {
+  RETURN_IF_ERROR(CheckFingerprint(message.fingerprint(), limits));
+  if (message.numerics_class() != limits.numerics_class) {
+    return FailedPrecondition("numerics_class is \"{}\", this worker's KV is \"{}\"",
+                              message.numerics_class(), limits.numerics_class);
+  }
+  ASSIGN_OR_RETURN(transfer::Credentials key, ToCredentials(message.key()));
+  RETURN_IF_ERROR(CheckTokens(message.token_ids(), limits));
+  if (message.token_ids_size() % limits.block_tokens != 0) {
+    return InvalidArgument("token_ids has {} tokens, no whole blocks of {}",
+                           message.token_ids_size(), limits.block_tokens);
+  }
+  const std::vector<int32_t> token_ids(message.token_ids().begin(), message.token_ids().end());
+  ASSIGN_OR_RETURN(kv::BlockChain chain, ToChain(message.kv_domains(), token_ids, limits));
+  ASSIGN_OR_RETURN(transfer::Ticket ticket, ToTicket(message.ticket(), message.token_ids_size()));
+  return PrefixRequest{std::move(key), std::move(chain), std::move(ticket)};
 }
 
 absl::StatusOr<StageRequest> ToStageRequest(const v1::DecodeRequest& message,
@@ -263,7 +305,7 @@ absl::StatusOr<transfer::Ticket> ToTicket(const v1::LandingTicket& message, int3
                            static_cast<uint32_t>(transfer::WireFormat::kF16));
   }
   if (message.token_end() != prompt_tokens) {
-    return InvalidArgument("ticket.token_end is {}, the prompt has {} tokens", message.token_end(),
+    return InvalidArgument("ticket.token_end is {}, there are {} tokens", message.token_end(),
                            prompt_tokens);
   }
   if (message.token_begin() < 0 || message.token_begin() >= prompt_tokens) {

@@ -15,6 +15,7 @@ class DecodeRequest;
 class LandingTicket;
 class PrefillRequest;
 class RequestKey;
+class SendPrefixRequest;
 class StageSampling;
 class StageToken;
 }  // namespace trivium::v1
@@ -37,6 +38,11 @@ absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,
 // Also checks message.numerics_class.
 absl::StatusOr<StageRequest> ToStageRequest(const v1::DecodeRequest& message,
                                             const StageLimits& limits);
+
+// FAILED_PRECONDITION also for another numerics class than limits.numerics_class, under "fast" too:
+// the KV will stand in for what the other worker computes.
+absl::StatusOr<PrefixRequest> ToPrefixRequest(const v1::SendPrefixRequest& message,
+                                              const StageLimits& limits);
 
 // Workers of different numerics classes pair under "fast" alone: FAILED_PRECONDITION otherwise. An
 // empty `theirs` is not checked.

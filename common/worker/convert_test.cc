@@ -283,5 +283,92 @@ TEST(ConvertTest, ATailHoldsATokenOfEachChoiceInOrder) {
   EXPECT_TRUE(absl::IsDataLoss(ParseTail(SerializeTail(tokens), 100, Choices(0, 3)).status()));
 }
 
+// Prefixes that are sent from worker to worker.
+
+v1::KvDomain OneDomain() {
+  v1::KvDomain domain;
+  domain.set_key(std::string(32, 'k'));
+  domain.set_quota(1);
+  return domain;
+}
+
+v1::SendPrefixRequest ValidPrefix() {
+  v1::SendPrefixRequest request;
+  *request.mutable_key() = Valid().key();
+  request.set_fingerprint("print");
+  request.set_numerics_class("batch_invariant/avx2");
+  for (int i = 0; i < 32; ++i) request.add_token_ids(i);
+  *request.add_kv_domains() = OneDomain();
+  const transfer::Ticket ticket{.address = "somewhere",
+                                .epoch = {1},
+                                .landing_id = 2,
+                                .layers = 3,
+                                .token_begin = 16,
+                                .token_end = 32,
+                                .row_elems = 4,
+                                .block_tokens = 16};
+  ToMessage(ticket, request.mutable_ticket());
+  return request;
+}
+
+TEST(ConvertTest, APrefixIsNamedAsItsOwnerNamesIt) {
+  const auto prefix = ToPrefixRequest(ValidPrefix(), kLimits);
+  ASSERT_TRUE(prefix.ok()) << prefix.status();
+  EXPECT_EQ(prefix->ticket.token_end, 32);
+  EXPECT_EQ(prefix->key.attempt.value, 3u);
+  v1::PrefillRequest own;
+  *own.mutable_key() = Valid().key();
+  own.set_fingerprint("print");
+  for (int i = 0; i < 33; ++i) own.add_token_ids(i);
+  *own.mutable_sampling() = Valid().sampling();
+  own.mutable_sampling()->set_max_tokens(2);
+  *own.add_kv_domains() = OneDomain();
+  own.set_pull_tokens(32);
+  own.set_pull_ms(20);
+  const auto request = ToStageRequest(own, kLimits);
+  ASSERT_TRUE(request.ok()) << request.status();
+  EXPECT_EQ(request->pull_tokens, 32);
+  EXPECT_EQ(request->pull_for, std::chrono::milliseconds(20));
+  ASSERT_EQ(request->chain.size(), 2);
+  EXPECT_EQ(kv::CommonBlocks(request->chain, prefix->chain), 2);
+  for (const int tokens : {-16, 8, 48, 33}) {
+    own.set_pull_tokens(tokens);
+    EXPECT_EQ(ToStageRequest(own, kLimits).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+  own.set_pull_tokens(16);
+  for (const double ms : {0.0, -1.0, 60001.0, std::numeric_limits<double>::quiet_NaN()}) {
+    own.set_pull_ms(ms);
+    EXPECT_EQ(ToStageRequest(own, kLimits).status().code(), absl::StatusCode::kInvalidArgument);
+  }
+}
+
+TEST(ConvertTest, APrefixOfAnotherKindIsRefused) {
+  struct Case {
+    const char* field;
+    std::function<void(v1::SendPrefixRequest&)> spoil;
+    absl::StatusCode code = absl::StatusCode::kInvalidArgument;
+  };
+  const auto precondition = absl::StatusCode::kFailedPrecondition;
+  const Case cases[] = {
+      {"fingerprint", [](auto& r) { r.set_fingerprint("other"); }, precondition},
+      {"numerics_class", [](auto& r) { r.set_numerics_class("fast/avx2"); }, precondition},
+      {"numerics_class", [](auto& r) { r.clear_numerics_class(); }, precondition},
+      {"key.attempt", [](auto& r) { r.mutable_key()->set_attempt(0); }},
+      {"token_ids", [](auto& r) { r.clear_token_ids(); }},
+      {"token_ids", [](auto& r) { r.add_token_ids(1); }},
+      {"token_ids[0]", [](auto& r) { r.set_token_ids(0, 100); }},
+      {"kv_domains", [](auto& r) { r.mutable_kv_domains(0)->set_key("short"); }},
+      {"ticket.token_end", [](auto& r) { r.mutable_ticket()->set_token_end(16); }},
+      {"ticket.token_begin", [](auto& r) { r.mutable_ticket()->set_token_begin(32); }},
+      {"ticket.address", [](auto& r) { r.mutable_ticket()->clear_address(); }}};
+  for (const Case& one : cases) {
+    v1::SendPrefixRequest request = ValidPrefix();
+    one.spoil(request);
+    const absl::Status status = ToPrefixRequest(request, kLimits).status();
+    EXPECT_EQ(status.code(), one.code) << one.field;
+    EXPECT_NE(Message(status).find(one.field), std::string::npos) << status;
+  }
+}
+
 }  // namespace
 }  // namespace trivium::worker

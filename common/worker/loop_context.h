@@ -34,7 +34,7 @@ struct StepRecord {
 struct PromptRecord {
   int32_t cached = 0;    // was in the pool
   int32_t loaded = 0;    // from a tier below it
-  int32_t received = 0;  // from a prefill worker
+  int32_t received = 0;  // from another worker
   int32_t computed = 0;
 };
 

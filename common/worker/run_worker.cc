@@ -5,6 +5,7 @@
 #include "common/config/flags.h"
 #include "common/net/server.h"
 #include "common/telemetry/log.h"
+#include "common/worker/prefix_service.h"
 #include "common/worker/watch_service.h"
 
 namespace trivium::worker {
@@ -13,9 +14,10 @@ namespace {
 absl::Status Serve(const v1::WorkerConfig& config, WorkerRuntime& runtime, Stage& stage) {
   WatchService watch([&runtime] { return runtime.State(); }, runtime.pool().events(),
                      runtime.cluster_token());
+  PrefixService prefixes(runtime);
   ASSIGN_OR_RETURN(std::unique_ptr<net::Server> server,
                    net::Server::Start({.listen = config.server().listen(),
-                                       .services = {stage.service(), &watch},
+                                       .services = {stage.service(), &watch, &prefixes},
                                        .loopback_only = runtime.cluster_token().empty(),
                                        .drain_timeout_s = config.server().drain_timeout_s()}));
   server->SetServing(true);

@@ -66,8 +66,9 @@ absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
   runtime->board_ = std::make_unique<LoadBoard>();
   runtime->metrics_ = std::make_unique<telemetry::Metrics>();
   telemetry::AddProcessMetrics(runtime->metrics_.get(), role, config::Version());
-  runtime->worker_metrics_ = std::make_unique<WorkerMetrics>(
-      *runtime->metrics_, *runtime->pool_, *runtime->transport_, *runtime->board_);
+  runtime->worker_metrics_ =
+      std::make_unique<WorkerMetrics>(*runtime->metrics_, *runtime->pool_, *runtime->transport_,
+                                      *runtime->board_, *runtime->prefix_sender_);
   runtime->tier_metrics_ =
       std::make_unique<TierMetrics>(*runtime->metrics_, runtime->offload_.get());
   if (runtime->offload_ != nullptr) {
@@ -116,6 +117,8 @@ absl::Status WorkerRuntime::CreateTransport(const TransportFactory& make_transpo
   options.transports = config_.transfer().transports();
   options.ports = {config_.transfer().port(), config_.transfer().port_count()};
   ASSIGN_OR_RETURN(transport_, make_transport(std::move(options)));
+  prefix_sender_ = std::make_unique<PrefixSender>(pool_.get(), transport_.get(),
+                                                  model_->config.layers, kBlockTokens);
   return absl::OkStatus();
 }
 

@@ -20,6 +20,7 @@
 #include "common/worker/kv_tiers.h"
 #include "common/worker/load_board.h"
 #include "common/worker/loop_context.h"
+#include "common/worker/prefix_sender.h"
 #include "common/worker/promotion.h"
 #include "common/worker/worker_metrics.h"
 #include "trivium/v1/config.pb.h"
@@ -51,6 +52,7 @@ class WorkerRuntime {
   const model::Model& model() const { return *model_; }
   kv::BlockPool& pool() const { return *pool_; }
   transfer::Transport& transport() const { return *transport_; }
+  PrefixSender& prefix_sender() const { return *prefix_sender_; }
   telemetry::Metrics& metrics() const { return *metrics_; }
   LoopProbe& probe() const { return *worker_metrics_; }
   // All but the sequence number.
@@ -72,6 +74,7 @@ class WorkerRuntime {
   std::unique_ptr<engine::Engine> engine_;
   std::unique_ptr<LoadBoard> board_;
   std::unique_ptr<transfer::Transport> transport_;
+  std::unique_ptr<PrefixSender> prefix_sender_;
   // Scrapes read all of the above: the registry stops first.
   std::unique_ptr<WorkerMetrics> worker_metrics_;
   std::unique_ptr<TierMetrics> tier_metrics_;

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "common/base/clock.h"
 #include "common/engine/sampler.h"
 #include "common/kv/answer_room.h"
 #include "common/kv/block_key.h"
@@ -31,6 +32,10 @@ struct StageRequest {
   int32_t preemptions = 0;  // of earlier attempts; decode only
   scheduling::TenantShare share{};  // prefill only
   bool prefills = false;            // decode computes the prompt itself
+  // Prefill only: so many leading tokens, in whole blocks and fewer than there are, may be held by
+  // another worker, and so long they are waited for. 0: none.
+  int32_t pull_tokens = 0;
+  Duration pull_for{};
   // Of token_ids; has no block where nothing may be reused or kept.
   kv::BlockChain chain{};
 
@@ -47,6 +52,13 @@ struct StageRequest {
     params.seed += static_cast<uint64_t>(choice);
     return params;
   }
+};
+
+// A prefix that another worker wants. The ticket ends where the chain does.
+struct PrefixRequest {
+  transfer::Credentials key;
+  kv::BlockChain chain;
+  transfer::Ticket ticket;
 };
 
 // One token of the answer, with its place.

@@ -34,6 +34,7 @@ const std::map<absl::StatusCode, std::string>& Outcomes() {
 
 struct WorkerMetrics::Handles {
   explicit Handles(Metrics& metrics);
+  void AddPrefixCounters(Metrics& metrics);
 
   Histogram *step_seconds, *step_rows, *first_token_seconds;
   Counter *steps, *rows;
@@ -47,6 +48,7 @@ struct WorkerMetrics::Handles {
 
   std::mutex mutex;  // of what follows, for scrapes at the same time
   Followed sent, received, expired, lost;
+  Followed prefixes_sent, prefixes_failed, prefixes_refused, prefix_tokens;
   std::array<Followed, static_cast<size_t>(transfer::Refusal::kCount)> refused;
 };
 
@@ -104,6 +106,7 @@ WorkerMetrics::Handles::Handles(Metrics& metrics) {
   expired.counter = &metrics.AddCounter("transfer_landings_expired_total",
                                         "Landings that no message reached in time");
   lost.counter = &metrics.AddCounter("transfer_peers_lost_total", "Peers that missed their lease");
+  AddPrefixCounters(metrics);
   for (size_t i = 0; i < refused.size(); ++i) {
     refused[i].counter =
         &metrics.AddCounter("transfer_refused_total", "Messages of peers refused, by reason",
@@ -111,11 +114,26 @@ WorkerMetrics::Handles::Handles(Metrics& metrics) {
   }
 }
 
+void WorkerMetrics::Handles::AddPrefixCounters(Metrics& metrics) {
+  const auto prefixes = [&metrics](const char* outcome) {
+    return &metrics.AddCounter("prefixes_sent_total",
+                               "Prefixes that other workers asked for, by how it ended",
+                               {{"outcome", outcome}});
+  };
+  prefixes_sent.counter = prefixes("ok");
+  prefixes_failed.counter = prefixes("failed");
+  prefixes_refused.counter = prefixes("refused");
+  prefix_tokens.counter =
+      &metrics.AddCounter("prefix_tokens_sent_total", "Tokens of the prefixes sent");
+}
+
 WorkerMetrics::WorkerMetrics(Metrics& metrics, const kv::BlockPool& pool,
-                             const transfer::Transport& transport, const LoadBoard& board)
+                             const transfer::Transport& transport, const LoadBoard& board,
+                             const PrefixSender& prefixes)
     : pool_(pool),
       transport_(transport),
       board_(board),
+      prefixes_(prefixes),
       handles_(std::make_unique<Handles>(metrics)) {
   metrics.OnScrape([this] { Refresh(); });
 }
@@ -176,6 +194,11 @@ void WorkerMetrics::Refresh() {
   h.received.Follow(static_cast<double>(counters.bytes_received));
   h.expired.Follow(static_cast<double>(counters.landings_expired));
   h.lost.Follow(static_cast<double>(counters.peers_lost));
+  const PrefixSender::Counts prefixes = prefixes_.counts();
+  h.prefixes_sent.Follow(static_cast<double>(prefixes.sent));
+  h.prefixes_failed.Follow(static_cast<double>(prefixes.failed));
+  h.prefixes_refused.Follow(static_cast<double>(prefixes.refused));
+  h.prefix_tokens.Follow(static_cast<double>(prefixes.tokens));
   for (size_t i = 0; i < h.refused.size(); ++i) {
     h.refused[i].Follow(static_cast<double>(counters.refused[i]));
   }

@@ -1,5 +1,5 @@
 // The Prometheus metrics of a worker process: one place that knows their names. Thread-safety: all
-// methods, any thread. `pool`, `transport` and `board` outlive the scrapes.
+// methods, any thread. `pool`, `transport`, `board` and `prefixes` outlive the scrapes.
 #pragma once
 
 #include <memory>
@@ -10,13 +10,15 @@
 #include "common/transfer/transport.h"
 #include "common/worker/load_board.h"
 #include "common/worker/loop_context.h"
+#include "common/worker/prefix_sender.h"
 
 namespace trivium::worker {
 
 class WorkerMetrics final : public LoopProbe {
  public:
   WorkerMetrics(telemetry::Metrics& metrics, const kv::BlockPool& pool,
-                const transfer::Transport& transport, const LoadBoard& board);
+                const transfer::Transport& transport, const LoadBoard& board,
+                const PrefixSender& prefixes);
   ~WorkerMetrics() override;
 
   void OnStep(const StepRecord& step) override;
@@ -33,6 +35,7 @@ class WorkerMetrics final : public LoopProbe {
   const kv::BlockPool& pool_;
   const transfer::Transport& transport_;
   const LoadBoard& board_;
+  const PrefixSender& prefixes_;
   engine::StepCost step_cost_;
   std::unique_ptr<Handles> handles_;
 };

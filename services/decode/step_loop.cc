@@ -6,6 +6,7 @@
 #include "common/telemetry/log.h"
 #include "common/worker/convert.h"
 #include "common/worker/first_tokens.h"
+#include "common/worker/landing.h"
 
 namespace trivium::decode {
 namespace {
@@ -124,22 +125,15 @@ int32_t StepLoop::Spare() const {
 // The prompt's KV lands in the first member's blocks. The job must be in the mailbox before the
 // landing is open, so that its arrival finds it there.
 transfer::LandingOptions StepLoop::LandingFor(const Job& job) const {
-  const kv::Reservation& into = job.members.front().blocks;
-  uint64_t generation = 0;
-  for (BlockId block : into.blocks().subspan(static_cast<size_t>(into.cached_blocks()))) {
-    generation = std::max<uint64_t>(generation, context_.pool->generation(block));
-  }
+  transfer::LandingOptions landing = worker::LandingIn(job.members.front().blocks, *context_.pool,
+                                                       {job.cached, job.request.prompt_tokens()});
+  landing.credentials = job.request.key;
   const std::weak_ptr<const uint64_t> alive = job.alive;
-  const std::span<const BlockId> blocks = into.blocks();
-  return {.credentials = job.request.key,
-          .into = {.blocks = {blocks.begin(), blocks.end()}, .lease = into.Lease()},
-          .generation = generation,
-          .token_begin = job.cached,
-          .token_end = job.request.prompt_tokens(),
-          .on_arrival = [mailbox = mailbox_, alive](absl::StatusOr<transfer::Arrival> arrival) {
-            const auto number = alive.lock();
-            if (number != nullptr) mailbox->Post(Landed{*number, std::move(arrival)});
-          }};
+  landing.on_arrival = [mailbox = mailbox_, alive](absl::StatusOr<transfer::Arrival> arrival) {
+    const auto number = alive.lock();
+    if (number != nullptr) mailbox->Post(Landed{*number, std::move(arrival)});
+  };
+  return landing;
 }
 
 void StepLoop::Cancel(uint64_t number) { mailbox_->Post(Cancelled{number, false}); }
