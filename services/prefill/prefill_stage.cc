@@ -27,6 +27,11 @@ class Call final : public worker::StreamReactor<v1::PrefillEvent>, public Prefil
     }
   }
 
+  void OnPullTicket(const transfer::Ticket& ticket) override {
+    v1::PrefillEvent event;
+    worker::ToMessage(ticket, event.mutable_pull_ticket());
+    Push(std::move(event));
+  }
   void OnPromptTokens(const std::vector<worker::OutputToken>& tokens) override {
     v1::PrefillEvent event;
     for (const worker::OutputToken& token : tokens) {
@@ -50,6 +55,7 @@ class Call final : public worker::StreamReactor<v1::PrefillEvent>, public Prefil
     sent.set_queue_ms(report.queue_s * 1e3);
     sent.set_compute_ms(report.compute_s * 1e3);
     sent.set_cached_tokens(report.cached_tokens);
+    sent.set_pulled_tokens(report.pulled_tokens);
     Push(std::move(event));
   }
   void OnEnd(absl::Status status) override { Close(std::move(status)); }

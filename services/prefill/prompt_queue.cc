@@ -5,14 +5,16 @@
 
 namespace trivium::prefill {
 
-void PromptQueue::Add(uint64_t number, const worker::StageRequest& request, TimePoint submitted) {
+void PromptQueue::Add(uint64_t number, const worker::StageRequest& request, TimePoint submitted,
+                      bool comes_back) {
   const int32_t found =
       IsScored(request) ? 0 : pool_.CountFound(worker::PrefixOf(request, block_tokens_));
   order_.Add({.ticket = number,
               .share = request.share,
               .priority = request.priority,
               .hit_rate = static_cast<double>(found) * block_tokens_ / request.prompt_tokens(),
-              .arrived = submitted});
+              .arrived = submitted,
+              .comes_back = comes_back});
 }
 
 void PromptQueue::Admit(TimePoint now, std::vector<Admitted> admitted, const RequestOf& requests,
@@ -25,13 +27,14 @@ void PromptQueue::Admit(TimePoint now, std::vector<Admitted> admitted, const Req
     if (absl::IsResourceExhausted(started.status())) return {Verdict::kNoRoom};
     if (!started.ok()) return {Verdict::kTaken};
     admitted.push_back(*started);
-    return {Verdict::kTaken, started->request->prompt_tokens() - started->done};
+    return {Verdict::kTaken, started->request->prompt_tokens() - started->reach};
   });
 }
 
 bool PromptQueue::FillTwoSteps(const std::vector<Admitted>& admitted) const {
   int64_t rows = 0;
   for (const Admitted& one : admitted) {
+    if (one.reach > one.done) continue;
     rows += std::min(one.request->prompt_tokens() - one.done,
                      IsScored(*one.request) ? kScoredRows : step_tokens_);
   }

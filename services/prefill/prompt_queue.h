@@ -24,13 +24,16 @@ class PromptQueue {
   PromptQueue(const kv::BlockPool* pool, int32_t block_tokens, int32_t step_tokens)
       : pool_(*pool), block_tokens_(block_tokens), step_tokens_(step_tokens) {}
 
-  void Add(uint64_t number, const worker::StageRequest& request, TimePoint submitted);
+  // `comes_back`: it was admitted before, and has lost its blocks.
+  void Add(uint64_t number, const worker::StageRequest& request, TimePoint submitted,
+           bool comes_back = false);
   void Remove(uint64_t number) { order_.Remove(number); }
 
   // A prompt that has its blocks.
   struct Admitted {
     const worker::StageRequest* request = nullptr;
-    int32_t done = 0;  // tokens whose KV is there
+    int32_t done = 0;   // tokens whose KV is there
+    int32_t reach = 0;  // and is to come from another worker; until then it needs no step
   };
   // `start` gives a prompt its blocks. RESOURCE_EXHAUSTED: it waits for some; after any other error
   // it is the caller's to end. `requests`: what each of those that wait asks for.

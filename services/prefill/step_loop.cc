@@ -9,6 +9,7 @@
 #include "common/worker/chunk_plan.h"
 #include "common/worker/convert.h"
 #include "common/worker/first_tokens.h"
+#include "services/prefill/pull.h"
 
 namespace trivium::prefill {
 namespace {
@@ -25,8 +26,9 @@ struct Overloaded : F... {
 }  // namespace
 
 struct StepLoop::Job {
-  // kFetching: it has its blocks, and some are being filled from a tier.
-  enum class State : uint8_t { kWaiting, kFetching, kComputing, kSending };
+  // kFetching: it has its blocks, and some are being filled from a tier; kPulling: by another
+  // worker.
+  enum class State : uint8_t { kWaiting, kFetching, kPulling, kComputing, kSending };
 
   uint64_t number = 0;
   worker::StageRequest request;
@@ -36,8 +38,9 @@ struct StepLoop::Job {
 
   State state = State::kWaiting;
   uint64_t turn = 0;   // in which it got its blocks
-  int32_t cached = 0;  // tokens whose KV need not be computed
+  int32_t cached = 0;  // tokens whose KV was here already
   int32_t loaded = 0;  // of these, from a tier
+  int32_t pulled = 0;  // and came from another worker
   int32_t done = 0;    // tokens whose KV is there
   TimePoint started;
   TimePoint kv_computed;  // of the last layer's keys and values
@@ -46,9 +49,13 @@ struct StepLoop::Job {
   // The sender goes first: it stops reading before the blocks go.
   kv::Reservation blocks;
   std::unique_ptr<transfer::Sender> sender;
+  std::unique_ptr<Pull> pull;
   // Late callbacks of a request that has ended find this gone and post nothing.
   std::shared_ptr<const uint64_t> alive;
 
+  bool is_begun() const { return done > cached + pulled; }
+  // Tokens whose KV is there, or will be soon without being computed.
+  int32_t reach() const { return state == State::kPulling ? request.pull_tokens : done; }
   bool is_scored() const { return IsScored(request); }
 };
 
@@ -101,6 +108,7 @@ void StepLoop::Run() {
   while (true) {
     for (Command& command : mailbox_->Take(IdleTime())) Apply(std::move(command));
     if (mailbox_->closed()) break;
+    CheckPulls();
     Admit();
     PublishLoad();
     if (const std::vector<Chunk> chunks = Plan(); !chunks.empty()) RunStep(chunks);
@@ -113,7 +121,7 @@ std::optional<Duration> StepLoop::IdleTime() const {
   bool waiting = false;
   for (const auto& [number, job] : jobs_) {
     if (job->state == Job::State::kComputing) return Duration::zero();
-    waiting |= job->state == Job::State::kWaiting;
+    waiting |= job->state == Job::State::kWaiting || job->state == Job::State::kPulling;
   }
   if (waiting) return kLeasePoll;
   return std::nullopt;
@@ -131,12 +139,18 @@ void StepLoop::Apply(Command command) {
                         },
                         [this](Fetched& fetched) {
                           const auto job = jobs_.find(fetched.number);
-                          if (job != jobs_.end()) Begin(*job->second, fetched.blocks);
+                          if (job == jobs_.end()) return;
+                          absl::Status status = Begin(*job->second, fetched.blocks);
+                          if (!status.ok()) End(fetched.number, std::move(status));
                         },
                         [this](Delivered& delivered) {
                           const auto job = jobs_.find(delivered.number);
                           if (job == jobs_.end()) return;
                           Finish(*job->second, std::move(delivered.stats));
+                        },
+                        [this](Pulled& pulled) {
+                          const auto job = jobs_.find(pulled.number);
+                          if (job != jobs_.end()) EndPull(*job->second, pulled.arrival);
                         }},
              command);
 }
@@ -150,6 +164,7 @@ void StepLoop::Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats) {
   job.kv_bytes_acked_before_end = stats->kv_bytes_acked_before_finish;
   job.sink->OnSent({.transfer = *stats,
                     .cached_tokens = job.cached,
+                    .pulled_tokens = job.pulled,
                     .queue_s = job.queue_s,
                     .compute_s = job.compute_s});
   End(job.number, absl::OkStatus());
@@ -158,14 +173,15 @@ void StepLoop::Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats) {
 void StepLoop::Admit() {
   std::vector<PromptQueue::Admitted> admitted;
   for (const auto& [number, job] : jobs_) {
-    const bool comes = job->state == Job::State::kComputing || job->state == Job::State::kFetching;
-    if (comes) admitted.push_back({&job->request, job->done});
+    const bool is_admitted =
+        job->state != Job::State::kWaiting && job->state != Job::State::kSending;
+    if (is_admitted) admitted.push_back({&job->request, job->done, job->reach()});
   }
   std::vector<std::pair<uint64_t, absl::Status>> failed;
   const auto start = [&](uint64_t number) -> absl::StatusOr<PromptQueue::Admitted> {
     Job& job = *jobs_.at(number);
     absl::Status status = Start(job);
-    if (status.ok()) return PromptQueue::Admitted{&job.request, job.done};
+    if (status.ok()) return PromptQueue::Admitted{&job.request, job.done, job.reach()};
     if (!absl::IsResourceExhausted(status)) failed.emplace_back(number, status);
     return status;
   };
@@ -182,23 +198,8 @@ absl::Status StepLoop::Start(Job& job) {
   ASSIGN_OR_RETURN(
       job.blocks,
       context_.pool->Reserve(worker::BlocksFor(job.request.prompt_tokens(), block_tokens), prefix));
-  const std::weak_ptr<const uint64_t> alive = job.alive;
-  auto done = [mailbox = mailbox_, alive](absl::StatusOr<transfer::TransferStats> stats) {
-    const auto number = alive.lock();
-    if (number != nullptr) mailbox->Post(Delivered{*number, std::move(stats)});
-  };
-  const std::span<const BlockId> blocks = job.blocks.blocks();
-  auto sender = context_.transport->Open(
-      job.ticket, job.request.key,
-      {.blocks = {blocks.begin(), blocks.end()}, .lease = job.blocks.Lease()}, std::move(done));
-  if (absl::IsResourceExhausted(sender.status())) {
-    return Unavailable("decode worker cannot be reached: {}", Message(sender.status()));
-  }
-  RETURN_IF_ERROR(sender.status());
-  job.sender = *std::move(sender);
   job.turn = ++turns_;
-  if (!Fetch(job, prefix)) Begin(job, 0);
-  return absl::OkStatus();
+  return Fetch(job, prefix) ? absl::OkStatus() : Begin(job, 0);
 }
 
 // False: there is nothing to wait for.
@@ -214,17 +215,77 @@ bool StepLoop::Fetch(Job& job, const kv::PrefixUse& prefix) {
   return true;
 }
 
-void StepLoop::Begin(Job& job, int32_t fetched_blocks) {
+absl::Status StepLoop::Begin(Job& job, int32_t fetched_blocks) {
   const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
   const int32_t blocks = job.blocks.cached_blocks() + fetched_blocks;
   if (fetched_blocks > 0) context_.pool->Publish(job.blocks, job.request.chain, blocks);
-  job.state = Job::State::kComputing;
   job.loaded = fetched_blocks * block_tokens;
   job.cached = job.done = blocks * block_tokens;
+  const bool pulls = job.request.pull_tokens > job.cached && !job.is_scored();
+  return pulls && BeginPull(job) ? absl::OkStatus() : BeginComputing(job);
+}
+
+absl::Status StepLoop::BeginComputing(Job& job) {
+  const std::weak_ptr<const uint64_t> alive = job.alive;
+  auto done = [mailbox = mailbox_, alive](absl::StatusOr<transfer::TransferStats> stats) {
+    const auto number = alive.lock();
+    if (number != nullptr) mailbox->Post(Delivered{*number, std::move(stats)});
+  };
+  const std::span<const BlockId> blocks = job.blocks.blocks();
+  auto sender = context_.transport->Open(
+      job.ticket, job.request.key,
+      {.blocks = {blocks.begin(), blocks.end()}, .lease = job.blocks.Lease()}, std::move(done));
+  if (absl::IsResourceExhausted(sender.status())) {
+    return Unavailable("decode worker cannot be reached: {}", Message(sender.status()));
+  }
+  RETURN_IF_ERROR(sender.status());
+  job.sender = *std::move(sender);
+  job.state = Job::State::kComputing;
   Send(job, {.layer_begin = 0,
              .layer_end = context_.engine->model().config.layers,
              .token_begin = 0,
-             .token_end = job.cached});
+             .token_end = job.done});
+  return absl::OkStatus();
+}
+
+// What cannot come is computed.
+bool StepLoop::BeginPull(Job& job) {
+  const std::weak_ptr<const uint64_t> alive = job.alive;
+  const auto landed = [mailbox = mailbox_, alive](absl::StatusOr<transfer::Arrival> arrival) {
+    const auto number = alive.lock();
+    if (number != nullptr) mailbox->Post(Pulled{*number, std::move(arrival)});
+  };
+  auto pull = Pull::Begin(context_, job.request, job.blocks, job.cached, landed);
+  if (!pull.ok()) return false;
+  job.pull = *std::move(pull);
+  job.state = Job::State::kPulling;
+  job.sink->OnPullTicket(job.pull->ticket());
+  return true;
+}
+
+void StepLoop::EndPull(Job& job, const absl::StatusOr<transfer::Arrival>& arrival) {
+  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
+  const std::unique_ptr<Pull> pull = std::move(job.pull);
+  if (!arrival.ok()) {
+    // What is still on its way may touch these blocks as long as they are leased: it takes others.
+    job.request.pull_tokens = job.cached = job.loaded = job.done = 0;
+    job.blocks = kv::Reservation();
+    job.state = Job::State::kWaiting;
+    waiting_.Add(job.number, job.request, job.submitted, true);
+    return;
+  }
+  job.done = pull->ReachOf(*arrival);
+  job.pulled = job.done - job.cached;
+  context_.pool->Publish(job.blocks, job.request.chain, job.done / block_tokens);
+  absl::Status status = BeginComputing(job);
+  if (!status.ok()) End(job.number, std::move(status));
+}
+
+void StepLoop::CheckPulls() {
+  const TimePoint now = context_.clock->Now();
+  for (const auto& [number, job] : jobs_) {
+    if (job->pull != nullptr) job->pull->CheckTime(now);
+  }
 }
 
 // What the receiver holds already (before ticket.token_begin) stays here.
@@ -262,7 +323,7 @@ void StepLoop::RunStep(const std::vector<Chunk>& chunks) {
   worker::StepRecord step;
   for (const Chunk& chunk : chunks) {
     Job& job = *chunk.job;
-    if (job.done == job.cached) {
+    if (!job.is_begun()) {
       job.started = begin;
       job.queue_s = worker::SecondsBetween(job.submitted, begin);
     }
@@ -340,8 +401,10 @@ void StepLoop::Sample(Job& job, std::span<const float> logits) {
   job.state = Job::State::kSending;
   for (const worker::OutputToken& token : tokens) job.sink->OnFirstToken(token);
   context_.probe->OnFirstToken(worker::SecondsBetween(job.submitted, now));
-  context_.probe->OnPrompt(
-      {.cached = job.cached - job.loaded, .loaded = job.loaded, .computed = job.done - job.cached});
+  context_.probe->OnPrompt({.cached = job.cached - job.loaded,
+                            .loaded = job.loaded,
+                            .received = job.pulled,
+                            .computed = job.done - job.cached - job.pulled});
   job.sender->Finish(worker::SerializeTail(tokens), worker::GoesOn(tokens));
 }
 
@@ -359,7 +422,8 @@ void StepLoop::End(uint64_t number, absl::Status status) {
                   {"error", Message(status)},
                   {"prompt_tokens", job->request.prompt_tokens()},
                   {"cached_tokens", job->cached},
-                  {"computed_tokens", job->done - job->cached},
+                  {"pulled_tokens", job->pulled},
+                  {"computed_tokens", job->done - job->cached - job->pulled},
                   {"kv_computed_ns", job->kv_computed.time_since_epoch().count()},
                   {"kv_bytes_acked_before_end", job->kv_bytes_acked_before_end},
                   {"queue_s", job->queue_s},
@@ -379,7 +443,7 @@ void StepLoop::PublishLoad() {
       ++load.requests_running;
     }
     if (job->state != Job::State::kSending) {
-      load.prompt_tokens_waiting += job->request.prompt_tokens() - job->done;
+      load.prompt_tokens_waiting += job->request.prompt_tokens() - job->reach();
     }
   }
   context_.board->Set(load);

@@ -30,15 +30,18 @@ namespace trivium::prefill {
 struct SentReport {
   transfer::TransferStats transfer;
   int32_t cached_tokens = 0;  // of the prompt, whose KV was here already
+  int32_t pulled_tokens = 0;  // and came from another worker
   double queue_s = 0;         // waited before its first step
   double compute_s = 0;       // first step's start to the first token
 };
 
 // Where the outputs of one request go. Called on the engine's thread; must not block. Not touched
-// after OnEnd, until which it must live. Order: OnPromptTokens, OnFirstToken, OnSent, OnEnd; all
-// but the last may be missing.
+// after OnEnd, until which it must live. Order: OnPullTicket, OnPromptTokens, OnFirstToken, OnSent,
+// OnEnd; all but the last may be missing.
 class PrefillSink {
  public:
+  // Where request.pull_tokens may land, from whoever holds them. Nobody need come.
+  virtual void OnPullTicket(const transfer::Ticket& ticket) = 0;
   // The next tokens of a prompt whose logprobs are wanted: each once over all calls, in order, the
   // first without logprob.
   virtual void OnPromptTokens(const std::vector<worker::OutputToken>& tokens) = 0;
@@ -87,7 +90,11 @@ class StepLoop {
     uint64_t number;
     absl::StatusOr<transfer::TransferStats> stats;
   };
-  using Command = std::variant<Arrived, Cancelled, Fetched, Delivered>;
+  struct Pulled {
+    uint64_t number;
+    absl::StatusOr<transfer::Arrival> arrival;
+  };
+  using Command = std::variant<Arrived, Cancelled, Fetched, Delivered, Pulled>;
   struct Chunk {
     Job* job;
     int32_t begin, end;
@@ -97,10 +104,14 @@ class StepLoop {
   std::optional<Duration> IdleTime() const;
   void Apply(Command command);
   void Finish(Job& job, absl::StatusOr<transfer::TransferStats> stats);
+  bool BeginPull(Job& job);
+  void EndPull(Job& job, const absl::StatusOr<transfer::Arrival>& arrival);
+  void CheckPulls();
   void Admit();
   absl::Status Start(Job& job);
   bool Fetch(Job& job, const kv::PrefixUse& prefix);
-  void Begin(Job& job, int32_t fetched_blocks);
+  absl::Status Begin(Job& job, int32_t fetched_blocks);
+  absl::Status BeginComputing(Job& job);
   std::vector<Chunk> Plan();
   void RunStep(const std::vector<Chunk>& chunks);
   void Send(Job& job, transfer::RowRange rows);

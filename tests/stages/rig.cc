@@ -223,7 +223,13 @@ worker::StageRequest Rig::Request(std::vector<int32_t> ids, const engine::Sampli
 }
 
 std::unique_ptr<Flight> Rig::Launch(const worker::StageRequest& request) {
+  return LaunchAt(*prefill, request);
+}
+
+std::unique_ptr<Flight> Rig::LaunchAt(prefill::StepLoop& at, const worker::StageRequest& request,
+                                      OnPullTicket on_pull_ticket) {
   auto flight = std::make_unique<Flight>();
+  flight->prefill.on_pull_ticket = std::move(on_pull_ticket);
   auto landing = decode->Submit(request, &flight->decode);
   if (!landing.ok()) {
     flight->decode.End(landing.status());
@@ -235,7 +241,7 @@ std::unique_ptr<Flight> Rig::Launch(const worker::StageRequest& request) {
     flight->prefill.End(absl::OkStatus());
     return flight;
   }
-  auto prompt = prefill->Submit(request, *landing->ticket, &flight->prefill);
+  auto prompt = at.Submit(request, *landing->ticket, &flight->prefill);
   if (prompt.ok()) {
     flight->prefill_number = *prompt;
   } else {

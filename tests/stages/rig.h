@@ -74,6 +74,10 @@ struct WorkerParts {
 // What a request gave at one stage.
 class Outcome : public prefill::PrefillSink, public decode::DecodeSink {
  public:
+  std::function<void(const transfer::Ticket&)> on_pull_ticket;  // set before it is submitted
+  void OnPullTicket(const transfer::Ticket& ticket) override {
+    if (on_pull_ticket) on_pull_ticket(ticket);
+  }
   void OnPromptTokens(const std::vector<worker::OutputToken>& tokens) override;
   void OnFirstToken(const worker::OutputToken& token) override { Add(token); }
   void OnToken(const worker::OutputToken& token) override { Add(token); }
@@ -117,6 +121,10 @@ class Rig {
                                int32_t output_index = 0);
   // What the router does: decode first, its ticket to prefill. A refusal ends the outcome with it.
   std::unique_ptr<Flight> Launch(const worker::StageRequest& request);
+  // The same at another prefill worker, which may give a pull ticket.
+  using OnPullTicket = std::function<void(const transfer::Ticket&)>;
+  std::unique_ptr<Flight> LaunchAt(prefill::StepLoop& at, const worker::StageRequest& request,
+                                   OnPullTicket on_pull_ticket = nullptr);
   // The whole answer; checks that both stages agree on the first token.
   absl::StatusOr<std::vector<worker::OutputToken>> Run(const worker::StageRequest& request);
   // The same on one engine of its own, alone, in chunks of step_tokens.
