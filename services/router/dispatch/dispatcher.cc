@@ -119,7 +119,12 @@ void Dispatcher::Place(uint64_t ticket, const RequestShape& shape, Decision deci
   if (placement.prefill != kNoWorker) Expect(run->request(), placement.prefill);
   context_.metrics->Placed(decision.reason);
   decisions_.Add(run->request().id, run->request().tenant, std::move(decision));
-  const PlacedPair pair{Describe(placement.prefill), Describe(placement.decode)};
+  const PlacedPair pair{.prefill = Describe(placement.prefill),
+                        .decode = Describe(placement.decode),
+                        .holder = Describe(placement.pull.holder),
+                        .pull_tokens = placement.pull.tokens,
+                        .pull_for = std::chrono::duration_cast<Duration>(
+                            std::chrono::duration<double>(placement.pull.within_s))};
   calls->push_back([run, ticket, pair] { run->OnPlaced(ticket, pair); });
 }
 
@@ -272,6 +277,11 @@ void Dispatcher::PrefillEnded(uint64_t ticket) {
 void Dispatcher::Transferred(uint64_t ticket, int64_t kv_bytes, Duration time) {
   std::lock_guard lock(mutex_);
   ledger_.Transferred(ticket, kv_bytes, std::chrono::duration<double>(time).count());
+}
+
+void Dispatcher::Pulled(uint64_t ticket, int64_t kv_bytes, Duration time) {
+  std::lock_guard lock(mutex_);
+  ledger_.Pulled(ticket, kv_bytes, std::chrono::duration<double>(time).count());
 }
 
 bool Dispatcher::IsGone(const PlacedWorker& worker) const {

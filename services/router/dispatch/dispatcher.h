@@ -73,6 +73,7 @@ class Dispatcher final : public RunHost {
   void FirstToken(uint64_t ticket) override;
   void PrefillEnded(uint64_t ticket) override;
   void Transferred(uint64_t ticket, int64_t kv_bytes, Duration time) override;
+  void Pulled(uint64_t ticket, int64_t kv_bytes, Duration time) override;
   bool IsGone(const PlacedWorker& worker) const override;
   void WorkerFailed(const PlacedWorker& worker, FailureAction action,
                     const std::string& why) override;

@@ -101,6 +101,7 @@ struct EndChoiceCall {
 struct GrpcStageClients::Stubs {
   std::vector<std::unique_ptr<v1::Prefill::Stub>> prefill;
   std::vector<std::unique_ptr<v1::Decode::Stub>> decode;
+  std::vector<std::unique_ptr<v1::Holder::Stub>> holder;
 };
 
 GrpcStageClients::GrpcStageClients(const std::vector<std::shared_ptr<grpc::Channel>>& channels,
@@ -112,6 +113,7 @@ GrpcStageClients::GrpcStageClients(const std::vector<std::shared_ptr<grpc::Chann
   for (const std::shared_ptr<grpc::Channel>& channel : channels) {
     stubs_->prefill.push_back(v1::Prefill::NewStub(channel));
     stubs_->decode.push_back(v1::Decode::NewStub(channel));
+    stubs_->holder.push_back(v1::Holder::NewStub(channel));
   }
 }
 
@@ -125,6 +127,18 @@ std::shared_ptr<StageCall> GrpcStageClients::Prefill(WorkerIndex worker,
       request, std::move(handlers), calls_);
   Prepare(call->context(), cluster_token_, request.key().request_id(), deadline, clock_.Now());
   stubs_->prefill[worker]->async()->Prefill(call->context(), call->request(), call.get());
+  call->Start(call);
+  return call;
+}
+
+std::shared_ptr<StageCall> GrpcStageClients::SendPrefix(WorkerIndex worker,
+                                                        const v1::SendPrefixRequest& request,
+                                                        std::optional<TimePoint> deadline,
+                                                        StageHandlers<v1::PrefixSent> handlers) {
+  auto call = std::make_shared<StreamCall<v1::SendPrefixRequest, v1::PrefixSent>>(
+      request, std::move(handlers), calls_);
+  Prepare(call->context(), cluster_token_, request.key().request_id(), deadline, clock_.Now());
+  stubs_->holder[worker]->async()->SendPrefix(call->context(), call->request(), call.get());
   call->Start(call);
   return call;
 }

@@ -26,6 +26,9 @@ class GrpcStageClients final : public StageClients {
   std::shared_ptr<StageCall> Prefill(WorkerIndex worker, const v1::PrefillRequest& request,
                                      std::optional<TimePoint> deadline,
                                      StageHandlers<v1::PrefillEvent> handlers) override;
+  std::shared_ptr<StageCall> SendPrefix(WorkerIndex worker, const v1::SendPrefixRequest& request,
+                                        std::optional<TimePoint> deadline,
+                                        StageHandlers<v1::PrefixSent> handlers) override;
   std::shared_ptr<StageCall> Decode(WorkerIndex worker, const v1::DecodeRequest& request,
                                     std::optional<TimePoint> deadline,
                                     StageHandlers<v1::DecodeEvent> handlers) override;

@@ -7,26 +7,9 @@
 #include "common/telemetry/log.h"
 #include "services/router/dispatch/random.h"
 #include "services/router/dispatch/router_metrics.h"
+#include "services/router/dispatch/stage_messages.h"
 
 namespace trivium::router {
-namespace {
-
-void FillKey(const RunLeg& leg, v1::RequestKey* key) {
-  key->set_request_id(leg.id);
-  key->set_attempt(leg.attempt.number);
-  key->set_secret(leg.attempt.secret);
-}
-
-void FillDomain(const kv::Domain& domain, v1::KvDomain* out) {
-  out->set_key(domain.key.bytes.data(), domain.key.bytes.size());
-  const bool is_last = domain.token_end == std::numeric_limits<int32_t>::max();
-  out->set_token_end(is_last ? 0 : domain.token_end);
-  out->set_quota(domain.quota);
-  out->set_floor(domain.floor);
-  out->set_pin_s(domain.pin_s);
-}
-
-}  // namespace
 
 RequestRun::RequestRun(const RunContext& context, uint64_t ticket, RunRequest request,
                        std::shared_ptr<ResponseSink> sink)
@@ -121,10 +104,8 @@ void RequestRun::Begin(Leg& leg, const PlacedPair& placed) {
   OpenDecode(leg);
 }
 
-template <typename Event>
-StageHandlers<Event> RequestRun::HandlersFor(Leg& leg, Role stage,
-                                             void (RequestRun::*on_event)(Leg&, const Event&)) {
-  const auto post = [self = shared_from_this(), &leg, number = leg.attempt.number](auto&& handle) {
+std::function<void(RequestRun::Handle)> RequestRun::PosterFor(Leg& leg) {
+  return [self = shared_from_this(), &leg, number = leg.attempt.number](Handle handle) {
     self->strand_.Post([self, &leg, number, handle = std::move(handle)] {
       if (leg.phase == Phase::kClosed) return;  // the host and its context may be gone
       if (number != leg.attempt.number) {
@@ -133,6 +114,12 @@ StageHandlers<Event> RequestRun::HandlersFor(Leg& leg, Role stage,
       handle(*self, leg);
     });
   };
+}
+
+template <typename Event>
+StageHandlers<Event> RequestRun::HandlersFor(Leg& leg, Role stage,
+                                             void (RequestRun::*on_event)(Leg&, const Event&)) {
+  const auto post = PosterFor(leg);
   return {
       .on_event =
           [post, on_event](const Event& event) {
@@ -149,15 +136,13 @@ template <typename Message>
 Message RequestRun::RequestOf(const Leg& leg) const {
   const TokenSequencer& emitted = ChoicesOf(leg).front().tokens();
   Message request;
-  FillKey(leg, request.mutable_key());
   request.set_fingerprint(context_.fingerprint);
   request.mutable_token_ids()->Assign(request_.prompt_ids.begin(), request_.prompt_ids.end());
   request.mutable_token_ids()->Add(emitted.ids().begin(), emitted.ids().end());
   request.set_output_index(emitted.size());
   request.set_choices(leg.choices);
-  for (const kv::Domain& domain : request_.kv_domains) {
-    FillDomain(domain, request.add_kv_domains());
-  }
+  FillKey(leg, request.mutable_key());
+  FillDomains(request_.kv_domains, request.mutable_kv_domains());
   *request.mutable_sampling() = request_.sampling;
   request.mutable_sampling()->set_seed(request_.sampling.seed() +
                                        static_cast<uint64_t>(leg.choice_begin));
@@ -183,6 +168,10 @@ void RequestRun::OpenPrefill(Leg& leg, const v1::LandingTicket& ticket) {
   request.set_priority(request_.priority);
   request.mutable_share()->set_tenant(request_.share.tenant);
   request.mutable_share()->set_weight(request_.share.weight);
+  if (leg.attempt.at.pull_tokens > 0) {
+    request.set_pull_tokens(leg.attempt.at.pull_tokens);
+    request.set_pull_ms(std::chrono::duration<double, std::milli>(leg.attempt.at.pull_for).count());
+  }
   leg.attempt.prefill_ended = false;
   leg.attempt.prefill =
       context_.stages->Prefill(leg.attempt.at.prefill.worker, request, request_.deadline,
@@ -227,6 +216,8 @@ void RequestRun::OnPrefillEvent(Leg& leg, const v1::PrefillEvent& event) {
       context_.host->Transferred(leg.ticket, event.sent().kv_bytes(), account_.transfer_time());
     }
     if (leg.phase == Phase::kFinishing) Complete(leg);
+  } else if (event.has_pull_ticket() && leg.phase == Phase::kRunning) {
+    OnPullTicket(leg, event.pull_ticket());
   } else if (event.has_prompt_logprobs() && leg.phase == Phase::kRunning) {
     OnPromptLogprobs(leg, event.prompt_logprobs());
   } else if (event.has_first_token() && leg.phase == Phase::kRunning) {

@@ -56,6 +56,9 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
   using Leg = RunLeg;
   using Phase = RunLeg::Phase;
 
+  // Hands events of the leg's present attempt over to the strand; drops them when it is over.
+  using Handle = std::function<void(RequestRun&, Leg&)>;
+  std::function<void(Handle)> PosterFor(Leg& leg);
   template <typename Event>
   StageHandlers<Event> HandlersFor(Leg& leg, Role stage,
                                    void (RequestRun::*on_event)(Leg&, const Event&));
@@ -69,6 +72,9 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
   void OpenPrefill(Leg& leg, const v1::LandingTicket& ticket);
   void OnDecodeEvent(Leg& leg, const v1::DecodeEvent& event);
   void OnPrefillEvent(Leg& leg, const v1::PrefillEvent& event);
+  void OnPullTicket(Leg& leg, const v1::LandingTicket& ticket);
+  void OnPrefixSent(Leg& leg, const v1::PrefixSent& sent);
+  void OnPullEnd(Leg& leg, const absl::Status& status, TimePoint begin);
   void OnPromptLogprobs(Leg& leg, const v1::PromptLogprobs& message);
   void HoldToken(Leg& leg, const v1::StageToken& token);
   void AcceptHeld(Leg& leg);

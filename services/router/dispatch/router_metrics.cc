@@ -10,8 +10,10 @@ namespace {
 
 constexpr const char* kRetryReasons[] = {"no_room", "preempted", "failed", "refused", "lost"};
 constexpr const char* kDropReasons[] = {"duplicate", "late_attempt", "mismatch"};
-constexpr const char* kRefuseReasons[] = {"invalid", "queue_full", "over_share", "draining", "busy",
-                                          "unauthenticated"};
+constexpr const char* kRefuseReasons[] = {"invalid",  "queue_full", "over_share",
+                                          "draining", "busy",       "unauthenticated"};
+
+constexpr const char* kPullEnds[] = {"whole", "part", "failed"};
 
 // A tenant may be named "other" as well: its counter is then that of the others.
 telemetry::Counter& TenantCounter(telemetry::Metrics* metrics, const std::string& tenant) {
@@ -86,6 +88,8 @@ RouterMetrics::RouterMetrics(telemetry::Metrics* metrics, std::span<const Tenant
              kDropReasons, {}, &dropped_);
   AddReasons(metrics, "router_requests_refused_total", "Requests that were never run",
              kRefuseReasons, {}, &refused_);
+  AddReasons(metrics, "router_pulls_total", "Prefixes that one worker was to send to another",
+             kPullEnds, {}, &pulled_);
   for (size_t i = 0; i < placed_.size(); ++i) {
     placed_[i] = &metrics->AddCounter("router_placements_total", "Attempts placed on workers",
                                       {{"reason", ReasonName(static_cast<PlacementReason>(i))}});
@@ -124,6 +128,7 @@ void RouterMetrics::PerToken(Duration mean) { per_token_seconds_.Observe(Seconds
 void RouterMetrics::Transferred(Duration first_send_to_last_ack) {
   transfer_seconds_.Observe(Seconds(first_send_to_last_ack));
 }
+void RouterMetrics::Pulled(PullEnd end) { pulled_[static_cast<size_t>(end)]->Add(); }
 void RouterMetrics::Prompt(int32_t tokens, int32_t cached) {
   prompt_tokens_.Add(tokens);
   cached_tokens_.Add(cached);

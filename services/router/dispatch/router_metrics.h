@@ -19,6 +19,8 @@ namespace trivium::router {
 
 enum class RetryReason : uint8_t { kNoRoom, kPreempted, kFailed, kRefused, kLost, kCount };
 enum class DropReason : uint8_t { kDuplicate, kLateAttempt, kMismatch, kCount };
+// Of a prefix that another worker held; kPart: it held less by then.
+enum class PullEnd : uint8_t { kWhole, kPart, kFailed, kCount };
 enum class RefuseReason : uint8_t {
   kInvalid,
   kQueueFull,
@@ -47,6 +49,7 @@ class RouterMetrics {
   uint64_t output_tokens() const { return static_cast<uint64_t>(output_tokens_.Value()); }
   void PerToken(Duration mean);
   void Transferred(Duration first_send_to_last_ack);
+  void Pulled(PullEnd end);
   void Prompt(int32_t tokens, int32_t cached);
   void Cluster(int32_t waiting, int32_t running, const std::vector<v1::WorkerStatus>& workers);
   void Index(const PrefixIndex::Counts& counts);
@@ -57,6 +60,7 @@ class RouterMetrics {
   std::array<telemetry::Counter*, size_t(DropReason::kCount)> dropped_;
   std::array<telemetry::Counter*, size_t(RefuseReason::kCount)> refused_;
   std::array<telemetry::Counter*, size_t(PlacementReason::kCount)> placed_;
+  std::array<telemetry::Counter*, size_t(PullEnd::kCount)> pulled_;
   std::array<telemetry::Counter*, 17> ended_;  // by status code
   std::unordered_map<TenantId, telemetry::Counter*> of_tenant_;
   telemetry::Counter& of_other_tenants_;

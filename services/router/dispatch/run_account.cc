@@ -40,7 +40,8 @@ void RunAccount::Sent(const v1::PrefillSent& sent) {
   transfer_ms_ = sent.transfer_ms();
   kv_bytes_ += sent.kv_bytes();
   header_bytes_ += sent.header_bytes();
-  Cached(sent.cached_tokens());
+  const int64_t cached = int64_t{sent.cached_tokens()} + sent.pulled_tokens();
+  Cached(static_cast<int32_t>(std::clamp<int64_t>(cached, 0, prompt_tokens_)));
 }
 
 void RunAccount::Prefilled(const v1::Prefilled& prefilled) { Cached(prefilled.cached_tokens()); }

@@ -32,6 +32,7 @@ void RunLeg::Blame(Role stage) {
 void RunLeg::CancelStreams() {
   if (attempt.decode != nullptr && !attempt.decode_ended) attempt.decode->Cancel();
   if (attempt.prefill != nullptr && !attempt.prefill_ended) attempt.prefill->Cancel();
+  if (attempt.pull != nullptr) attempt.pull->Cancel();
 }
 
 }  // namespace trivium::router

@@ -22,9 +22,10 @@ struct RunAttempt {
   std::string secret;
   PlacedPair at;
   std::shared_ptr<StageCall> decode, prefill;
-  bool has_begun = false;      // decode has answered: with its ticket, or with its own prefill
-  bool decode_has_kv = false;  // it has sent a token: the prefill worker is no longer needed
-  bool has_sent = false;       // the account of who prefilled has come
+  std::shared_ptr<StageCall> pull;  // what becomes of it is the prefill worker's affair
+  bool has_begun = false;           // decode has answered: with its ticket, or with its own prefill
+  bool decode_has_kv = false;       // it has sent a token: the prefill worker is no longer needed
+  bool has_sent = false;            // the account of who prefilled has come
   bool decode_ended = false, prefill_ended = true;
   // The decode worker prefills.
   bool is_local() const { return at.prefill.worker == kNoWorker; }

@@ -61,6 +61,9 @@ struct PlacedWorker {
 };
 struct PlacedPair {
   PlacedWorker prefill, decode;
+  PlacedWorker holder;  // of a prefix for the prefill worker; none: it is to compute it
+  int32_t pull_tokens = 0;
+  Duration pull_for{};  // no longer is waited for it
 };
 
 // The dispatcher as a run sees it. All methods: any thread, but not under a lock of the caller's.
@@ -77,6 +80,8 @@ class RunHost {
   virtual void FirstToken(uint64_t ticket) = 0;
   virtual void PrefillEnded(uint64_t ticket) = 0;
   virtual void Transferred(uint64_t ticket, int64_t kv_bytes, Duration time) = 0;
+  // The prefill worker got so much of a prefix in this time, or has given it up.
+  virtual void Pulled(uint64_t ticket, int64_t kv_bytes, Duration time) = 0;
   // The worker was lost or has restarted since it was placed.
   virtual bool IsGone(const PlacedWorker& worker) const = 0;
   // What the stage's failure says about the worker.

@@ -9,49 +9,9 @@ namespace trivium::router {
 namespace {
 
 constexpr int32_t kBlockTokens = 16, kRequestsMax = 8;
-
-int32_t HashToken(const SimOptions& options, const std::vector<int32_t>& ids,
-                  const v1::StageSampling& sampling, int32_t choice = 0) {
-  uint64_t hash = 1469598103934665603ull;
-  if (sampling.temperature() > 0) hash ^= (sampling.seed() + choice) * 0x9e3779b97f4a7c15ull;
-  for (const int32_t id : ids) hash = (hash ^ static_cast<uint64_t>(id)) * 1099511628211ull;
-  hash ^= hash >> 29;
-  // Control tokens come first in the vocabulary; the end of the text is rare.
-  if (hash % 53 == 0) return options.end_id;
-  return 3 + static_cast<int32_t>((hash >> 8) % static_cast<uint64_t>(options.vocab - 3));
-}
-
-std::string FinishOf(const SimOptions& options, int32_t id, int32_t index,
-                     const v1::StageSampling& sampling) {
-  if (id == options.end_id && !sampling.ignore_eos()) return "stop";
-  return index + 1 == sampling.max_tokens() ? "length" : "";
-}
+constexpr uint64_t kPullLanding = 77;
 
 }  // namespace
-
-SimAnswer ExpectedAnswer(const SimOptions& options, std::vector<int32_t> ids,
-                         const v1::StageSampling& sampling) {
-  SimAnswer answer;
-  while (answer.finish_reason.empty()) {
-    const int32_t id = HashToken(options, ids, sampling);
-    answer.finish_reason = FinishOf(options, id, static_cast<int32_t>(answer.ids.size()), sampling);
-    answer.ids.push_back(id);
-    ids.push_back(id);
-  }
-  return answer;
-}
-
-v1::StageToken SimPromptToken(const SimOptions& options, const std::vector<int32_t>& prompt,
-                              int32_t index, int32_t alternatives) {
-  v1::StageToken token;
-  token.set_index(index);
-  token.set_id(prompt[static_cast<size_t>(index)]);
-  if (index == 0) return token;
-  const int32_t hash = HashToken(options, {prompt.begin(), prompt.begin() + index + 1}, {});
-  token.set_logprob(-static_cast<float>(hash));
-  for (int32_t i = 0; i < alternatives; ++i) token.add_top()->set_id((hash + i) % options.vocab);
-  return token;
-}
 
 // What prefill and decode worker share about one attempt.
 struct SimCluster::Landing {
@@ -73,9 +33,12 @@ struct SimCluster::Call final : StageCall {
   std::vector<Member> members;  // by choice
   v1::StageSampling sampling;
   int32_t preemptions = 0;
-  bool prefills = false;  // decode: it waits for no landing
+  bool prefills = false;    // decode: it waits for no landing
+  int32_t pull_tokens = 0;  // prefill: that it still asks for
   StageHandlers<v1::PrefillEvent> prefill;
   StageHandlers<v1::DecodeEvent> decode;
+  StageHandlers<v1::PrefixSent> pull;  // of a holder's call, which has nothing else
+  bool is_pull = false;
   std::shared_ptr<Landing> landing;
   std::atomic<bool> is_cancelled{false};
   std::string key;
@@ -146,11 +109,6 @@ void SimCluster::Tell(Role stage, const Request& request) {
       {stage, request.key().attempt(), {request.kv_domains().begin(), request.kv_domains().end()}});
 }
 
-std::vector<SimCluster::Told> SimCluster::told() const {
-  std::lock_guard lock(mutex_);
-  return told_;
-}
-
 std::shared_ptr<StageCall> SimCluster::Prefill(WorkerIndex worker,
                                                const v1::PrefillRequest& request,
                                                std::optional<TimePoint>,
@@ -159,9 +117,34 @@ std::shared_ptr<StageCall> SimCluster::Prefill(WorkerIndex worker,
   auto call = Open(Role::kPrefill, worker, request.key(), request.token_ids(),
                    request.output_index(), request.choices(), request.sampling());
   Tell(Role::kPrefill, request);
+  {
+    std::lock_guard lock(mutex_);
+    prefills_.push_back(request);
+  }
   std::unique_lock lock(call->mutex);
+  call->pull_tokens = request.pull_tokens();
   call->prefill = std::move(handlers);
   lock.unlock();
+  Refused(call);
+  return call;
+}
+
+std::shared_ptr<StageCall> SimCluster::SendPrefix(WorkerIndex worker,
+                                                  const v1::SendPrefixRequest& request,
+                                                  std::optional<TimePoint>,
+                                                  StageHandlers<v1::PrefixSent> handlers) {
+  TRIVIUM_CHECK(request.ticket().landing_id() == kPullLanding, "another ticket");
+  auto call = std::make_shared<Call>();
+  call->worker = worker;
+  call->is_pull = true;
+  call->prompt_tokens = request.token_ids_size();
+  call->pull = std::move(handlers);
+  {
+    std::lock_guard lock(mutex_);
+    ++opened_;
+    pulls_.push_back(request);
+    calls_.push_back(call);
+  }
   Refused(call);
   return call;
 }
@@ -220,10 +203,12 @@ void SimCluster::End(Call& call, const absl::Status& status) {
     }
     std::erase_if(calls_, [&](const auto& one) { return one.get() == &call; });
   }
-  const auto on_end =
-      call.role == Role::kPrefill ? std::move(call.prefill.on_end) : std::move(call.decode.on_end);
+  const auto on_end = call.is_pull                  ? std::move(call.pull.on_end)
+                      : call.role == Role::kPrefill ? std::move(call.prefill.on_end)
+                                                    : std::move(call.decode.on_end);
   call.prefill = {};
   call.decode = {};
+  call.pull = {};
   if (on_end) on_end(status);
 }
 
@@ -282,6 +267,15 @@ bool SimCluster::HasRoom(Call& call) {
   return true;
 }
 
+void SimCluster::StepPull(Call& call) {
+  v1::PrefixSent sent;
+  sent.set_tokens(call.prompt_tokens);
+  sent.set_kv_bytes(int64_t{call.prompt_tokens} << 16);
+  sent.set_transfer_ms(1);
+  call.pull.on_event(sent);
+  End(call, absl::OkStatus());
+}
+
 void SimCluster::StepDecode(Call& call, std::mt19937_64& random) {
   v1::DecodeEvent event;
   if (call.state == 0 && call.prefills) {
@@ -332,6 +326,11 @@ void SimCluster::StepPrefill(Call& call, std::mt19937_64& random) {
     std::lock_guard lock(call.landing->mutex);
     call.landing->has_kv = call.has_kv_sent = true;
   };
+  if (call.pull_tokens > 0) {
+    call.pull_tokens = 0;
+    event.mutable_pull_ticket()->set_landing_id(kPullLanding);
+    return call.prefill.on_event(event);
+  }
   if (call.state == 0) {
     // The transfer may be over before the first token has reached the router.
     if (random() % 3 == 0 && !call.has_kv_sent) return deliver();
@@ -365,8 +364,9 @@ bool SimCluster::StepRandomCall(std::mt19937_64& random, double fault) {
     if (workers_[call->worker].is_stopped) return true;
   }
   std::lock_guard lock(call->mutex);
-  const bool is_open = call->role == Role::kPrefill ? static_cast<bool>(call->prefill.on_event)
-                                                    : static_cast<bool>(call->decode.on_event);
+  const bool is_open = call->is_pull                  ? static_cast<bool>(call->pull.on_event)
+                       : call->role == Role::kPrefill ? static_cast<bool>(call->prefill.on_event)
+                                                      : static_cast<bool>(call->decode.on_event);
   if (call->is_ended || !is_open) return true;
   if (call->is_cancelled && random() % 2 == 0) {
     End(*call, absl::CancelledError("cancelled"));
@@ -376,6 +376,8 @@ bool SimCluster::StepRandomCall(std::mt19937_64& random, double fault) {
         absl::StatusCode::kDataLoss,    absl::StatusCode::kCancelled,
         absl::StatusCode::kOk,          absl::StatusCode::kDeadlineExceeded};
     End(*call, absl::Status(codes[random() % std::size(codes)], "injected"));
+  } else if (call->is_pull) {
+    StepPull(*call);
   } else if (call->blocks < 0) {
     if (const absl::Status status = Admit(*call); !status.ok()) End(*call, status);
   } else if (call->role == Role::kDecode) {
@@ -425,7 +427,7 @@ void SimCluster::Kill(WorkerIndex worker) {
   dispatcher_->OnWatchEnd(worker, Unavailable("connection reset"));
   for (const auto& call : calls) {
     std::lock_guard lock(call->mutex);
-    const bool is_open = call->prefill.on_end || call->decode.on_end;
+    const bool is_open = call->prefill.on_end || call->decode.on_end || call->pull.on_end;
     if (is_open) End(*call, Unavailable("connection reset"));
   }
 }

@@ -1,8 +1,8 @@
 // Test support: workers that exist in memory only, whose every event is decided by the test: order,
 // delay, refusal, failure, silence, restart. They stand behind the real dispatcher.
 //
-// The "model" is a hash of all ids so far, and of the seed where the temperature is not 0, so a
-// retry that gets its prompt, an index or the seed of a choice wrong gives other tokens. After a
+// A retry that gets its prompt, an index or the seed of a choice wrong gives other tokens
+// (sim_model.h). After a
 // call was cancelled its late events carry wrong ids: whoever takes one shows it. Thread-safety:
 // all methods, any thread.
 #pragma once
@@ -17,30 +17,9 @@
 #include <vector>
 
 #include "services/router/dispatch/dispatcher.h"
+#include "services/router/dispatch/sim_model.h"
 
 namespace trivium::router {
-
-struct SimOptions {
-  int prefill_workers = 2, decode_workers = 2;
-  int32_t decode_blocks = 64, prefill_blocks = 64;
-  // Decode admits on it, grows and preempts itself when no block is left; 0: admits in full.
-  int32_t expected_output_tokens = 0;
-  int32_t vocab = 320, end_id = 2;
-  std::string numerics_class = "batch_invariant/test";
-  int32_t cached_tokens = 0;  // that prefill says it held of every prompt
-};
-
-// What the whole answer to `ids` has to be.
-struct SimAnswer {
-  std::vector<int32_t> ids;
-  std::string finish_reason;
-};
-SimAnswer ExpectedAnswer(const SimOptions& options, std::vector<int32_t> ids,
-                         const v1::StageSampling& sampling);
-
-// What prefill says of the token at `index` of a prompt.
-v1::StageToken SimPromptToken(const SimOptions& options, const std::vector<int32_t>& prompt,
-                              int32_t index, int32_t alternatives);
 
 class SimCluster final : public StageClients {
  public:
@@ -75,11 +54,25 @@ class SimCluster final : public StageClients {
     uint32_t attempt = 0;
     std::vector<v1::KvDomain> domains;
   };
-  std::vector<Told> told() const;
+  std::vector<Told> told() const {
+    std::lock_guard lock(mutex_);
+    return told_;
+  }
+  std::vector<v1::SendPrefixRequest> pulls() const {
+    std::lock_guard lock(mutex_);
+    return pulls_;
+  }  // that were asked for
+  std::vector<v1::PrefillRequest> prefills() const {
+    std::lock_guard lock(mutex_);
+    return prefills_;
+  }
 
   std::shared_ptr<StageCall> Prefill(WorkerIndex worker, const v1::PrefillRequest& request,
                                      std::optional<TimePoint> deadline,
                                      StageHandlers<v1::PrefillEvent> handlers) override;
+  std::shared_ptr<StageCall> SendPrefix(WorkerIndex worker, const v1::SendPrefixRequest& request,
+                                        std::optional<TimePoint> deadline,
+                                        StageHandlers<v1::PrefixSent> handlers) override;
   std::shared_ptr<StageCall> Decode(WorkerIndex worker, const v1::DecodeRequest& request,
                                     std::optional<TimePoint> deadline,
                                     StageHandlers<v1::DecodeEvent> handlers) override;
@@ -106,6 +99,7 @@ class SimCluster final : public StageClients {
   void Tell(Role stage, const Request& request);
   v1::StageToken NextToken(Call& call, int32_t choice);
   bool HasRoom(Call& call);
+  void StepPull(Call& call);
   void StepDecode(Call& call, std::mt19937_64& random);
   bool AddPromptTokens(Call& call, std::mt19937_64& random, v1::PromptLogprobs* message);
   void StepPrefill(Call& call, std::mt19937_64& random);
@@ -121,6 +115,8 @@ class SimCluster final : public StageClients {
   std::map<std::pair<std::string, uint32_t>, std::shared_ptr<Landing>> landings_;
   int opened_ = 0, choices_ended_ = 0;
   std::vector<Told> told_;
+  std::vector<v1::SendPrefixRequest> pulls_;
+  std::vector<v1::PrefillRequest> prefills_;
   std::function<void()> on_open_;
 };
 

@@ -35,6 +35,11 @@ class StageClients {
   virtual std::shared_ptr<StageCall> Prefill(WorkerIndex worker, const v1::PrefillRequest& request,
                                              std::optional<TimePoint> deadline,
                                              StageHandlers<v1::PrefillEvent> handlers) = 0;
+  // Any worker may hold a prefix.
+  virtual std::shared_ptr<StageCall> SendPrefix(WorkerIndex worker,
+                                                const v1::SendPrefixRequest& request,
+                                                std::optional<TimePoint> deadline,
+                                                StageHandlers<v1::PrefixSent> handlers) = 0;
   virtual std::shared_ptr<StageCall> Decode(WorkerIndex worker, const v1::DecodeRequest& request,
                                             std::optional<TimePoint> deadline,
                                             StageHandlers<v1::DecodeEvent> handlers) = 0;

@@ -233,12 +233,25 @@ class Simulation {
   void BeginPrefill(uint64_t request) {
     Run& run = runs_[request];
     const SimRequest& of = trace_[request];
-    const int32_t cached = pools_[run.placement.prefill].Use(run.keys) * kBlockTokens;
+    int32_t cached = pools_[run.placement.prefill].Use(run.keys) * kBlockTokens;
+    cached += Pull(run, cached);
     report_.prompt_tokens += of.prompt_tokens;
     report_.cached_tokens += cached;
     report_.cached_tokens_bound += boundless_.Use(of, kBlockTokens) * kBlockTokens;
-    run.compute_s = SecondsOf(options_.prefill, of.prompt_tokens - cached);
+    run.compute_s += SecondsOf(options_.prefill, of.prompt_tokens - cached);
     Push(now_s_ + run.compute_s, Event::Kind::kPrefilled, request);
+  }
+
+  // Tokens behind those cached that another worker sends; the worker does nothing else meanwhile,
+  // which is a little worse than the real one.
+  int32_t Pull(Run& run, int32_t cached) {
+    const router::Pull& pull = run.placement.pull;
+    if (pull.tokens <= cached) return 0;
+    const int32_t held = pools_[pull.holder].Use(run.keys) * kBlockTokens;
+    const int32_t pulled = std::max(0, std::min(held, pull.tokens) - cached);
+    run.compute_s +=
+        static_cast<double>(pulled * options_.kv_bytes_per_token) / options_.transfer_bytes_per_s;
+    return pulled;
   }
 
   void Prefilled(uint64_t request) {

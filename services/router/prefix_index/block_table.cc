@@ -15,7 +15,7 @@ uint16_t MakeEntry(HolderId holder, uint8_t tiers) {
 }
 
 // The tiers that count at each level.
-constexpr uint8_t kTiersOfLevel[kLevels] = {kHot | kExpected, kHot | kExpected | kMemory,
+constexpr uint8_t kTiersOfLevel[kLevels] = {kHot, kHot | kExpected, kHot | kExpected | kMemory,
                                             kHot | kExpected | kMemory | kDisk};
 
 bool HasBit(std::span<const uint64_t> mask, size_t bit) { return mask[bit / 64] >> bit % 64 & 1; }
@@ -224,8 +224,9 @@ bool BlockTable::Find(const kv::CutKey& key, LevelMasks* masks) const {
     const uint64_t* mask = masks_.At(slot.piece());
     for (size_t i = 0; i < words_; ++i) {
       const auto word = [&](size_t tier) { return mask[tier * words_ + i]; };
+      masks->words[kLevelStored][i] = word(std::countr_zero(uint8_t{kHot}));
       masks->words[kLevelHot][i] =
-          word(std::countr_zero(uint8_t{kHot})) | word(std::countr_zero(uint8_t{kExpected}));
+          masks->words[kLevelStored][i] | word(std::countr_zero(uint8_t{kExpected}));
       masks->words[kLevelMemory][i] =
           masks->words[kLevelHot][i] | word(std::countr_zero(uint8_t{kMemory}));
       masks->words[kLevelDisk][i] =

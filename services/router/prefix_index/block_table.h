@@ -39,8 +39,8 @@ inline constexpr size_t kMaskWordsMax = kHoldersMax / 64;
 enum : uint8_t { kHot = 1, kMemory = 2, kDisk = 4, kExpected = 8 };
 inline constexpr size_t kTiers = 4;
 
-// What has to be reached for a block: hot (or about to be), memory too, disk too.
-enum Level : size_t { kLevelHot, kLevelMemory, kLevelDisk, kLevels };
+// What has to be reached for a block: hot, about to be hot too, memory too, disk too.
+enum Level : size_t { kLevelStored, kLevelHot, kLevelMemory, kLevelDisk, kLevels };
 // Of one block: at each level the holders that have it there or above.
 struct LevelMasks {
   uint64_t words[kLevels][kMaskWordsMax];

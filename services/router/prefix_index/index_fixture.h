@@ -109,7 +109,8 @@ inline std::vector<Held> LookUpIn(const std::vector<EventSource>& workers,
     const Held one{.worker = i,
                    .hot_tokens = workers[i].Leading(keys, kHot),
                    .memory_tokens = workers[i].Leading(keys, kHot | kMemory),
-                   .disk_tokens = workers[i].Leading(keys, kHot | kMemory | kDisk)};
+                   .disk_tokens = workers[i].Leading(keys, kHot | kMemory | kDisk),
+                   .stored_tokens = workers[i].Leading(keys, kHot)};
     if (one.disk_tokens > 0) held.push_back(one);
   }
   return held;

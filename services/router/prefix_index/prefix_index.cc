@@ -61,7 +61,8 @@ class Walk {
         out->push_back({.worker = holder / 2,
                         .hot_tokens = tokens(kLevelHot),
                         .memory_tokens = tokens(kLevelMemory),
-                        .disk_tokens = tokens(kLevelDisk)});
+                        .disk_tokens = tokens(kLevelDisk),
+                        .stored_tokens = tokens(kLevelStored)});
       }
     }
   }

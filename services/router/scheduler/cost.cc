@@ -20,6 +20,13 @@ constexpr int64_t kStepRows = 512;
 constexpr double kAnswerTokens = 32;
 // Of a second of a prefill worker, to those who come next.
 constexpr double kWorkHarm = 0.25;
+// Two calls, a connection perhaps, and the step that goes on at the prefill worker.
+constexpr double kPullOverhead_s = 5e-3;
+// Of the time that computing takes: so long is a pull waited for at most, and one that is expected
+// to take longer is not begun.
+constexpr double kPullShare = 0.5;
+// Of the time of a transfer, to each request at its sender.
+constexpr double kSendHarm = 0.25;
 // Of a decode worker's blocks: with fewer of them free, preemption comes near.
 constexpr double kHeadroom = 0.125;
 
@@ -40,6 +47,11 @@ double SecondsOf(const StepCost& cost, int64_t rows, int64_t keys) {
 double PrefillSeconds(const StepCost& cost, int64_t position, int64_t prompt_tokens) {
   const int64_t rows = prompt_tokens - position;
   return SecondsOf(cost, rows, rows * position + rows * (rows + 1) / 2);
+}
+
+double TransferSpeed(double measured, double fastest) {
+  const bool is_slow = measured > 0 && measured * kTransferNoise < fastest;
+  return is_slow ? measured : fastest;
 }
 
 // Uses as much of what is held as is worth its loading: `rest_s(tokens)` is what it costs to go on
@@ -121,12 +133,15 @@ Speeds FastestOf(const ClusterSnapshot& cluster) {
     if (IsMeasured(worker.step_cost) && (is_first || worker.step_cost < fastest)) {
       fastest = worker.step_cost;
     }
-    speeds.transfer_bytes_per_s =
-        std::max(speeds.transfer_bytes_per_s, worker.transfer_bytes_per_s);
+    double& transfer =
+        worker.role == Role::kPrefill ? speeds.pull_bytes_per_s : speeds.transfer_bytes_per_s;
+    transfer = std::max(transfer, worker.transfer_bytes_per_s);
   }
   if (!IsMeasured(speeds.prefill)) speeds.prefill = kStepCostBefore;
   if (!IsMeasured(speeds.decode)) speeds.decode = kStepCostBefore;
-  if (speeds.transfer_bytes_per_s <= 0) speeds.transfer_bytes_per_s = kTransferBytesPerSBefore;
+  for (double* transfer : {&speeds.transfer_bytes_per_s, &speeds.pull_bytes_per_s}) {
+    if (*transfer <= 0) *transfer = kTransferBytesPerSBefore;
+  }
   return speeds;
 }
 
@@ -136,15 +151,33 @@ Estimate EstimateFor(const WorkerView& worker, const RequestShape& shape, const 
     return ForPrefill(worker, shape, held, Or(worker.step_cost, speeds.prefill),
                       kv_bytes_per_token);
   }
-  const double measured = worker.transfer_bytes_per_s;
-  const bool is_slow = measured > 0 && measured * kTransferNoise < speeds.transfer_bytes_per_s;
-  const double bytes_per_s = is_slow ? measured : speeds.transfer_bytes_per_s;
+  const double bytes_per_s =
+      TransferSpeed(worker.transfer_bytes_per_s, speeds.transfer_bytes_per_s);
   Estimate estimate{.cached_tokens = std::min(held.hot_tokens, shape.prompt_tokens)};
   estimate.transfer_s =
       static_cast<double>((shape.prompt_tokens - estimate.cached_tokens) * kv_bytes_per_token) /
       bytes_per_s;
   estimate.harm_s = HarmAt(worker, shape, Or(worker.step_cost, speeds.decode));
   return estimate;
+}
+
+void PullWhatPays(const WorkerView& worker, const RequestShape& shape, const PullSource& source,
+                  const Speeds& speeds, int64_t kv_bytes_per_token, Estimate* estimate) {
+  const int64_t missing = source.tokens - estimate->cached_tokens;
+  if (missing <= 0) return;
+  const StepCost cost = Or(worker.step_cost, speeds.prefill);
+  const double send_s = static_cast<double>(missing * kv_bytes_per_token) /
+                        TransferSpeed(worker.transfer_bytes_per_s, speeds.pull_bytes_per_s);
+  const double rest_s = PrefillSeconds(cost, source.tokens, shape.prompt_tokens);
+  const double saved_s = estimate->compute_s - rest_s;
+  Estimate pulling = *estimate;
+  pulling.pull = {source.holder, source.tokens, kPullShare * saved_s};
+  pulling.pull_s = kPullOverhead_s + send_s;
+  pulling.compute_s = rest_s;
+  pulling.harm_s =
+      kWorkHarm * (pulling.load_s + rest_s) + kSendHarm * send_s * std::max(1, source.requests);
+  if (pulling.pull_s > pulling.pull.within_s || pulling.total_s() >= estimate->total_s()) return;
+  *estimate = pulling;
 }
 
 Estimate EstimateLocal(const WorkerView& worker, const RequestShape& shape, const Held& held,

@@ -12,6 +12,7 @@ namespace trivium::router {
 // kRetry: an attempt before has set preferences. kOnlyFit: one pair of workers had room. kCacheHit:
 // a worker that holds some of the prompt. kHolderBusy: some did, but it was not worth their queue.
 // kLocal: the decode worker computes what it does not hold. kInTurn: round robin.
+// kPull: the prefill worker takes what it lacks from another worker.
 enum class PlacementReason : uint8_t {
   kRetry,
   kOnlyFit,
@@ -20,6 +21,7 @@ enum class PlacementReason : uint8_t {
   kLeastLoaded,
   kLocal,
   kInTurn,
+  kPull,
   kCount
 };
 const char* ReasonName(PlacementReason reason);

@@ -15,13 +15,17 @@ void AppendCandidates(const char* role, const std::vector<Candidate>& candidates
   for (size_t i = 0; i < candidates.size(); ++i) {
     const Estimate& estimate = candidates[i].estimate;
     const auto ms = [](double seconds) { return seconds * 1e3; };
-    fmt::format_to(out,
-                   "  {} {}: {:.1f} ms (wait {:.1f}, load {:.1f}, compute {:.1f}, transfer {:.1f}, "
-                   "harm to others {:.1f}), holds {} tokens{}\n",
-                   i == 0 ? '*' : ' ', name(candidates[i].worker), ms(estimate.total_s()),
-                   ms(estimate.wait_s), ms(estimate.load_s), ms(estimate.compute_s),
-                   ms(estimate.transfer_s), ms(estimate.harm_s), estimate.cached_tokens,
-                   candidates[i].blame > 0 ? ", failed this request before" : "");
+    fmt::format_to(
+        out,
+        "  {} {}: {:.1f} ms (wait {:.1f}, load {:.1f}, pull {:.1f}, compute {:.1f}, "
+        "transfer {:.1f}, harm to others {:.1f}), holds {} tokens{}{}\n",
+        i == 0 ? '*' : ' ', name(candidates[i].worker), ms(estimate.total_s()), ms(estimate.wait_s),
+        ms(estimate.load_s), ms(estimate.pull_s), ms(estimate.compute_s), ms(estimate.transfer_s),
+        ms(estimate.harm_s), estimate.cached_tokens,
+        estimate.pull.tokens == 0
+            ? ""
+            : fmt::format(", {} from {}", estimate.pull.tokens, name(estimate.pull.holder)),
+        candidates[i].blame > 0 ? ", failed this request before" : "");
   }
 }
 

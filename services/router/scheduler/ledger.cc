@@ -12,17 +12,28 @@ constexpr double kTransferFade = 0.98;
 constexpr int64_t kTransferBytesMin = 256 << 10;
 // A worker's latest prompts, which are what it has done lately.
 constexpr double kRecentPrompts = 64;
+// A pull moves what is there already, and so shows what the line does now.
+constexpr double kPullWeight = 0.3;
+constexpr double kPullBytesPerSBefore = 1e8;
+// Without one for so many reports of the worker (one to ten minutes), the next is tried as if it
+// were the first: nothing else would tell that the line is better by now.
+constexpr int32_t kPullReports = 2000;
 
 }  // namespace
 
-Ledger::Ledger(ClusterSnapshot* cluster) : cluster_(*cluster), reserved_(cluster->workers.size()) {}
+Ledger::Ledger(ClusterSnapshot* cluster)
+    : cluster_(*cluster),
+      reserved_(cluster->workers.size()),
+      reports_since_pull_(cluster->workers.size()) {}
 
 void Ledger::Charge(uint64_t ticket, const Placement& placement, const RequestShape& shape) {
   WorkerView& decode = cluster_.workers[placement.decode];
   Entry entry{.placement = placement,
               .decode_blocks = BlocksAtFirst(decode, shape),
-              .prompt_tokens = TokensToCompute(
-                  shape, placement.prefill == kNoWorker ? placement.decode : placement.prefill),
+              .prompt_tokens = std::min(
+                  TokensToCompute(
+                      shape, placement.prefill == kNoWorker ? placement.decode : placement.prefill),
+                  shape.prompt_tokens - placement.pull.tokens),
               .decode_places = PlacesAt(Role::kDecode, shape)};
   if (placement.prefill == kNoWorker) {
     entry.is_prefilling = false;
@@ -98,7 +109,23 @@ void Ledger::Transferred(uint64_t ticket, int64_t bytes, double seconds) {
   best = std::max(best * kTransferFade, static_cast<double>(bytes) / seconds);
 }
 
+void Ledger::Pulled(uint64_t ticket, int64_t bytes, double seconds) {
+  const auto it = entries_.find(ticket);
+  if (it == entries_.end() || !(seconds > 0)) return;
+  const Placement& at = it->second.placement;
+  if (at.prefill == kNoWorker || (bytes > 0 && bytes < kTransferBytesMin)) return;
+  double& speed = cluster_.workers[at.prefill].transfer_bytes_per_s;
+  const double measured = static_cast<double>(bytes) / seconds;
+  if (speed <= 0) speed = measured > 0 ? measured : kPullBytesPerSBefore;
+  speed += kPullWeight * (measured - speed);
+  reports_since_pull_[at.prefill] = 0;
+}
+
 void Ledger::OnReport(WorkerIndex worker) {
+  WorkerView& view = cluster_.workers[worker];
+  if (view.role == Role::kPrefill && ++reports_since_pull_[worker] >= kPullReports) {
+    view.transfer_bytes_per_s = 0;
+  }
   for (const uint64_t ticket : std::exchange(reserved_[worker], {})) {
     const auto it = entries_.find(ticket);
     // The request may have been charged anew since, here or elsewhere.

@@ -26,6 +26,8 @@ class Ledger {
   void Release(uint64_t ticket);       // nor does the decode worker
   // Its prefill worker's account of the transfer.
   void Transferred(uint64_t ticket, int64_t bytes, double seconds);
+  // What its prefill worker has pulled in this time; 0 bytes: it has given up.
+  void Pulled(uint64_t ticket, int64_t bytes, double seconds);
   void OnReport(WorkerIndex worker);  // blocks_free of that worker is new
 
  private:
@@ -42,7 +44,8 @@ class Ledger {
   ClusterSnapshot& cluster_;
   std::map<uint64_t, Entry> entries_;
   std::vector<std::vector<uint64_t>>
-      reserved_;  // by decode worker: unseen, seen from its next report
+      reserved_;                             // by decode worker: unseen, seen from its next report
+  std::vector<int32_t> reports_since_pull_;  // by prefill worker
 };
 
 }  // namespace trivium::router

@@ -179,6 +179,7 @@ using Pairings = std::vector<std::pair<PairKey, Pairing>>;
 
 Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape, bool is_shown) {
   const Speeds speeds = FastestOf(cluster);
+  const PullSources sources(cluster, shape);
   Pairings pairings;
   Pairing* at = nullptr;
   const WorkerView* like = nullptr;  // whose pairing that is: often it is the next one's too
@@ -198,7 +199,11 @@ Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape, bool
     const bool is_prefill = worker.role == Role::kPrefill;
     (is_prefill ? pairing.could_hold_prefill : pairing.could_hold_decode) = true;
     if (!FitsNow(worker, shape, here)) continue;
-    const Estimate estimate = EstimateFor(worker, shape, here, speeds, cluster.kv_bytes_per_token);
+    Estimate estimate = EstimateFor(worker, shape, here, speeds, cluster.kv_bytes_per_token);
+    if (is_prefill) {
+      PullWhatPays(worker, shape, sources.BestFor(i), speeds, cluster.kv_bytes_per_token,
+                   &estimate);
+    }
     (is_prefill ? pairing.prefill : pairing.decode)
         .Add({i, CostOf(worker, i, shape, estimate, cluster.policy), estimate}, is_shown);
     if (is_prefill || !MayPrefill(worker, shape, here.disk_tokens)) continue;
@@ -212,6 +217,7 @@ Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape, bool
 PlacementReason ReasonOf(const RequestShape& shape, const Pairing& pairing, const Offer& prefill,
                          const Offer& decode, Policy policy) {
   if (!shape.blame.empty() || shape.decode_before != kNoWorker) return PlacementReason::kRetry;
+  if (prefill.estimate.pull.tokens > 0) return PlacementReason::kPull;
   if (pairing.prefill.size() == 1 && pairing.decode.size() == 1) return PlacementReason::kOnlyFit;
   if (policy == Policy::kRoundRobin) return PlacementReason::kInTurn;
   if (prefill.estimate.cached_tokens > 0 || decode.estimate.cached_tokens > 0) {
@@ -241,7 +247,7 @@ const char* RoleName(Role role) { return role == Role::kPrefill ? "prefill" : "d
 
 const char* ReasonName(PlacementReason reason) {
   constexpr const char* kNames[] = {"retry",        "only_fit", "cache_hit", "holder_busy",
-                                    "least_loaded", "local",    "in_turn"};
+                                    "least_loaded", "local",    "in_turn",   "pull"};
   return kNames[static_cast<size_t>(reason)];
 }
 
@@ -366,7 +372,7 @@ absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestSh
       !pairing.local.empty() &&
       pairing.local.cost().total_s < prefill.estimate.total_s() + decode.estimate.total_s();
   if (is_local) return TakeLocal(pairing.local.Pick(shape.turn), pairing, shape, why);
-  const Placement placement{prefill.worker, decode.worker};
+  const Placement placement{prefill.worker, decode.worker, prefill.estimate.pull};
   if (why != nullptr) {
     *why = {.placement = placement,
             .reason = ReasonOf(shape, pairing, prefill, decode, cluster.policy),

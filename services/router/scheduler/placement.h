@@ -61,7 +61,7 @@ struct WorkerView {
   int32_t blocks_spare = 0;            // of those free, for the growth of its running requests
   bool is_full = false;                // refused a request for want of room since its last report
   StepCost step_cost = {};
-  double transfer_bytes_per_s = 0;  // of KV, into it; 0: nothing was sent yet
+  double transfer_bytes_per_s = 0;  // of KV, into it; 0: nothing was sent yet, or not lately
   // Of KV, from the tiers below its pool; 0: nothing was loaded yet.
   double memory_load_bytes_per_s = 0, disk_load_bytes_per_s = 0;
 
@@ -90,12 +90,13 @@ struct WorkerBlame {
   int points = 0;
 };
 
-// What a worker holds of a prompt, counted from its first token, in whole blocks: ready for use;
-// these and what lies behind them, once what is compressed in memory is loaded; and once what is on
-// disk is. Each at least the one before.
+// What a worker holds of a prompt, counted from its first token, in whole blocks: ready for use, or
+// it will be, by requests that are there; these and what lies behind them, once what is compressed
+// in memory is loaded; and once what is on disk is. Each at least the one before.
 struct Held {
   WorkerIndex worker = kNoWorker;
   int32_t hot_tokens = 0, memory_tokens = 0, disk_tokens = 0;
+  int32_t stored_tokens = 0;  // of the hot ones, those that it has said it holds
   bool operator==(const Held&) const = default;
 };
 
@@ -117,9 +118,18 @@ Held HeldBy(const RequestShape& shape, WorkerIndex worker);
 // Of the prompt, at least one: what the worker does not hold.
 int32_t TokensToCompute(const RequestShape& shape, WorkerIndex worker);
 
+// A prefix that the prefill worker takes from another worker instead of computing it.
+struct Pull {
+  WorkerIndex holder = kNoWorker;  // none: nothing is pulled
+  int32_t tokens = 0;              // leading ones of the prompt, in whole blocks
+  double within_s = 0;             // what has not come by then is computed
+  bool operator==(const Pull&) const = default;
+};
+
 struct Placement {
   WorkerIndex prefill = kNoWorker;  // none: the decode worker computes the prompt itself
   WorkerIndex decode = kNoWorker;
+  Pull pull = {};
   bool operator==(const Placement&) const = default;
 };
 

@@ -1,0 +1,34 @@
+// What every message to a worker says of its request: which attempt it is, and whose its blocks
+// are. Pure; safe from any thread.
+#pragma once
+
+#include <limits>
+#include <vector>
+
+#include "common/kv/block_key.h"
+#include "services/router/dispatch/run_leg.h"
+#include "trivium/v1/stage.pb.h"
+
+namespace trivium::router {
+
+inline void FillKey(const RunLeg& leg, v1::RequestKey* key) {
+  key->set_request_id(leg.id);
+  key->set_attempt(leg.attempt.number);
+  key->set_secret(leg.attempt.secret);
+}
+
+inline void FillDomain(const kv::Domain& domain, v1::KvDomain* out) {
+  out->set_key(domain.key.bytes.data(), domain.key.bytes.size());
+  const bool is_last = domain.token_end == std::numeric_limits<int32_t>::max();
+  out->set_token_end(is_last ? 0 : domain.token_end);
+  out->set_quota(domain.quota);
+  out->set_floor(domain.floor);
+  out->set_pin_s(domain.pin_s);
+}
+
+inline void FillDomains(const std::vector<kv::Domain>& domains,
+                        google::protobuf::RepeatedPtrField<v1::KvDomain>* out) {
+  for (const kv::Domain& domain : domains) FillDomain(domain, out->Add());
+}
+
+}  // namespace trivium::router
