@@ -1,7 +1,6 @@
 // The model that block_pool_model_test plays histories against: it keeps nothing but lists and
 // reckons everything anew, by the definitions in block_pool.h and eviction.h, after each action.
-// Below the pool lies a tier, which takes what is evicted and outlives a crash if it is a disk.
-// Thread-safety: none.
+// Below the pool lies a tier, which takes what is evicted; a disk outlives a crash. One thread only.
 #pragma once
 
 #include <gtest/gtest.h>

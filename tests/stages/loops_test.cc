@@ -407,6 +407,8 @@ TEST_F(LoopsTest, ALostTransportEndsTheStreamsOfItsPeers) {
   Rig rig({.step_tokens = 16, .timeout_scale = 0.5});
   const auto flight = rig.Launch(rig.Request(rig.RandomPrompt(random_, 400), Greedy(4)));
   rig.prefill_parts.log.WaitStepOf(flight->prefill_number);
+  // A landing that nobody has begun to send to knows no peer: it waits as long as its request.
+  ASSERT_TRUE(rig.decode_parts.WaitHeard());
   rig.prefill->Stop();
   rig.prefill_parts.transport.reset();
   const absl::Status landed = flight->decode.Wait();

@@ -107,15 +107,30 @@ worker::LoopContext WorkerParts::Context() {
               std::chrono::milliseconds(250) * options.timeout_scale)};
 }
 
-bool WorkerParts::WaitAllFree() const {
+namespace {
+
+template <typename Condition>
+bool WaitUntil(const Condition& condition) {
   const TimePoint deadline = Clock::Real().Now() + kPatience;
   while (Clock::Real().Now() < deadline) {
-    const kv::BlockPool::Counts counts = pool->counts();
-    EXPECT_EQ(counts.free + counts.used + counts.leased, counts.total);
-    if (counts.free == counts.total) return true;
+    if (condition()) return true;
     std::this_thread::yield();
   }
   return false;
+}
+
+}  // namespace
+
+bool WorkerParts::WaitAllFree() const {
+  return WaitUntil([&] {
+    const kv::BlockPool::Counts counts = pool->counts();
+    EXPECT_EQ(counts.free + counts.used + counts.leased, counts.total);
+    return counts.free == counts.total;
+  });
+}
+
+bool WorkerParts::WaitHeard() const {
+  return WaitUntil([&] { return transport->counters().bytes_received > 0; });
 }
 
 void Outcome::Add(const worker::OutputToken& token) {

@@ -59,6 +59,7 @@ struct WorkerParts {
   // Waits until no block is used or leased; false when that takes longer than any timeout of the
   // transport.
   bool WaitAllFree() const;
+  bool WaitHeard() const;  // until a message has come from a sender
 
   RigOptions options;
   engine::TestEngine engine;
