@@ -1,6 +1,6 @@
 // The model that block_pool_model_test plays histories against: it keeps nothing but lists and
 // reckons everything anew, by the definitions in block_pool.h and eviction.h, after each action.
-// Below the pool lies a tier, which takes what is evicted; a disk outlives a crash. One thread only.
+// Below the pool lies a tier, which takes what is evicted; a disk outlives a crash. One thread.
 #pragma once
 
 #include <gtest/gtest.h>
