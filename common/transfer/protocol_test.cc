@@ -398,7 +398,9 @@ TEST_F(EngineTest, WindowBoundsTheBytesInFlight) {
   ticket.layers = 30;
   ticket.token_end = 500;
   const int64_t window = 4 * int64_t{kMaxPayloadBytes};
-  Outgoing outgoing(RowMap(*storage), ticket, who_, {}, nullptr, 1, window);
+  SequenceBlocks from;
+  for (int32_t block = 0; block < 32; ++block) from.blocks.push_back(BlockId(block));
+  Outgoing outgoing(RowMap(*storage), ticket, who_, from, nullptr, 1, window);
   ASSERT_TRUE(outgoing.Queue({0, 30, 0, 500}).ok());
   EXPECT_FALSE(outgoing.Next().has_value());  // nothing before Begin is acknowledged
   outgoing.NoteSent(kBeginSequence, 0, clock_.Now());
