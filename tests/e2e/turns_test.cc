@@ -50,7 +50,7 @@ class TurnsTest : public testing::Test {
   std::unique_ptr<Cluster> cluster_;
 };
 
-TEST_F(TurnsTest, TheNextTurnIsComputedWhereTheLastAnswerLies) {
+TEST_F(TurnsTest, TheNextTurnFindsTheLastAnswer) {
   Add(300);
   Answer answer = Ask();
   ASSERT_TRUE(answer.status.ok()) << answer.status;
@@ -65,9 +65,10 @@ TEST_F(TurnsTest, TheNextTurnIsComputedWhereTheLastAnswerLies) {
     Add(30);
     answer = Ask();
     ASSERT_TRUE(answer.status.ok()) << answer.status;
-    EXPECT_EQ(answer.done.served_by().prefill_worker(), "") << "turn " << turn;
     EXPECT_EQ(answer.done.usage().cached_prompt_tokens(), held * kBlock) << "turn " << turn;
-    EXPECT_EQ(answer.done.served_by().kv_bytes_moved(), 0);
+    // Where the answer lies, or at the prefill worker, which pulls it: measured speeds decide.
+    const bool is_local = answer.done.served_by().prefill_worker().empty();
+    EXPECT_EQ(answer.done.served_by().kv_bytes_moved() == 0, is_local) << "turn " << turn;
     EXPECT_EQ(answer.done.usage().prompt_tokens(), static_cast<int32_t>(ids_.size()));
     const Answer apart = Ask("none");
     EXPECT_EQ(apart.done.usage().cached_prompt_tokens(), 0);
