@@ -3,32 +3,19 @@
 
 #include "services/router/scheduler/decision.h"
 #include "services/router/scheduler/ledger.h"
+#include "services/router/scheduler/scheduler_fixture.h"
 
 namespace trivium::router {
 namespace {
 
-constexpr StepCost kSpeed{.per_row_s = 1e-3, .base_s = 2e-3, .per_key_s = 1e-8};
 constexpr int64_t kTokenBytes = 23040;
 
 // Two prefill workers (0, 1) and two decode workers (2, 3).
 class PullPlacementTest : public testing::Test {
  protected:
   PullPlacementTest() {
-    for (int i = 0; i < 4; ++i) {
-      WorkerView worker;
-      worker.role = i < 2 ? Role::kPrefill : Role::kDecode;
-      worker.condition = WorkerCondition::kReady;
-      worker.epoch = 1;
-      worker.numerics_class = "fast/a";
-      worker.wire_format = 1;
-      worker.blocks_total = worker.blocks_free = 4000;
-      worker.block_tokens = 16;
-      worker.requests_max = 64;
-      worker.step_cost = kSpeed;
-      worker.transfer_bytes_per_s = 1e9;
-      cluster_.workers.push_back(worker);
-    }
-    cluster_.kv_bytes_per_token = kTokenBytes;
+    cluster_ = Cluster(2, 2);
+    for (WorkerView& worker : cluster_.workers) worker.transfer_bytes_per_s = 1e9;
     shape_.prompt_tokens = 1000;
     shape_.output_tokens = 64;
     shape_.needs_prefill_worker = true;
