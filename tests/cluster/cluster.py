@@ -10,21 +10,32 @@ import urllib.request
 BUILT = pathlib.Path(__file__).resolve().parents[2] / 'build' / 'release' / 'bin'
 READY_S, END_S = 60, 40
 PORTS = range(20000, 22500)  # below those of outgoing connections, so that no client takes one by connecting to itself
-given = set()
+reservations = []  # open until this process ends
+
+
+def reserve(port):
+    """False where this or another test was given the port; tests/e2e/process.cc binds the same address."""
+    held = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        held.bind(f'\0trivium-test-port-{port}')
+    except OSError:
+        return False
+    reservations.append(held)
+    return True
 
 
 def free_port():
-    """Nobody listened there a moment ago, and nobody else here has been given it."""
+    """Nobody listened there a moment ago, and no other test is given it while this process lives."""
     while True:
         port = random.Random().choice(PORTS)
+        if not reserve(port):
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(('127.0.0.1', port))
             except OSError:
                 continue
-        if port not in given:
-            given.add(port)
-            return port
+        return port
 
 
 def get(url, timeout_s=30):

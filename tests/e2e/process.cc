@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -98,18 +99,41 @@ int64_t Process::ResidentBytes() const {
   return resident * sysconf(_SC_PAGESIZE);
 }
 
+namespace {
+
+// Binds for an instant: false where somebody listens.
+bool IsFree(int port) {
+  const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  sockaddr_in address{};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  const bool is_free = bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
+  close(fd);
+  return is_free;
+}
+
+// Binds an abstract address named after the port, which stays taken until this process ends,
+// however it ends: so no two tests, nor one test twice, are given the same port.
+bool Reserve(int port) {
+  sockaddr_un address{};
+  address.sun_family = AF_UNIX;
+  const std::string name = "trivium-test-port-" + std::to_string(port);
+  name.copy(address.sun_path + 1, sizeof(address.sun_path) - 1);
+  const auto size = static_cast<socklen_t>(offsetof(sockaddr_un, sun_path) + 1 + name.size());
+  const int fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (bind(fd, reinterpret_cast<sockaddr*>(&address), size) == 0) return true;
+  close(fd);
+  return false;
+}
+
+}  // namespace
+
 int FreePort() {
   static std::mt19937 random(std::random_device{}());
   for (int tries = 0; tries < 1000; ++tries) {
     const int port = 15000 + static_cast<int>(random() % 15000);
-    const int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_port = htons(static_cast<uint16_t>(port));
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    const bool is_free = bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
-    close(fd);
-    if (is_free) return port;
+    if (Reserve(port) && IsFree(port)) return port;
   }
   TRIVIUM_CHECK(false, "no free port");
   return -1;

@@ -35,8 +35,9 @@ class Process {
   std::string log_path_;
 };
 
-// A TCP port of the loopback interface that was free a moment ago. Below the range of outgoing ports: a
-// client that keeps trying a dead server's port would sooner or later take it by connecting to itself.
+// A TCP port of the loopback interface that was free a moment ago and that no other test is given while
+// this process lives. Below the range of outgoing ports: a client that keeps trying a dead server's port
+// would sooner or later take it by connecting to itself.
 int FreePort();
 std::string ReadFile(const std::string& path);
 void WriteFile(const std::string& path, const std::string& content);
