@@ -1,20 +1,15 @@
 #include "common/engine/engine.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <utility>
 #include <vector>
 
+#include "common/engine/forward.h"
 #include "common/engine/shared_prefix.h"
 
 namespace trivium::engine {
 namespace {
-
-template <typename T>
-void GrowTo(std::vector<T>& buffer, int64_t elems) {
-  if (buffer.size() < static_cast<size_t>(elems)) buffer.resize(static_cast<size_t>(elems));
-}
 
 // Moves the rows named by `rows` (ascending) to the front.
 template <typename T>
@@ -40,43 +35,15 @@ int LogitRows(const SequenceRange& range) {
 
 }  // namespace
 
-struct Engine::PackedLayer {
-  std::unique_ptr<kernels::Matrix> q, k, v, attn_out, gate, up, down;
-};
-
 struct Engine::Workspace {
-  std::vector<PackedLayer> layers;
-  std::unique_ptr<kernels::Matrix> output;
-
   // The step at hand. `rows` falls to the logit rows in the last layer.
-  int rows = 0;
+  Rows rows;
   std::vector<int32_t> ids;
-  std::vector<int32_t> positions;
-  std::vector<kernels::SequenceSpan> spans;
   std::vector<int> logit_rows;  // the packed rows whose logits are wanted, ascending
   std::vector<kernels::SequenceSpan> logit_spans;
   std::vector<int> first_row;
-  int64_t kv_bytes_read = 0;
   std::vector<bool> written;  // by block of the storage; all false between steps
-
-  std::vector<float> x;          // [rows, hidden], the residual stream
-  std::vector<float> normed;     // [rows, hidden]
-  std::vector<float> q;          // [rows, heads, head_dim]
-  std::vector<float> k, v;       // [rows, kv_heads, head_dim]
-  std::vector<float> attn;       // [rows, heads, head_dim]
-  std::vector<float> gate, up;   // [rows, ffn]
-  std::vector<float> projected;  // [rows, hidden]
-  std::vector<float> logits;     // [logit rows, vocab]
-
-  void Reserve(const model::ModelConfig& config) {
-    const int64_t q_width = int64_t{config.heads} * config.head_dim;
-    const int64_t kv_width = int64_t{config.kv_heads} * config.head_dim;
-    for (auto* buffer : {&x, &normed, &projected}) GrowTo(*buffer, int64_t{rows} * config.hidden);
-    for (auto* buffer : {&q, &attn}) GrowTo(*buffer, rows * q_width);
-    for (auto* buffer : {&k, &v}) GrowTo(*buffer, rows * kv_width);
-    for (auto* buffer : {&gate, &up}) GrowTo(*buffer, int64_t{rows} * config.ffn);
-    GrowTo(logits, static_cast<int64_t>(logit_rows.size()) * config.vocab);
-  }
+  std::vector<float> logits;  // [logit rows, vocab]
 };
 
 kernels::KvLayout KvLayoutOf(const model::ModelConfig& config, int block_tokens) {
@@ -95,13 +62,7 @@ Engine::Engine(std::shared_ptr<const model::Model> model, std::unique_ptr<kernel
                     storage_->layout().kv_heads == config.kv_heads &&
                     storage_->layout().head_dim == config.head_dim,
                 "KV storage of another model");
-  workspace_->layers.reserve(model_->layers.size());
-  for (const model::LayerWeights& layer : model_->layers) {
-    workspace_->layers.push_back({ops_->Pack(layer.q), ops_->Pack(layer.k), ops_->Pack(layer.v),
-                                  ops_->Pack(layer.attn_out), ops_->Pack(layer.gate),
-                                  ops_->Pack(layer.up), ops_->Pack(layer.down)});
-  }
-  workspace_->output = ops_->Pack(model_->output);
+  forward_ = std::make_unique<Forward>(*model_, *ops_);
   workspace_->written.resize(static_cast<size_t>(storage_->blocks()));
 }
 
@@ -156,8 +117,8 @@ void Engine::CheckWrites(std::span<const SequenceRange> batch) {
 void Engine::GatherBatch(std::span<const SequenceRange> batch) {
   Workspace& w = *workspace_;
   w.ids.clear();
-  w.positions.clear();
-  w.spans.clear();
+  w.rows.positions.clear();
+  w.rows.spans.clear();
   w.logit_rows.clear();
   w.logit_spans.clear();
   w.first_row.clear();
@@ -167,8 +128,8 @@ void Engine::GatherBatch(std::span<const SequenceRange> batch) {
     const int count = static_cast<int>(range.tokens.size());
     TRIVIUM_CHECK(begin + count <= kMaxRows, "a step of more than {} rows", kMaxRows);
     w.ids.insert(w.ids.end(), range.tokens.begin(), range.tokens.end());
-    for (int i = 0; i < count; ++i) w.positions.push_back(range.position + i);
-    w.spans.push_back({begin, count, range.block_table.data()});
+    for (int i = 0; i < count; ++i) w.rows.positions.push_back(range.position + i);
+    w.rows.spans.push_back({begin, count, range.block_table.data()});
 
     const int wanted = LogitRows(range);
     const int first = static_cast<int>(w.logit_rows.size());
@@ -177,111 +138,48 @@ void Engine::GatherBatch(std::span<const SequenceRange> batch) {
     w.logit_spans.push_back({first, wanted, range.block_table.data()});
     for (int i = count - wanted; i < count; ++i) w.logit_rows.push_back(begin + i);
   }
-  w.rows = static_cast<int>(w.ids.size());
+  w.rows.count = static_cast<int>(w.ids.size());
   TRIVIUM_CHECK(w.logit_rows.size() <= kMaxLogitRows, "logits of {} rows wanted, at most {}",
                 w.logit_rows.size(), kMaxLogitRows);
   CheckWrites(batch);
-  GroupBySharedPrefix(w.positions, storage_->layout().block_tokens, w.spans);
-  w.kv_bytes_read = 0;
-  w.Reserve(model_->config);
-}
-
-void Engine::ComputeKv(int layer) {
-  Workspace& w = *workspace_;
-  const model::ModelConfig& config = model_->config;
-  const PackedLayer& packed = w.layers[static_cast<size_t>(layer)];
-  ops_->RmsNorm(w.x.data(), model_->layers[static_cast<size_t>(layer)].attn_norm, config.rms_eps,
-                w.rows, config.hidden, w.normed.data());
-  ops_->Matmul(*packed.k, w.normed.data(), w.rows, w.k.data());
-  ops_->Matmul(*packed.v, w.normed.data(), w.rows, w.v.data());
-  ops_->Rope({.x = w.k.data(),
-              .positions = w.positions.data(),
-              .rows = w.rows,
-              .heads = config.kv_heads,
-              .head_dim = config.head_dim,
-              .frequencies = config.rope.frequencies,
-              .scale = config.rope.scale});
-  ops_->StoreKv({.k = w.k.data(),
-                 .v = w.v.data(),
-                 .positions = w.positions.data(),
-                 .spans = w.spans,
-                 .kv_layer = storage_->layer(layer),
-                 .layout = storage_->layout()});
+  GroupBySharedPrefix(w.rows.positions, storage_->layout().block_tokens, w.rows.spans);
+  w.rows.kv_bytes_read = 0;
+  w.rows.Reserve(model_->config);
+  const size_t logits = w.logit_rows.size() * static_cast<size_t>(model_->config.vocab);
+  if (w.logits.size() < logits) w.logits.resize(logits);
 }
 
 // Once the last layer's keys and values are stored, only rows whose logits are wanted have a
 // reader.
 void Engine::KeepLogitRows() {
   Workspace& w = *workspace_;
-  if (static_cast<int>(w.logit_rows.size()) == w.rows) return;
-  CompactRows(w.x, w.logit_rows, model_->config.hidden);
-  CompactRows(w.normed, w.logit_rows, model_->config.hidden);
-  CompactRows(w.positions, w.logit_rows, 1);
-  w.spans.swap(w.logit_spans);
-  w.rows = static_cast<int>(w.logit_rows.size());
-  GroupBySharedPrefix(w.positions, storage_->layout().block_tokens, w.spans);
-}
-
-void Engine::AttendAndFeedForward(int layer) {
-  Workspace& w = *workspace_;
-  const model::ModelConfig& config = model_->config;
-  const PackedLayer& packed = w.layers[static_cast<size_t>(layer)];
-  ops_->Matmul(*packed.q, w.normed.data(), w.rows, w.q.data());
-  ops_->Rope({.x = w.q.data(),
-              .positions = w.positions.data(),
-              .rows = w.rows,
-              .heads = config.heads,
-              .head_dim = config.head_dim,
-              .frequencies = config.rope.frequencies,
-              .scale = config.rope.scale});
-  ops_->Attention({.q = w.q.data(),
-                   .positions = w.positions.data(),
-                   .spans = w.spans,
-                   .kv_layer = storage_->layer(layer),
-                   .layout = storage_->layout(),
-                   .heads = config.heads,
-                   .scale = 1.0f / std::sqrt(static_cast<float>(config.head_dim)),
-                   .out = w.attn.data(),
-                   .lse = nullptr,
-                   .kv_bytes_read = &w.kv_bytes_read});
-  const int64_t residual = int64_t{w.rows} * config.hidden;
-  ops_->Matmul(*packed.attn_out, w.attn.data(), w.rows, w.projected.data());
-  ops_->Add(w.x.data(), w.projected.data(), residual);
-
-  ops_->RmsNorm(w.x.data(), model_->layers[static_cast<size_t>(layer)].ffn_norm, config.rms_eps,
-                w.rows, config.hidden, w.normed.data());
-  ops_->Matmul(*packed.gate, w.normed.data(), w.rows, w.gate.data());
-  ops_->Matmul(*packed.up, w.normed.data(), w.rows, w.up.data());
-  ops_->SiluMul(w.gate.data(), w.up.data(), int64_t{w.rows} * config.ffn);
-  ops_->Matmul(*packed.down, w.gate.data(), w.rows, w.projected.data());
-  ops_->Add(w.x.data(), w.projected.data(), residual);
-}
-
-void Engine::ComputeLogits() {
-  Workspace& w = *workspace_;
-  const model::ModelConfig& config = model_->config;
-  ops_->RmsNorm(w.x.data(), model_->output_norm, config.rms_eps, w.rows, config.hidden,
-                w.normed.data());
-  ops_->Matmul(*w.output, w.normed.data(), w.rows, w.logits.data());
+  Rows& rows = w.rows;
+  if (static_cast<int>(w.logit_rows.size()) == rows.count) return;
+  CompactRows(rows.x, w.logit_rows, model_->config.hidden);
+  CompactRows(rows.normed, w.logit_rows, model_->config.hidden);
+  CompactRows(rows.positions, w.logit_rows, 1);
+  rows.spans.swap(w.logit_spans);
+  rows.count = static_cast<int>(w.logit_rows.size());
+  GroupBySharedPrefix(rows.positions, storage_->layout().block_tokens, rows.spans);
 }
 
 StepResult Engine::Step(std::span<const SequenceRange> batch, const LayerDone& layer_done) {
   Workspace& w = *workspace_;
   GatherBatch(batch);
-  if (w.rows == 0) return {};
-  ops_->EmbedRows(model_->embedding, w.ids, w.x.data());
+  if (w.rows.count == 0) return {};
+  forward_->Embed(w.ids, w.rows);
   const int layers = model_->config.layers;
   for (int layer = 0; layer < layers; ++layer) {
-    ComputeKv(layer);
+    forward_->ComputeKv(layer, *storage_, w.rows);
     if (layer_done) layer_done(layer);
     if (layer == layers - 1) KeepLogitRows();
-    if (w.rows > 0) AttendAndFeedForward(layer);
+    if (w.rows.count > 0) forward_->AttendAndFeedForward(layer, *storage_, w.rows);
   }
-  if (w.rows > 0) ComputeLogits();
+  if (w.rows.count > 0) forward_->ComputeLogits(w.rows, w.logits.data());
   const size_t logits = w.logit_rows.size() * static_cast<size_t>(model_->config.vocab);
   return {.logits = {w.logits.data(), logits},
           .first_row = w.first_row,
-          .kv_bytes_read = w.kv_bytes_read};
+          .kv_bytes_read = w.rows.kv_bytes_read};
 }
 
 }  // namespace trivium::engine

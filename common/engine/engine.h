@@ -31,6 +31,8 @@ struct SequenceRange {
   LogitsWanted logits = LogitsWanted::kLast;
 };
 
+class Forward;
+
 // Called on the engine's thread as soon as layer `layer` of every range lies in the KV storage.
 using LayerDone = std::function<void(int layer)>;
 
@@ -65,19 +67,16 @@ class Engine {
 
  private:
   struct Workspace;
-  struct PackedLayer;
 
   void CheckRange(const SequenceRange& range) const;
   void CheckWrites(std::span<const SequenceRange> batch);
   void GatherBatch(std::span<const SequenceRange> batch);
-  void ComputeKv(int layer);
   void KeepLogitRows();
-  void AttendAndFeedForward(int layer);
-  void ComputeLogits();
 
   std::shared_ptr<const model::Model> model_;
   std::unique_ptr<kernels::Ops> ops_;
   std::shared_ptr<kv::KvStorage> storage_;
+  std::unique_ptr<Forward> forward_;
   std::unique_ptr<Workspace> workspace_;
 };
 
