@@ -78,6 +78,8 @@ class Batch {
   };
 
   void SetPosition(int row, int position) { positions_[row] = position; }
+  void SetWindow(int window) { window_ = window; }
+  void SetSoftcap(float softcap) { softcap_ = softcap; }
   int rows() const { return static_cast<int>(positions_.size()); }
   int64_t row_elems() const { return int64_t{dims_.heads} * dims_.dim; }
   const std::vector<SequenceSpan>& spans() const { return spans_; }
@@ -93,6 +95,8 @@ class Batch {
                        .layout = layout_,
                        .heads = dims_.heads};
     args.scale = static_cast<float>(1 / std::sqrt(dims_.dim));
+    args.window = window_;
+    args.softcap = softcap_;
     args.out = result.out.data();
     args.lse = result.lse.data();
     args.kv_bytes_read = &result.kv_bytes_read;
@@ -100,7 +104,8 @@ class Batch {
     return result;
   }
 
-  // Rounding of scores moves a weight by |score| * epsilon * dim; the rest is a mean of values.
+  // Rounding of scores moves a weight by |score| * epsilon * dim, and a cap of scores by a few
+  // units in the last place more; the rest is a mean of values.
   void CheckExact(const Result& result) {
     for (size_t s = 0; s < spans_.size(); ++s) {
       for (int r = spans_[s].row_begin; r < spans_[s].row_begin + spans_[s].row_count; ++r) {
@@ -117,25 +122,28 @@ class Batch {
     const double scale = static_cast<float>(1 / std::sqrt(dims_.dim));
     std::vector<double> weights;
     double largest = -INFINITY, total = 0, score_size = 0;
-    for (int p = 0; p <= positions_[r]; ++p) {
+    const int first = window_ == 0 ? 0 : std::max(0, positions_[r] - window_ + 1);
+    for (int p = first; p <= positions_[r]; ++p) {
       double dot = 0, size = 0;
       for (int d = 0; d < dims_.dim; ++d) {
         const double product = double{q[d]} * HalfToFloat(Key(s, p)[group + d]) * scale;
         dot += product;
         size += std::abs(product);
       }
+      if (softcap_ > 0) dot = softcap_ * std::tanh(dot / softcap_);
       weights.push_back(dot);
       largest = std::max(largest, dot);
       score_size = std::max(score_size, size);
     }
     for (double& w : weights) total += w = std::exp(w - largest);
-    const double relative = 0x1p-23 * (score_size * 2 + 2 * std::sqrt(weights.size()) + 8);
+    const double relative =
+        0x1p-23 * (score_size * (softcap_ > 0 ? 6 : 2) + 2 * std::sqrt(weights.size()) + 8);
     ASSERT_NEAR(result.lse[r * dims_.heads + h], largest + std::log(total),
                 relative + std::abs(largest) * 0x1p-22);
     for (int d = 0; d < dims_.dim; ++d) {
       double exact = 0, size = 0;
-      for (int p = 0; p <= positions_[r]; ++p) {
-        const double product = weights[p] / total * HalfToFloat(Value(s, p)[group + d]);
+      for (int p = first; p <= positions_[r]; ++p) {
+        const double product = weights[p - first] / total * HalfToFloat(Value(s, p)[group + d]);
         exact += product;
         size += std::abs(product);
       }
@@ -151,6 +159,8 @@ class Batch {
   std::vector<SequenceSpan> spans_;
   std::vector<int32_t> positions_;
   std::vector<float> q_;
+  int window_ = 0;
+  float softcap_ = 0;
 };
 
 }  // namespace trivium::kernels

@@ -13,16 +13,66 @@ namespace {
 class AttentionTest : public testing::TestWithParam<OpsOptions> {
  protected:
   AttentionTest() : ops_(MakeOps(GetParam())), random_(SeededRandom()) {}
+  void CheckCuts(int rows, int window);
   std::unique_ptr<Ops> ops_;
   std::mt19937 random_;
 };
 
 TEST_P(AttentionTest, AgreesWithExactSums) {
-  for (const Dims dims :
-       {Dims{9, 3, 64, 16}, {4, 4, 32, 16}, {8, 1, 20, 4}, {2, 1, 72, 16}, {5, 1, 128, 32}}) {
+  for (const Dims dims : {Dims{9, 3, 64, 16},
+                          {4, 4, 32, 16},
+                          {8, 1, 20, 4},
+                          {2, 1, 72, 16},
+                          {5, 1, 128, 32},
+                          {4, 1, 256, 16}}) {
     Batch batch(random_, dims, {{1, 1}, {17, 17}, {33, 1}, {40, 19}, {300, 20}, {520, 1}, {15, 2}});
     batch.CheckExact(batch.Run(*ops_));
     if (HasFatalFailure()) return;
+  }
+}
+
+// Windows shorter, equal and longer than tiles, pages and chunks; every row reads its own keys
+// only.
+TEST_P(AttentionTest, WindowsOfAnyLength) {
+  for (const Dims dims : {Dims{6, 2, 64, 16}, {5, 1, 20, 4}, {1, 1, 256, 16}}) {
+    Batch batch(random_, dims, {{1, 1}, {40, 40}, {290, 20}, {513, 1}, {800, 2}});
+    for (const int window : {1, 31, 32, 33, 256, 257, 900}) {
+      batch.SetWindow(window);
+      batch.CheckExact(batch.Run(*ops_));
+      ASSERT_FALSE(HasFatalFailure()) << "window " << window;
+    }
+    batch.SetWindow(800);
+    const auto all_seen = batch.Run(*ops_);
+    batch.SetWindow(0);
+    EXPECT_TRUE(batch.Run(*ops_) == all_seen);
+  }
+}
+
+TEST_P(AttentionTest, KeysOutsideTheWindowAreNotRead) {
+  Batch batch(random_, {2, 1, 64, 16}, {{700, 1}});
+  for (const int window : {1, 32, 100, 256, 300}) {
+    batch.SetWindow(window);
+    const auto before = batch.Run(*ops_);
+    const int shares = GetParam().isa == Isa::kReference ? 2 : 1;  // its heads read for themselves
+    EXPECT_EQ(before.kv_bytes_read, window * 64 * 4 * shares);
+    Batch spoilt = batch;
+    for (int p = 0; p < 700 - window; ++p) {
+      for (int64_t i = 0; i < 64; ++i) spoilt.Key(0, p)[i] = spoilt.Value(0, p)[i] = 0x7e00;
+    }
+    EXPECT_TRUE(spoilt.Run(*ops_) == before) << window;
+  }
+}
+
+TEST_P(AttentionTest, SoftcapBoundsScores) {
+  for (const float deviation : {0.01f, 2.0f, 60.0f}) {
+    Batch batch(random_, {6, 2, 64, 16}, {{300, 40}, {33, 1}}, deviation);
+    for (const float softcap : {1.0f, 50.0f}) {
+      batch.SetSoftcap(softcap);
+      batch.CheckExact(batch.Run(*ops_));
+      ASSERT_FALSE(HasFatalFailure()) << "softcap " << softcap << " deviation " << deviation;
+    }
+    batch.SetWindow(77);
+    batch.CheckExact(batch.Run(*ops_));
   }
 }
 
@@ -34,9 +84,9 @@ TEST_P(AttentionTest, LongDecodeAlone) {
 }
 
 // Rows of one call, cut into calls in any way, must be the same bits; spans are cut in place.
-TEST_P(AttentionTest, CutsDoNotChangeBits) {
-  const int rows = GetParam().isa == Isa::kReference ? 100 : 600;  // the oracle is slow
+void AttentionTest::CheckCuts(int rows, int window) {
   Batch batch(random_, {6, 2, 64, 16}, {{rows, rows}, {40, 3}});
+  batch.SetWindow(window);
   const auto whole = batch.Run(*ops_);
   for (const int cut : {1, 7, 16, 64, 256}) {
     std::vector<SequenceSpan> spans;
@@ -62,14 +112,21 @@ TEST_P(AttentionTest, CutsDoNotChangeBits) {
   }
 }
 
-TEST_P(AttentionTest, ThreadsDoNotChangeBits) {
-  Batch batch(random_, {9, 3, 64, 16}, {{900, 2}, {1, 1}, {300, 40}});
-  OpsOptions other = GetParam();
-  for (other.threads = 1; other.threads <= 5; other.threads += 2) {
-    EXPECT_TRUE(batch.Run(*MakeOps(other)) == batch.Run(*ops_)) << other.threads;
-  }
+TEST_P(AttentionTest, CutsDoNotChangeBits) {
+  const int rows = GetParam().isa == Isa::kReference ? 100 : 600;  // the oracle is slow
+  for (const int window : {0, 70, 300}) CheckCuts(rows, window);
 }
 
+TEST_P(AttentionTest, ThreadsDoNotChangeBits) {
+  Batch batch(random_, {9, 3, 64, 16}, {{900, 2}, {1, 1}, {300, 40}});
+  for (const int window : {0, 260}) {
+    batch.SetWindow(window);
+    OpsOptions other = GetParam();
+    for (other.threads = 1; other.threads <= 5; other.threads += 2) {
+      EXPECT_TRUE(batch.Run(*MakeOps(other)) == batch.Run(*ops_)) << other.threads;
+    }
+  }
+}
 TEST_P(AttentionTest, SequencesAreIsolated) {
   Batch batch(random_, {6, 2, 64, 16}, {{50, 5}, {300, 20}, {70, 1}});
   const auto before = batch.Run(*ops_);

@@ -57,7 +57,8 @@ struct KvLayout {
 
 // The rows of one sequence inside the packed batch, and its keys.
 // Row i of the span has position positions[row_begin + i]; the key of position p lies in
-// page block_table[p / block_tokens], slot p % block_tokens. A row sees the keys 0 … its position.
+// page block_table[p / block_tokens], slot p % block_tokens. A row sees the keys 0 … its position,
+// or the last of them (AttentionArgs::window).
 struct SequenceSpan {
   int row_begin = 0;
   int row_count = 0;
@@ -74,8 +75,13 @@ struct AttentionArgs {
   std::span<const SequenceSpan> spans;  // cover every row exactly once
   const uint16_t* kv_layer = nullptr;   // pages of this layer, keys rotated
   KvLayout layout;
-  int heads = 0;         // H, a multiple of layout.kv_heads; head h reads kv head h / (H / G)
-  float scale = 0;       // usually 1 / sqrt(D)
+  int heads = 0;    // H, a multiple of layout.kv_heads; head h reads kv head h / (H / G)
+  float scale = 0;  // usually 1 / sqrt(D)
+  // 0: a row sees all keys up to its position p; else only the keys p - window + 1 … p. Keys that
+  // no row sees are not read.
+  int32_t window = 0;
+  // 0: none; else a score s becomes softcap * tanh(s / softcap).
+  float softcap = 0;
   float* out = nullptr;  // [R, H, D]
   float* lse = nullptr;  // [R, H] natural log of the sum of exp(score); null: not wanted
   // Grows by the bytes of keys and values that were read, counted where that is done; null: not

@@ -2,6 +2,7 @@
 // each key and value read once for all who share it.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/attention_batch.h"
@@ -46,8 +47,10 @@ class SharedPrefixTest : public testing::TestWithParam<OpsOptions> {
 TEST_P(SharedPrefixTest, IsExactAndChangesNoBit) {
   for (const Dims dims : {Dims{9, 3, 64, 16}, {4, 4, 32, 16}, {8, 1, 20, 16}, {2, 2, 72, 16}}) {
     // Scores of some tenths, and of ±80 and more, where a merge could overflow.
-    for (const float deviation : {2.0f, 30.0f}) {
+    for (const auto& [deviation, window] :
+         {std::pair{2.0f, 0}, {30.0f, 0}, {2.0f, 40}, {2.0f, 330}}) {
       Batch batch(random_, dims, Tree(), deviation);
+      batch.SetWindow(window);
       const auto together = batch.Run(*ops_);
       batch.CheckExact(together);
       if (HasFatalFailure()) return;
@@ -72,6 +75,8 @@ TEST_P(SharedPrefixTest, PagesOfAnySize) {
     batch.CheckExact(together);
     if (HasFatalFailure()) return;
     EXPECT_TRUE(batch.Run(*ops_, Unshared(batch.spans())) == together) << block_tokens;
+    batch.SetWindow(100);
+    batch.CheckExact(batch.Run(*ops_));
   }
 }
 
@@ -86,6 +91,18 @@ TEST_P(SharedPrefixTest, ReadsThePrefixOnce) {
     EXPECT_EQ(batch.Run(*ops_, Unshared(batch.spans())).kv_bytes_read,
               BytesOf(dims, count * (prefix + suffix)))
         << count;
+  }
+}
+
+// Of what all see in part, that part once, and nothing that lies before it.
+TEST_P(SharedPrefixTest, ReadsTheSeenPartOfThePrefixOnce) {
+  const Dims dims{9, 3, 64, 16};
+  constexpr int kPrefix = 64 * 16, kSuffix = 40, kCount = 16;
+  Batch batch(random_, dims, Fan(kCount, kPrefix / 16, kSuffix));
+  for (const int window : {kSuffix - 5, kSuffix + 1, kSuffix + 300, 5000}) {
+    batch.SetWindow(window);
+    const int own = std::min(window, kSuffix), common = std::clamp(window - kSuffix, 0, kPrefix);
+    EXPECT_EQ(batch.Run(*ops_).kv_bytes_read, BytesOf(dims, common + kCount * own)) << window;
   }
 }
 

@@ -1,6 +1,7 @@
 #include "kernels/cpu/attention_plan.h"
 
 #include <algorithm>
+#include <climits>
 
 #include "kernels/check.h"
 
@@ -10,7 +11,7 @@ namespace {
 // Whole blocks as items balance well enough when the largest is this part of a thread's share.
 constexpr int64_t kItemsPerThread = 4;
 // Partial results of single chunks that are kept at a time: 9 MB with a head size of 64.
-constexpr int64_t kWindowQueries = 32768;
+constexpr int64_t kPassQueries = 32768;
 // Merges of a row worth waking another thread for.
 constexpr int64_t kMergesPerPart = 256;
 // Sequences with a shorter common prefix are attended apart: rows of many sequences need a larger
@@ -21,6 +22,10 @@ constexpr int kLeastSharedTokens = 64;
 
 int64_t ScratchFloats(int64_t queries, int64_t padded_dim) {
   return queries * (padded_dim + kChunkKeys) + kTileKeys * padded_dim;
+}
+
+int32_t WindowOf(const AttentionArgs& args) {
+  return args.window == 0 ? kAllKeys : std::min(args.window, kAllKeys);
 }
 
 bool MayJoin(const SequenceSpan& span, int block_rows) {
@@ -35,6 +40,7 @@ void AttentionPlan::Run(const AttentionArgs& args) {
   KERNELS_CHECK(args.layout.head_dim >= 1 && args.layout.block_tokens >= 1);
   groups_ = args.layout.kv_heads;
   padded_dim_ = (args.layout.head_dim + 7) / 8 * 8;
+  KERNELS_CHECK(args.window >= 0 && args.softcap >= 0);
   FindBlocks(args);
   if (blocks_.empty()) return;
   loaded_rows_.assign(pool_.threads(), {});
@@ -54,22 +60,27 @@ void AttentionPlan::FindBlocks(const AttentionArgs& args) {
   for (const SequenceSpan& span : args.spans) {
     const bool joins = !blocks_.empty() && MayJoin(span, blocks_.back().rows);
     for (int i = 0; i < span.row_count; ++i) {
-      if (i % kBlockRows == 0 && !joins) blocks_.push_back({static_cast<int>(rows_.size()), 0, 0});
+      if (i % kBlockRows == 0 && !joins) {
+        blocks_.push_back({static_cast<int>(rows_.size()), 0, {INT_MAX, 0}});
+      }
       const int row = span.row_begin + i;
       const int32_t position = args.positions[row];
       const int32_t shared = i == 0 ? span.shared_tokens : kSameSequence;
-      KERNELS_CHECK(i > 0 || shared <= position);
+      KERNELS_CHECK(position < kAllKeys && (i > 0 || shared <= position));
       rows_.push_back({row, position, shared, span.block_table});
       Block& block = blocks_.back();
       block.rows += 1;
-      block.chunks = std::max(block.chunks, position / kChunkKeys + 1);
+      const int first_key = std::max(0, position + 1 - WindowOf(args));
+      block.chunks.begin = std::min(block.chunks.begin, first_key / kChunkKeys);
+      block.chunks.end = std::max(block.chunks.end, position / kChunkKeys + 1);
     }
   }
   int most_rows = 0;
-  most_chunks_ = 0;
+  chunks_ = {INT_MAX, 0};
   for (const Block& block : blocks_) {
     most_rows = std::max(most_rows, block.rows);
-    most_chunks_ = std::max(most_chunks_, block.chunks);
+    chunks_.begin = std::min(chunks_.begin, block.chunks.begin);
+    chunks_.end = std::max(chunks_.end, block.chunks.end);
   }
   queries_ = most_rows * (args.heads / groups_);
 }
@@ -80,7 +91,7 @@ bool AttentionPlan::FewItemsHoldTheWork() const {
     total += block.work();
     largest = std::max(largest, block.work());
   }
-  return pool_.threads() > 1 && most_chunks_ > 1 &&
+  return pool_.threads() > 1 && chunks_.end - chunks_.begin > 1 &&
          largest * kItemsPerThread * pool_.threads() > total * groups_;
 }
 
@@ -107,6 +118,8 @@ AttentionTask AttentionPlan::TaskOf(const AttentionArgs& args, const Block& bloc
   task.page_elems = layout.PageElems();
   task.row_elems = layout.RowElems();
   task.scale = args.scale;
+  task.window = WindowOf(args);
+  task.softcap = args.softcap;
   return task;
 }
 
@@ -157,8 +170,7 @@ void AttentionPlan::RunWhole(const AttentionArgs& args) {
     const Block& block = blocks_[item / groups_];
     const int group = static_cast<int>(item % groups_);
     const AttentionTask task = TaskOf(args, block, group);
-    kernels_.attend_chunk(task, 0, scratch, total);
-    for (int chunk = 1; chunk < block.chunks; ++chunk) {
+    for (int chunk = block.chunks.begin; chunk < block.chunks.end; ++chunk) {
       kernels_.attend_chunk(task, chunk, scratch, next);
       kernels_.merge_chunk(task, chunk, total, next);
     }
@@ -166,53 +178,53 @@ void AttentionPlan::RunWhole(const AttentionArgs& args) {
   });
 }
 
-// One item is one chunk; the merge follows when those of a window are there.
+// One item is one chunk; the merge follows when those of a pass are there.
 void AttentionPlan::RunSplit(const AttentionArgs& args) {
   const int64_t queries = static_cast<int64_t>(rows_.size()) * args.heads;
   const int width =
-      static_cast<int>(std::clamp<int64_t>(kWindowQueries / queries, 1, most_chunks_));
+      static_cast<int>(std::clamp<int64_t>(kPassQueries / queries, 1, chunks_.end - chunks_.begin));
   SizeWorkspaces((1 + width) * queries);
-  for (int begin = 0; begin < most_chunks_; begin += width) {
-    const Chunks window = {begin, std::min(begin + width, most_chunks_)};
-    AttendWindow(args, window);
-    MergeWindow(args, window);
+  for (int begin = chunks_.begin; begin < chunks_.end; begin += width) {
+    const Chunks pass = {begin, std::min(begin + width, chunks_.end)};
+    AttendPass(args, pass);
+    MergePass(args, pass);
   }
 }
 
-// The partial results of the window's first chunk lie behind the totals, then those of the next.
-// The first chunk of all needs no merge: it is the total.
-void AttentionPlan::AttendWindow(const AttentionArgs& args, Chunks window) {
-  const int64_t width = window.end - window.begin;
+// The partial results of the pass's first chunk lie behind the totals, then those of the next.
+void AttentionPlan::AttendPass(const AttentionArgs& args, Chunks pass) {
+  const int64_t width = pass.end - pass.begin;
   const int64_t queries = static_cast<int64_t>(rows_.size()) * args.heads;
   Deal(static_cast<int64_t>(blocks_.size()) * width * groups_, [&](int64_t item, int thread) {
     const Block& block = blocks_[item / groups_ / width];
-    const auto chunk = static_cast<int>(window.begin + item / groups_ % width);
+    const auto chunk = static_cast<int>(pass.begin + item / groups_ % width);
     const auto group = static_cast<int>(item % groups_);
-    if (chunk >= block.chunks) return;
+    if (chunk < block.chunks.begin || chunk >= block.chunks.end) return;
     const AttentionTask task = TaskOf(args, block, group);
-    const int64_t slot = chunk == 0 ? 0 : 1 + chunk - window.begin;
+    const int64_t slot = 1 + chunk - pass.begin;
     kernels_.attend_chunk(task, chunk, ScratchOf(thread),
                           PartialAt(slot * queries + FirstQuery(args, block, group)));
   });
 }
 
-void AttentionPlan::MergeWindow(const AttentionArgs& args, Chunks window) {
+void AttentionPlan::MergePass(const AttentionArgs& args, Chunks pass) {
   const int64_t queries = static_cast<int64_t>(rows_.size()) * args.heads;
-  const int64_t grain = std::max<int64_t>(1, kMergesPerPart / (window.end - window.begin));
+  const int64_t grain = std::max<int64_t>(1, kMergesPerPart / (pass.end - pass.begin));
   for (const Block& block : blocks_) {
-    if (block.chunks <= window.begin) continue;
+    const Chunks chunks = {std::max(pass.begin, block.chunks.begin),
+                           std::min(pass.end, block.chunks.end)};
+    if (chunks.begin >= chunks.end) continue;
     pool_.ParallelFor(block.rows * groups_, grain, [&](int64_t begin, int64_t end, int) {
       for (int64_t item = begin; item < end; ++item) {
         const auto row = static_cast<int>(item / groups_), group = static_cast<int>(item % groups_);
         const AttentionTask task = TaskOf(args, {block.row_begin + row, 1, block.chunks}, group);
         const int64_t query = FirstQuery(args, block, group) + int64_t{row} * task.heads;
         const AttentionPartial total = PartialAt(query);
-        const int end_chunk = std::min(window.end, block.chunks);
-        for (int chunk = std::max(1, window.begin); chunk < end_chunk; ++chunk) {
-          const int64_t slot = 1 + chunk - window.begin;
+        for (int chunk = chunks.begin; chunk < chunks.end; ++chunk) {
+          const int64_t slot = 1 + chunk - pass.begin;
           kernels_.merge_chunk(task, chunk, total, PartialAt(slot * queries + query));
         }
-        if (end_chunk == block.chunks) Finish(args, group, task, total);
+        if (chunks.end == block.chunks.end) Finish(args, group, task, total);
       }
     });
   }

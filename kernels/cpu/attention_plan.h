@@ -21,20 +21,19 @@ class AttentionPlan {
   void Run(const AttentionArgs& args);
 
  private:
+  struct Chunks {
+    int begin, end;
+  };
   struct Block {
     int row_begin;  // in rows_
     int rows;
-    int chunks;  // of the row that sees the most keys
-    int64_t work() const { return int64_t{rows} * chunks; }
+    Chunks chunks;  // from the first key that one of the rows sees to the last
+    int64_t work() const { return int64_t{rows} * (chunks.end - chunks.begin); }
   };
   // On a cache line of its own.
   struct alignas(64) Counter {
     int64_t value = 0;
   };
-  struct Chunks {
-    int begin, end;
-  };
-
   void FindBlocks(const AttentionArgs& args);
   bool FewItemsHoldTheWork() const;
   void SizeWorkspaces(int64_t partials);
@@ -46,8 +45,8 @@ class AttentionPlan {
               const AttentionPartial& total) const;
   void RunWhole(const AttentionArgs& args);
   void RunSplit(const AttentionArgs& args);
-  void AttendWindow(const AttentionArgs& args, Chunks window);
-  void MergeWindow(const AttentionArgs& args, Chunks window);
+  void AttendPass(const AttentionArgs& args, Chunks pass);
+  void MergePass(const AttentionArgs& args, Chunks pass);
   template <typename Fn>
   void Deal(int64_t items, const Fn& fn);
 
@@ -55,8 +54,8 @@ class AttentionPlan {
   ThreadPool& pool_;
   std::vector<AttentionRow> rows_;
   std::vector<Block> blocks_;
-  int most_chunks_ = 0;  // of a block
-  int queries_ = 0;      // most queries of a block: rows * heads of a group
+  Chunks chunks_;    // of all blocks
+  int queries_ = 0;  // most queries of a block: rows * heads of a group
   int groups_ = 0;
   int padded_dim_ = 0;
   std::vector<float> scratch_;

@@ -138,6 +138,8 @@ struct AttentionRow {
   const int32_t* block_table = nullptr;
 };
 inline constexpr int32_t kSameSequence = INT32_MAX;
+// Positions are below it, and neither sum nor difference of two such numbers overflows.
+inline constexpr int32_t kAllKeys = 1 << 30;
 
 // Rows (at most kSharedRows) and the query heads of one key-value head.
 struct AttentionTask {
@@ -152,6 +154,8 @@ struct AttentionTask {
   int block_tokens = 0;
   int64_t page_elems = 0, row_elems = 0;
   float scale = 0;
+  int32_t window = kAllKeys;  // keys that a row sees at most, its own included
+  float softcap = 0;          // 0: none
 };
 
 // Scratch of one thread, with anything in it; sizes in floats.
@@ -179,7 +183,8 @@ struct KernelTable {
   // Fills `partial` for the rows that see keys of this chunk, leaves the other rows alone.
   void (*attend_chunk)(const AttentionTask& task, int chunk, const AttentionScratch& scratch,
                        const AttentionPartial& partial);
-  // Adds the partial of a later chunk into `total`, for the rows that see it.
+  // Adds the partial of a chunk, none left out, into `total`, for the rows that see it; the first
+  // that a row sees replaces it.
   void (*merge_chunk)(const AttentionTask& task, int chunk, const AttentionPartial& total,
                       const AttentionPartial& partial);
   // out (row 0 of the batch, rows q_stride apart) = total.out / total.sum;

@@ -45,12 +45,17 @@ const uint16_t* KeyAt(const uint16_t* layer, const KvLayout& layout, const int32
          p % layout.block_tokens * layout.RowElems();
 }
 
+// The first key that a row at this position sees.
+int FirstKey(const AttentionArgs& args, int position) {
+  return args.window == 0 ? 0 : std::max(0, position - args.window + 1);
+}
+
 // Every head of every row reads all its keys and values.
 void CountReads(const AttentionArgs& args, const SequenceSpan& span) {
   if (args.kv_bytes_read == nullptr) return;
   for (int row = span.row_begin; row < span.row_begin + span.row_count; ++row) {
-    *args.kv_bytes_read +=
-        (args.positions[row] + int64_t{1}) * args.heads * args.layout.head_dim * 4;
+    const int64_t keys = args.positions[row] + 1 - FirstKey(args, args.positions[row]);
+    *args.kv_bytes_read += keys * args.heads * args.layout.head_dim * 4;
   }
 }
 
@@ -63,12 +68,12 @@ class HeadAttention {
     const KvLayout& layout = args_.layout;
     const int64_t index = int64_t{row} * args_.heads + head;
     const int group = head / (args_.heads / layout.kv_heads);
-    const int keys = args_.positions[row] + 1;
-    const double lse = Scores(args_.q + index * layout.head_dim, group, keys);
+    const int keys = args_.positions[row] + 1, first = FirstKey(args_, args_.positions[row]);
+    const double lse = Scores(args_.q + index * layout.head_dim, group, first, keys);
     sums_.assign(layout.head_dim, 0.0);
-    for (int p = 0; p < keys; ++p) {
+    for (int p = first; p < keys; ++p) {
       const uint16_t* value = Key(group, p) + layout.block_tokens * layout.RowElems();
-      const double weight = std::exp(scores_[p] - lse);
+      const double weight = std::exp(scores_[p - first] - lse);
       for (int d = 0; d < layout.head_dim; ++d) sums_[d] += weight * HalfToFloat(value[d]);
     }
     for (int d = 0; d < layout.head_dim; ++d) {
@@ -84,15 +89,17 @@ class HeadAttention {
   }
 
   // Fills scores_ and returns the log of the sum of their exponentials.
-  double Scores(const float* q, int group, int keys) {
-    scores_.resize(keys);
+  double Scores(const float* q, int group, int first, int keys) {
+    scores_.clear();
     double largest = -INFINITY;
-    for (int p = 0; p < keys; ++p) {
+    for (int p = first; p < keys; ++p) {
       const uint16_t* key = Key(group, p);
       double sum = 0;
       for (int d = 0; d < args_.layout.head_dim; ++d) sum += double{q[d]} * HalfToFloat(key[d]);
-      scores_[p] = sum * args_.scale;
-      largest = std::max(largest, scores_[p]);
+      double score = sum * args_.scale;
+      if (args_.softcap > 0) score = args_.softcap * std::tanh(score / args_.softcap);
+      scores_.push_back(score);
+      largest = std::max(largest, score);
     }
     double total = 0;
     for (const double score : scores_) total += std::exp(score - largest);
@@ -192,6 +199,7 @@ class ReferenceOps final : public Ops {
 
   void Attention(const AttentionArgs& args) override {
     KERNELS_CHECK(args.layout.kv_heads >= 1 && args.heads % args.layout.kv_heads == 0);
+    KERNELS_CHECK(args.window >= 0 && args.softcap >= 0);
     for (const SequenceSpan& span : args.spans) {
       pool_.ParallelFor(span.row_count, 1, [&](int64_t begin, int64_t end, int) {
         HeadAttention attention(args, span);

@@ -6,37 +6,43 @@
 namespace trivium::kernels::TRIVIUM_SIMD {
 namespace {
 
-// Rows begin … end - 1 of a task.
-struct RowRange {
+// Rows of a task, keys of a chunk or of a tile: begin … end - 1.
+struct Range {
   int begin = 0, end = 0;
+  bool empty() const { return begin >= end; }
 };
 
-// How many keys of the chunk a row sees.
-inline int VisibleKeys(const AttentionTask& task, int row, int chunk) {
-  const int keys = task.rows[row].position + 1 - chunk * kChunkKeys;
-  if (keys <= 0) return 0;
-  return keys < kChunkKeys ? keys : kChunkKeys;
+inline int Clamp(int x, int size) { return x < 0 ? 0 : x < size ? x : size; }
+
+// The keys that a row sees among `size` ones from position `first` on.
+inline Range SeenKeys(const AttentionTask& task, int row, int first, int size) {
+  const int end = task.rows[row].position + 1;
+  return {Clamp(end - task.window - first, size), Clamp(end - first, size)};
 }
 
-// How many keys of the tile that begins with the chunk's key `tile_begin`.
-inline int TileKeys(const AttentionTask& task, int row, int chunk, int tile_begin) {
-  const int keys = VisibleKeys(task, row, chunk) - tile_begin;
-  if (keys <= 0) return 0;
-  return keys < kTileKeys ? keys : kTileKeys;
+inline Range ChunkKeys(const AttentionTask& task, int row, int chunk) {
+  return SeenKeys(task, row, chunk * kChunkKeys, kChunkKeys);
 }
 
-inline int MostVisibleKeys(const AttentionTask& task, RowRange rows, int chunk) {
-  int most = 0;
+inline Range TileKeys(const AttentionTask& task, int row, int chunk, int tile_begin) {
+  return SeenKeys(task, row, chunk * kChunkKeys + tile_begin, kTileKeys);
+}
+
+// From the first key that one of the rows sees to the last.
+inline Range KeysOfRows(const AttentionTask& task, Range rows, int first, int size) {
+  Range all = {size, 0};
   for (int row = rows.begin; row < rows.end; ++row) {
-    const int keys = VisibleKeys(task, row, chunk);
-    if (keys > most) most = keys;
+    const Range keys = SeenKeys(task, row, first, size);
+    if (keys.empty()) continue;
+    if (keys.begin < all.begin) all.begin = keys.begin;
+    if (keys.end > all.end) all.end = keys.end;
   }
-  return most;
+  return all;
 }
 
 // The first rows of the range, up to one that has less than `keys` leading keys in common with the
 // row before it.
-inline RowRange LeadingSharers(const AttentionTask& task, RowRange rows, int keys) {
+inline Range LeadingSharers(const AttentionTask& task, Range rows, int keys) {
   int end = rows.begin + 1;
   while (end < rows.end && task.rows[end].shared >= keys) ++end;
   return {rows.begin, end};
@@ -55,7 +61,7 @@ inline void ConvertRow(const uint16_t* half, int dim, int padded_dim, float* out
 
 // Fills the rows begin … end - 1 of a tile with the keys (offset 0) or values (offset of the second
 // half of a page) from position `first` on.
-void LoadTile(const AttentionTask& task, const int32_t* block_table, int first, RowRange part,
+void LoadTile(const AttentionTask& task, const int32_t* block_table, int first, Range part,
               int64_t offset, float* tile) {
   int block = (first + part.begin) / task.block_tokens;
   int slot = (first + part.begin) % task.block_tokens;
@@ -70,21 +76,27 @@ void LoadTile(const AttentionTask& task, const int32_t* block_table, int first, 
   }
 }
 
-// Calls use(run) for each run of rows that have the tile in the same pages, when it is loaded. What
-// a run shares with the one before it is in the tile already.
+// Calls use(run) for each run of rows that have the tile in the same pages, when what they see of
+// it is loaded. What a run shares with the one before it may be there already.
 template <typename Use>
-inline void ForRunsOfTile(const AttentionTask& task, RowRange rows, int chunk, int tile_begin,
+inline void ForRunsOfTile(const AttentionTask& task, Range rows, int chunk, int tile_begin,
                           int64_t offset, const AttentionScratch& s, const Use& use) {
   const int first = chunk * kChunkKeys + tile_begin;
+  Range held;  // of the tile, for the run before
   for (int begin = rows.begin; begin < rows.end;) {
-    const RowRange run = LeadingSharers(task, {begin, rows.end}, first + kTileKeys);
-    int count = MostVisibleKeys(task, run, chunk) - tile_begin;
-    if (count > kTileKeys) count = kTileKeys;
-    const int kept = begin == rows.begin ? 0 : task.rows[begin].shared - first;
-    if (count > 0) {
-      const RowRange missing = {kept > 0 ? kept : 0, count};
-      LoadTile(task, task.rows[begin].block_table, first, missing, offset, s.tile);
-      *s.loaded_rows += missing.end - missing.begin;
+    const Range run = LeadingSharers(task, {begin, rows.end}, first + kTileKeys);
+    const Range wanted = KeysOfRows(task, run, first, kTileKeys);
+    if (Clamp(task.rows[begin].shared - first, kTileKeys) < held.end) {
+      held.end = Clamp(task.rows[begin].shared - first, kTileKeys);
+    }
+    if (!wanted.empty()) {
+      if (held.begin > wanted.begin || held.end <= wanted.begin)
+        held = {wanted.begin, wanted.begin};
+      if (held.end < wanted.end) {
+        LoadTile(task, task.rows[begin].block_table, first, {held.end, wanted.end}, offset, s.tile);
+        *s.loaded_rows += wanted.end - held.end;
+        held.end = wanted.end;
+      }
       use(run);
     }
     begin = run.end;
@@ -141,16 +153,16 @@ void ScoreTile(const float* q, const float* tile, int dim, int count, float* sco
   }
 }
 
-// Scores past a row's last key are computed where a neighbour needs them, and not used.
-void ScoreRows(const AttentionTask& task, RowRange rows, int chunk, int tile_begin,
+// Scores that a row has no use for are computed where a neighbour needs them, and not used.
+void ScoreRows(const AttentionTask& task, Range rows, int chunk, int tile_begin,
                const AttentionScratch& s) {
   const int end = rows.end * task.heads;
   for (int query = rows.begin * task.heads; query < end;) {
     const int count = end - query < 3 ? end - query : 3;
     int seen = 0;
     for (int i = query; i < query + count; ++i) {
-      const int keys = TileKeys(task, i / task.heads, chunk, tile_begin);
-      if (keys > seen) seen = keys;
+      const Range keys = TileKeys(task, i / task.heads, chunk, tile_begin);
+      if (!keys.empty() && keys.end > seen) seen = keys.end;
     }
     const float* q = s.q + int64_t{query} * task.padded_dim;
     float* scores = s.scores + int64_t{query} * kChunkKeys + tile_begin;
@@ -165,18 +177,32 @@ void ScoreRows(const AttentionTask& task, RowRange rows, int chunk, int tile_beg
   }
 }
 
+// Of eight keys from `i` on, those in the range.
+inline __m256 SeenLanes(Range keys, int i) {
+  return _mm256_castsi256_ps(
+      _mm256_andnot_si256(FirstLanes(keys.begin - i), FirstLanes(keys.end - i)));
+}
+
+void CapScores(float* scores, Range keys, float cap) {
+  for (int i = keys.begin / 8 * 8; i < keys.end; i += 8) {
+    const __m256 part = _mm256_mul_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(1 / cap));
+    _mm256_storeu_ps(scores + i, _mm256_mul_ps(_mm256_set1_ps(cap), Tanh(part)));
+  }
+}
+
 // Replaces scores by exp(score - max). Lane j of the sum always takes the keys j, j + 8, …
-void Softmax(float* scores, int keys, float* max_out, float* sum_out) {
+void Softmax(float* scores, Range keys, float* max_out, float* sum_out) {
   const __m256 nothing = _mm256_set1_ps(-__builtin_inff());
+  const int first = keys.begin / 8 * 8;
   __m256 largest = nothing;
-  for (int i = 0; i < keys; i += 8) {
-    const __m256 seen = _mm256_castsi256_ps(FirstLanes(keys - i));
+  for (int i = first; i < keys.end; i += 8) {
+    const __m256 seen = SeenLanes(keys, i);
     largest = _mm256_max_ps(largest, _mm256_blendv_ps(nothing, _mm256_loadu_ps(scores + i), seen));
   }
   const float max = MaxLanes(largest);
   __m256 sum = _mm256_setzero_ps();
-  for (int i = 0; i < keys; i += 8) {
-    const __m256 seen = _mm256_castsi256_ps(FirstLanes(keys - i));
+  for (int i = first; i < keys.end; i += 8) {
+    const __m256 seen = SeenLanes(keys, i);
     const __m256 shifted = _mm256_sub_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(max));
     const __m256 e = _mm256_and_ps(seen, Exp(shifted));
     _mm256_storeu_ps(scores + i, e);
@@ -219,12 +245,14 @@ void WeighTile(const float* weights, const float* tile, int dim, int count, floa
   for (; d < dim; d += 8) WeighValues<kHeads, 1>(weights, tile + d, dim, count, out + d);
 }
 
-// Queries begin … end - 1, which all see `count` keys of the tile.
-void WeighQueries(const AttentionTask& task, int begin, int end, int count, const float* weights,
+// Queries that all see the same keys of the tile.
+void WeighQueries(const AttentionTask& task, Range queries, Range keys, const float* weights,
                   const float* tile, float* out) {
-  for (int query = begin; query < end;) {
-    const int left = end - query;
-    const float* from = weights + int64_t{query} * kChunkKeys;
+  const int count = keys.end - keys.begin;
+  tile += int64_t{keys.begin} * task.padded_dim;
+  for (int query = queries.begin; query < queries.end;) {
+    const int left = queries.end - query;
+    const float* from = weights + int64_t{query} * kChunkKeys + keys.begin;
     float* sums = out + int64_t{query} * task.padded_dim;
     if (left >= 3) {
       WeighTile<3>(from, tile, task.padded_dim, count, sums);
@@ -237,16 +265,18 @@ void WeighQueries(const AttentionTask& task, int begin, int end, int count, cons
   }
 }
 
-// Stops at each row's own last key: a value that a row must not see is never multiplied, not even
-// by 0.
-void WeighRows(const AttentionTask& task, RowRange rows, int chunk, int tile_begin,
+// Keeps to each row's own keys: a value that a row must not see is never multiplied, not even by 0.
+void WeighRows(const AttentionTask& task, Range rows, int chunk, int tile_begin,
                const AttentionScratch& s, float* out) {
   for (int row = rows.begin; row < rows.end;) {
-    const int count = TileKeys(task, row, chunk, tile_begin);
+    const Range keys = TileKeys(task, row, chunk, tile_begin);
     int end = row + 1;
-    while (end < rows.end && TileKeys(task, end, chunk, tile_begin) == count) ++end;
-    if (count > 0) {
-      WeighQueries(task, row * task.heads, end * task.heads, count, s.scores + tile_begin, s.tile,
+    for (; end < rows.end; ++end) {
+      const Range others = TileKeys(task, end, chunk, tile_begin);
+      if (others.begin != keys.begin || others.end != keys.end) break;
+    }
+    if (!keys.empty()) {
+      WeighQueries(task, {row * task.heads, end * task.heads}, keys, s.scores + tile_begin, s.tile,
                    out);
     }
     row = end;
@@ -254,25 +284,36 @@ void WeighRows(const AttentionTask& task, RowRange rows, int chunk, int tile_beg
 }
 
 // Rows of which each has keys of this chunk in common with the one before it.
-void AttendSharers(const AttentionTask& task, RowRange rows, int chunk, const AttentionScratch& s,
+void AttendSharers(const AttentionTask& task, Range rows, int chunk, const AttentionScratch& s,
                    const AttentionPartial& partial) {
-  const int keys = MostVisibleKeys(task, rows, chunk);
-  for (int t = 0; t < keys; t += kTileKeys) {
+  const Range keys = KeysOfRows(task, rows, chunk * kChunkKeys, kChunkKeys);
+  const int first_tile = keys.begin / kTileKeys * kTileKeys;
+  for (int t = first_tile; t < keys.end; t += kTileKeys) {
     ForRunsOfTile(task, rows, chunk, t, 0, s,
-                  [&](RowRange run) { ScoreRows(task, run, chunk, t, s); });
+                  [&](Range run) { ScoreRows(task, run, chunk, t, s); });
   }
   for (int i = rows.begin * task.heads; i < rows.end * task.heads; ++i) {
-    const int seen = VisibleKeys(task, i / task.heads, chunk);
-    if (seen == 0) continue;
-    Softmax(s.scores + int64_t{i} * kChunkKeys, seen, partial.max + i, partial.sum + i);
+    const Range seen = ChunkKeys(task, i / task.heads, chunk);
+    if (seen.empty()) continue;
+    float* scores = s.scores + int64_t{i} * kChunkKeys;
+    if (task.softcap > 0) CapScores(scores, seen, task.softcap);
+    Softmax(scores, seen, partial.max + i, partial.sum + i);
     float* out = partial.out + int64_t{i} * task.padded_dim;
     for (int d = 0; d < task.padded_dim; ++d) out[d] = 0;
   }
   const int64_t values = task.block_tokens * task.row_elems;
-  for (int t = 0; t < keys; t += kTileKeys) {
+  for (int t = first_tile; t < keys.end; t += kTileKeys) {
     ForRunsOfTile(task, rows, chunk, t, values, s,
-                  [&](RowRange run) { WeighRows(task, run, chunk, t, s, partial.out); });
+                  [&](Range run) { WeighRows(task, run, chunk, t, s, partial.out); });
   }
+}
+
+void CopyQuery(const AttentionTask& task, int query, const AttentionPartial& from,
+               const AttentionPartial& to) {
+  to.max[query] = from.max[query];
+  to.sum[query] = from.sum[query];
+  const int64_t at = int64_t{query} * task.padded_dim;
+  for (int d = 0; d < task.padded_dim; ++d) to.out[at + d] = from.out[at + d];
 }
 
 inline float ExpScalar(float x) { return _mm256_cvtss_f32(Exp(_mm256_set1_ps(x))); }
@@ -283,7 +324,7 @@ void AttendChunk(const AttentionTask& task, int chunk, const AttentionScratch& s
                  const AttentionPartial& partial) {
   LoadQueries(task, scratch.q);
   for (int begin = 0; begin < task.row_count;) {
-    const RowRange rows = LeadingSharers(task, {begin, task.row_count}, chunk * kChunkKeys + 1);
+    const Range rows = LeadingSharers(task, {begin, task.row_count}, chunk * kChunkKeys + 1);
     AttendSharers(task, rows, chunk, scratch, partial);
     begin = rows.end;
   }
@@ -292,7 +333,11 @@ void AttendChunk(const AttentionTask& task, int chunk, const AttentionScratch& s
 void MergeChunk(const AttentionTask& task, int chunk, const AttentionPartial& total,
                 const AttentionPartial& partial) {
   for (int i = 0; i < task.row_count * task.heads; ++i) {
-    if (VisibleKeys(task, i / task.heads, chunk) == 0) continue;
+    if (ChunkKeys(task, i / task.heads, chunk).empty()) continue;
+    if (SeenKeys(task, i / task.heads, 0, chunk * kChunkKeys).empty()) {
+      CopyQuery(task, i, partial, total);
+      continue;
+    }
     const float max = total.max[i] > partial.max[i] ? total.max[i] : partial.max[i];
     const float a = ExpScalar(total.max[i] - max);
     const float b = ExpScalar(partial.max[i] - max);

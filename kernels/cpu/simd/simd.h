@@ -54,21 +54,51 @@ inline float MaxLanes(__m256 v) {
   return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
 }
 
+// x = n * ln(2) + r with a whole n, |r| <= ln(2) / 2; returns n.
+inline __m256 SplitExponent(__m256 x, __m256* r) {
+  const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504f)),
+                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  *r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), x);
+  *r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), *r);
+  return n;
+}
+
+// (exp(r) - 1) / r for |r| <= ln(2) / 2: Taylor series to degree 7 of exp, where the rest is below
+// 6e-9 of the result.
+inline __m256 ExpSlope(__m256 r) {
+  __m256 p = _mm256_set1_ps(1.0f / 5040);
+  constexpr float kCoefficients[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f};
+  for (const float c : kCoefficients) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+  return p;
+}
+
 // exp(x) to about 1 unit in the last place; 0 below -87.3, finite above 88.3, NaN stays NaN.
-// Taylor series to degree 7 on |r| <= ln(2) / 2, where the rest is below 6e-9 of the result.
 inline __m256 Exp(__m256 x) {
   const __m256 lowest = _mm256_set1_ps(-87.3f);
   const __m256 clamped = _mm256_min_ps(_mm256_set1_ps(88.3f), _mm256_max_ps(lowest, x));
-  const __m256 n = _mm256_round_ps(_mm256_mul_ps(clamped, _mm256_set1_ps(1.44269504f)),
-                                   _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), clamped);
-  r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);
-  __m256 p = _mm256_set1_ps(1.0f / 5040);
-  constexpr float kCoefficients[] = {1.0f / 720, 1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
-  for (const float c : kCoefficients) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+  __m256 r;
+  const __m256 n = SplitExponent(clamped, &r);
+  const __m256 p = _mm256_fmadd_ps(ExpSlope(r), r, _mm256_set1_ps(1.0f));
   const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
   const __m256 result = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
   return _mm256_andnot_ps(_mm256_cmp_ps(x, lowest, _CMP_LT_OQ), result);
+}
+
+// tanh(x) to a few units in the last place, near 0 too; NaN stays NaN. It is m / (m + 2) with
+// m = exp(2x) - 1, and ±1 beyond ±10.
+inline __m256 Tanh(__m256 x) {
+  const __m256 end = _mm256_set1_ps(20.0f), two = _mm256_set1_ps(2.0f);
+  const __m256 y = _mm256_mul_ps(x, two);
+  const __m256 clamped =
+      _mm256_min_ps(end, _mm256_max_ps(_mm256_sub_ps(_mm256_setzero_ps(), end), y));
+  __m256 r;
+  const __m256i n = _mm256_cvtps_epi32(SplitExponent(clamped, &r));
+  const __m256 one = _mm256_set1_ps(1.0f);
+  const __m256 power =
+      _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(one), _mm256_slli_epi32(n, 23)));
+  const __m256 small = _mm256_mul_ps(ExpSlope(r), r);
+  const __m256 m = _mm256_fmadd_ps(power, small, _mm256_sub_ps(power, one));
+  return _mm256_div_ps(m, _mm256_add_ps(m, two));
 }
 
 }  // namespace trivium::kernels::TRIVIUM_SIMD
