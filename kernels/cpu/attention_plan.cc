@@ -20,8 +20,12 @@ constexpr int64_t kMergesPerPart = 256;
 // 30 %; at 1,024 they gain 27 %.
 constexpr int kLeastSharedTokens = 64;
 
-int64_t ScratchFloats(int64_t queries, int64_t padded_dim) {
-  return queries * (padded_dim + kChunkKeys) + kTileKeys * padded_dim;
+constexpr int64_t kLineFloats = 16;
+
+int64_t LinesOf(int64_t floats) { return (floats + kLineFloats - 1) / kLineFloats; }
+
+int64_t ScratchLines(int64_t queries, int64_t padded_dim) {
+  return LinesOf(queries * (padded_dim + kChunkKeys) + kTileKeys * padded_dim);
 }
 
 int32_t WindowOf(const AttentionArgs& args) {
@@ -96,10 +100,11 @@ bool AttentionPlan::FewItemsHoldTheWork() const {
 }
 
 void AttentionPlan::SizeWorkspaces(int64_t partials) {
-  const auto scratch = static_cast<size_t>(pool_.threads() * ScratchFloats(queries_, padded_dim_));
+  const auto scratch = static_cast<size_t>(pool_.threads() * ScratchLines(queries_, padded_dim_));
   if (scratch_.size() < scratch) scratch_.resize(scratch);
-  const auto floats = static_cast<size_t>(partials * (padded_dim_ + 2));
-  if (partials_.size() < floats) partials_.resize(floats);
+  partial_queries_ = partials;
+  const auto lines = static_cast<size_t>(LinesOf(partials * (padded_dim_ + 2)));
+  if (partials_.size() < lines) partials_.resize(lines);
 }
 
 AttentionTask AttentionPlan::TaskOf(const AttentionArgs& args, const Block& block,
@@ -113,10 +118,12 @@ AttentionTask AttentionPlan::TaskOf(const AttentionArgs& args, const Block& bloc
   task.padded_dim = padded_dim_;
   task.q_stride = int64_t{args.heads} * layout.head_dim;
   task.q = args.q + int64_t{group} * task.heads * layout.head_dim;
-  task.kv_group = args.kv_layer + int64_t{group} * layout.head_dim;
+  task.kv_group =
+      reinterpret_cast<const uint8_t*>(args.kv_layer + int64_t{group} * layout.head_dim);
   task.block_tokens = layout.block_tokens;
-  task.page_elems = layout.PageElems();
-  task.row_elems = layout.RowElems();
+  task.page_bytes = layout.PageBytes();
+  task.row_bytes = layout.RowElems() * 2;
+  task.values_offset = layout.block_tokens * task.row_bytes;
   task.scale = args.scale;
   task.window = WindowOf(args);
   task.softcap = args.softcap;
@@ -124,16 +131,16 @@ AttentionTask AttentionPlan::TaskOf(const AttentionArgs& args, const Block& bloc
 }
 
 AttentionScratch AttentionPlan::ScratchOf(int thread) {
-  float* q = scratch_.data() + thread * ScratchFloats(queries_, padded_dim_);
-  float* scores = q + int64_t{queries_} * padded_dim_;
-  return {q, scores, scores + int64_t{queries_} * kChunkKeys, &loaded_rows_[thread].value};
+  float* scores = scratch_[thread * ScratchLines(queries_, padded_dim_)].floats;
+  float* tile = scores + int64_t{queries_} * kChunkKeys;
+  return {tile + int64_t{kTileKeys} * padded_dim_, scores, tile, &loaded_rows_[thread].value};
 }
 
 // Of queries `query` and following ones.
 AttentionPartial AttentionPlan::PartialAt(int64_t query) {
-  const auto queries = static_cast<int64_t>(partials_.size()) / (padded_dim_ + 2);
-  float* max = partials_.data() + queries * padded_dim_;
-  return {partials_.data() + query * padded_dim_, max + query, max + queries + query};
+  float* out = partials_[0].floats;
+  float* max = out + partial_queries_ * padded_dim_;
+  return {out + query * padded_dim_, max + query, max + partial_queries_ + query};
 }
 
 int64_t AttentionPlan::FirstQuery(const AttentionArgs& args, const Block& block, int group) const {

@@ -30,6 +30,10 @@ class AttentionPlan {
     Chunks chunks;  // from the first key that one of the rows sees to the last
     int64_t work() const { return int64_t{rows} * (chunks.end - chunks.begin); }
   };
+  // Vectors must not straddle cache lines.
+  struct alignas(64) Line {
+    float floats[16];
+  };
   // On a cache line of its own.
   struct alignas(64) Counter {
     int64_t value = 0;
@@ -58,8 +62,9 @@ class AttentionPlan {
   int queries_ = 0;  // most queries of a block: rows * heads of a group
   int groups_ = 0;
   int padded_dim_ = 0;
-  std::vector<float> scratch_;
-  std::vector<float> partials_;
+  std::vector<Line> scratch_;   // [threads, lines of one]
+  std::vector<Line> partials_;  // room for partial_queries_ sums, maxima and totals
+  int64_t partial_queries_ = 0;
   std::vector<Counter> loaded_rows_;  // by thread
 };
 

@@ -149,10 +149,11 @@ struct AttentionTask {
   int64_t q_stride = 0;      // heads of all groups * head_dim
   int heads = 0;             // query heads of this kv head
   int head_dim = 0;
-  int padded_dim = 0;                  // head_dim rounded up to 8
-  const uint16_t* kv_group = nullptr;  // kv_layer + kv head * head_dim
+  int padded_dim = 0;                 // head_dim rounded up to 8
+  const uint8_t* kv_group = nullptr;  // this kv head's slice of the first row
   int block_tokens = 0;
-  int64_t page_elems = 0, row_elems = 0;
+  int64_t page_bytes = 0, row_bytes = 0;
+  int64_t values_offset = 0;  // bytes from a key to its value
   float scale = 0;
   int32_t window = kAllKeys;  // keys that a row sees at most, its own included
   float softcap = 0;          // 0: none
@@ -161,8 +162,8 @@ struct AttentionTask {
 // Scratch of one thread, with anything in it; sizes in floats.
 struct AttentionScratch {
   float* q = nullptr;              // [row_count * heads, padded_dim]
-  float* scores = nullptr;         // [row_count * heads, kChunkKeys]
-  float* tile = nullptr;           // [kTileKeys, padded_dim]
+  float* scores = nullptr;         // [kChunkKeys / kTileKeys, row_count * heads, kTileKeys]
+  float* tile = nullptr;           // [padded_dim, kTileKeys] keys or [kTileKeys, padded_dim] values
   int64_t* loaded_rows = nullptr;  // grows by the keys and values read, counted where it is done
 };
 

@@ -1,16 +1,13 @@
 // Attention of some query rows over one chunk of keys, in three passes: scores, softmax, values.
 // Keys and values are read and converted to float32 one tile at a time, once for all neighbours
 // that have them in the same pages.
+#include "kernels/cpu/simd/kv_tile.h"
 #include "kernels/cpu/simd/simd.h"
 
 namespace trivium::kernels::TRIVIUM_SIMD {
 namespace {
 
-// Rows of a task, keys of a chunk or of a tile: begin … end - 1.
-struct Range {
-  int begin = 0, end = 0;
-  bool empty() const { return begin >= end; }
-};
+constexpr int kTileVectors = kTileKeys / 8;
 
 inline int Clamp(int x, int size) { return x < 0 ? 0 : x < size ? x : size; }
 
@@ -48,39 +45,22 @@ inline Range LeadingSharers(const AttentionTask& task, Range rows, int keys) {
   return {rows.begin, end};
 }
 
-// Pads with zeros: an earlier call may have left anything there, and 0 * NaN is NaN.
-inline void ConvertRow(const uint16_t* half, int dim, int padded_dim, float* out) {
-  int d = 0;
-  for (; d + 8 <= dim; d += 8) {
-    const __m128i v = _mm_loadu_si128(reinterpret_cast<const __m128i*>(half + d));
-    _mm256_storeu_ps(out + d, _mm256_cvtph_ps(v));
-  }
-  for (; d < dim; ++d) out[d] = _cvtsh_ss(half[d]);
-  for (; d < padded_dim; ++d) out[d] = 0;
+// The keys of a row from position `first` on are read soon.
+inline void PrefetchTile(const AttentionTask& task, int row, int first, int64_t offset) {
+  Prefetch(task, task.rows[row].block_table, first, task.rows[row].position + 1 - first, offset);
 }
 
-// Fills the rows begin … end - 1 of a tile with the keys (offset 0) or values (offset of the second
-// half of a page) from position `first` on.
-void LoadTile(const AttentionTask& task, const int32_t* block_table, int first, Range part,
-              int64_t offset, float* tile) {
-  int block = (first + part.begin) / task.block_tokens;
-  int slot = (first + part.begin) % task.block_tokens;
-  for (int i = part.begin; i < part.end; ++i) {
-    const uint16_t* row =
-        task.kv_group + block_table[block] * task.page_elems + offset + slot * task.row_elems;
-    ConvertRow(row, task.head_dim, task.padded_dim, tile + int64_t{i} * task.padded_dim);
-    if (++slot == task.block_tokens) {
-      slot = 0;
-      ++block;
-    }
-  }
+inline float* ScoresAt(const AttentionTask& task, const AttentionScratch& s, int query,
+                       int tile_begin) {
+  const int64_t queries = int64_t{task.row_count} * task.heads;
+  return s.scores + queries * tile_begin + int64_t{query} * kTileKeys;
 }
 
 // Calls use(run) for each run of rows that have the tile in the same pages, when what they see of
 // it is loaded. What a run shares with the one before it may be there already.
-template <typename Use>
+template <typename Load, typename Use>
 inline void ForRunsOfTile(const AttentionTask& task, Range rows, int chunk, int tile_begin,
-                          int64_t offset, const AttentionScratch& s, const Use& use) {
+                          const AttentionScratch& s, const Load& load, const Use& use) {
   const int first = chunk * kChunkKeys + tile_begin;
   Range held;  // of the tile, for the run before
   for (int begin = rows.begin; begin < rows.end;) {
@@ -93,7 +73,7 @@ inline void ForRunsOfTile(const AttentionTask& task, Range rows, int chunk, int 
       if (held.begin > wanted.begin || held.end <= wanted.begin)
         held = {wanted.begin, wanted.begin};
       if (held.end < wanted.end) {
-        LoadTile(task, task.rows[begin].block_table, first, {held.end, wanted.end}, offset, s.tile);
+        load(begin, first, Range{held.end, wanted.end});
         *s.loaded_rows += wanted.end - held.end;
         held.end = wanted.end;
       }
@@ -103,113 +83,158 @@ inline void ForRunsOfTile(const AttentionTask& task, Range rows, int chunk, int 
   }
 }
 
+inline void CopyScaled(const float* from, float scale, int count, float* to) {
+  int i = 0;
+  for (; i + 8 <= count; i += 8) {
+    _mm256_storeu_ps(to + i, _mm256_mul_ps(_mm256_loadu_ps(from + i), _mm256_set1_ps(scale)));
+  }
+  for (; i < count; ++i) to[i] = from[i] * scale;
+}
+
 // The scaled queries, padded with zeros. Query i = row * heads + head.
 void LoadQueries(const AttentionTask& task, float* q) {
-  for (int i = 0; i < task.row_count * task.heads; ++i) {
-    const float* source = task.q + task.rows[i / task.heads].row * task.q_stride +
-                          int64_t{i % task.heads} * task.head_dim;
-    float* row = q + int64_t{i} * task.padded_dim;
-    for (int d = 0; d < task.head_dim; ++d) row[d] = source[d] * task.scale;
-    for (int d = task.head_dim; d < task.padded_dim; ++d) row[d] = 0;
-  }
-}
-
-// Lane sums of four vectors; each is ((0+1)+(2+3)) + ((4+5)+(6+7)).
-inline __m128 SumFour(const __m256* v) {
-  const __m256 ab = _mm256_hadd_ps(v[0], v[1]);
-  const __m256 cd = _mm256_hadd_ps(v[2], v[3]);
-  const __m256 abcd = _mm256_hadd_ps(ab, cd);
-  return _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
-}
-
-// Scores of kQueries queries with four keys. Three queries fill the sixteen registers.
-template <int kQueries>
-inline void ScoreFour(const float* q, const float* keys, int dim, float* scores) {
-  __m256 acc[kQueries][4];
-  TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
-    TRIVIUM_UNROLL for (int j = 0; j < 4; ++j) acc[i][j] = _mm256_setzero_ps();
-  }
-  for (int d = 0; d < dim; d += 8) {
-    __m256 v[kQueries];
-    TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
-      v[i] = _mm256_loadu_ps(q + int64_t{i} * dim + d);
+  for (int row = 0; row < task.row_count; ++row) {
+    const float* source = task.q + task.rows[row].row * task.q_stride;
+    for (int head = 0; head < task.heads; ++head, q += task.padded_dim) {
+      CopyScaled(source + int64_t{head} * task.head_dim, task.scale, task.head_dim, q);
+      for (int d = task.head_dim; d < task.padded_dim; ++d) q[d] = 0;
     }
-    TRIVIUM_UNROLL for (int j = 0; j < 4; ++j) {
-      const __m256 k = _mm256_loadu_ps(keys + int64_t{j} * dim + d);
+  }
+}
+
+// Adds the products of eight elements to the scores of kQueries queries with the keys of a tile.
+// Three queries fill the sixteen registers.
+template <int kQueries>
+inline void ScoreEight(const float* q, int64_t q_stride, const float* keys,
+                       __m256 acc[kQueries][kTileVectors]) {
+  TRIVIUM_UNROLL for (int d = 0; d < 8; ++d) {
+    __m256 element[kQueries];
+    TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
+      element[i] = _mm256_broadcast_ss(q + i * q_stride + d);
+    }
+    TRIVIUM_UNROLL for (int v = 0; v < kTileVectors; ++v) {
+      const __m256 eight = _mm256_loadu_ps(keys + d * kTileKeys + 8 * v);
       TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
-        acc[i][j] = _mm256_fmadd_ps(v[i], k, acc[i][j]);
+        acc[i][v] = _mm256_fmadd_ps(element[i], eight, acc[i][v]);
       }
     }
   }
-  TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
-    _mm_storeu_ps(scores + i * kChunkKeys, SumFour(acc[i]));
-  }
 }
 
+// A score is one chain of additions over the elements, whoever else is computed.
 template <int kQueries>
-void ScoreTile(const float* q, const float* tile, int dim, int count, float* scores) {
-  for (int j = 0; j < count; j += 4) {
-    ScoreFour<kQueries>(q, tile + int64_t{j} * dim, dim, scores + j);
+void ScoreTile(const AttentionTask& task, const float* q, const float* tile, float* scores) {
+  __m256 acc[kQueries][kTileVectors];
+  TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
+    TRIVIUM_UNROLL for (int v = 0; v < kTileVectors; ++v) acc[i][v] = _mm256_setzero_ps();
+  }
+  for (int d = 0; d < task.padded_dim; d += 8) {
+    ScoreEight<kQueries>(q + d, task.padded_dim, tile + int64_t{d} * kTileKeys, acc);
+  }
+  TRIVIUM_UNROLL for (int i = 0; i < kQueries; ++i) {
+    TRIVIUM_UNROLL for (int v = 0; v < kTileVectors; ++v) {
+      _mm256_storeu_ps(scores + i * kTileKeys + 8 * v, acc[i][v]);
+    }
   }
 }
 
 // Scores that a row has no use for are computed where a neighbour needs them, and not used.
-void ScoreRows(const AttentionTask& task, Range rows, int chunk, int tile_begin,
-               const AttentionScratch& s) {
+void ScoreRows(const AttentionTask& task, Range rows, int tile_begin, const AttentionScratch& s) {
   const int end = rows.end * task.heads;
   for (int query = rows.begin * task.heads; query < end;) {
-    const int count = end - query < 3 ? end - query : 3;
-    int seen = 0;
-    for (int i = query; i < query + count; ++i) {
-      const Range keys = TileKeys(task, i / task.heads, chunk, tile_begin);
-      if (!keys.empty() && keys.end > seen) seen = keys.end;
-    }
     const float* q = s.q + int64_t{query} * task.padded_dim;
-    float* scores = s.scores + int64_t{query} * kChunkKeys + tile_begin;
-    if (count == 3) {
-      ScoreTile<3>(q, s.tile, task.padded_dim, seen, scores);
-    } else if (count == 2) {
-      ScoreTile<2>(q, s.tile, task.padded_dim, seen, scores);
+    float* scores = ScoresAt(task, s, query, tile_begin);
+    const int left = end - query;
+    if (left >= 3) {
+      ScoreTile<3>(task, q, s.tile, scores);
+    } else if (left == 2) {
+      ScoreTile<2>(task, q, s.tile, scores);
     } else {
-      ScoreTile<1>(q, s.tile, task.padded_dim, seen, scores);
+      ScoreTile<1>(task, q, s.tile, scores);
     }
-    query += count;
+    query += left < 3 ? left : 3;
   }
 }
 
-// Of eight keys from `i` on, those in the range.
-inline __m256 SeenLanes(Range keys, int i) {
-  return _mm256_castsi256_ps(
-      _mm256_andnot_si256(FirstLanes(keys.begin - i), FirstLanes(keys.end - i)));
+// Of the scores of a tile, those that the query does not see become -inf: a weight of 0.
+void Mask(Range keys, float* scores) {
+  for (int i = 0; i < kTileKeys; i += 8) {
+    const __m256i seen = _mm256_andnot_si256(FirstLanes(keys.begin - i), FirstLanes(keys.end - i));
+    const __m256 eight = _mm256_loadu_ps(scores + i);
+    _mm256_storeu_ps(scores + i, _mm256_blendv_ps(_mm256_set1_ps(-__builtin_inff()), eight,
+                                                  _mm256_castsi256_ps(seen)));
+  }
 }
 
-void CapScores(float* scores, Range keys, float cap) {
-  for (int i = keys.begin / 8 * 8; i < keys.end; i += 8) {
+void CapScores(float* scores, float cap) {
+  for (int i = 0; i < kTileKeys; i += 8) {
     const __m256 part = _mm256_mul_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(1 / cap));
     _mm256_storeu_ps(scores + i, _mm256_mul_ps(_mm256_set1_ps(cap), Tanh(part)));
   }
 }
 
+// exp(x) for x <= 0, to about two units in the last place; 0 below -87.3, NaN stays NaN. Adding
+// kShift rounds to a whole number and leaves it in the low bits.
+inline __m256 WeightOf(__m256 x) {
+  constexpr float kShift = 12582912.0f;  // 1.5 * 2^23
+  const __m256 lowest = _mm256_set1_ps(-87.3f);
+  const __m256 shifted = _mm256_fmadd_ps(_mm256_max_ps(lowest, x), _mm256_set1_ps(1.44269504f),
+                                         _mm256_set1_ps(kShift));
+  const __m256 n = _mm256_sub_ps(shifted, _mm256_set1_ps(kShift));
+  const __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693147181f), _mm256_max_ps(lowest, x));
+  __m256 p = _mm256_set1_ps(1.0f / 720);
+  constexpr float kTaylor[] = {1.0f / 120, 1.0f / 24, 1.0f / 6, 0.5f, 1.0f, 1.0f};
+  TRIVIUM_UNROLL for (const float c : kTaylor) p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(c));
+  const __m256i exponent = _mm256_slli_epi32(_mm256_castps_si256(shifted), 23);
+  const __m256 weight = _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), exponent));
+  return _mm256_andnot_ps(_mm256_cmp_ps(x, lowest, _CMP_LT_OQ), weight);
+}
+
+// The scores of one query with the tiles that it sees, `stride` floats apart.
+struct QueryScores {
+  float* begin;
+  float* end;
+  int64_t stride;
+};
+
+__m256 LargestScores(const QueryScores& scores) {
+  __m256 largest = _mm256_set1_ps(-__builtin_inff());
+  for (const float* tile = scores.begin; tile != scores.end; tile += scores.stride) {
+    TRIVIUM_UNROLL for (int i = 0; i < kTileKeys; i += 8) {
+      largest = _mm256_max_ps(largest, _mm256_loadu_ps(tile + i));
+    }
+  }
+  return largest;
+}
+
 // Replaces scores by exp(score - max). Lane j of the sum always takes the keys j, j + 8, …
-void Softmax(float* scores, Range keys, float* max_out, float* sum_out) {
-  const __m256 nothing = _mm256_set1_ps(-__builtin_inff());
-  const int first = keys.begin / 8 * 8;
-  __m256 largest = nothing;
-  for (int i = first; i < keys.end; i += 8) {
-    const __m256 seen = SeenLanes(keys, i);
-    largest = _mm256_max_ps(largest, _mm256_blendv_ps(nothing, _mm256_loadu_ps(scores + i), seen));
-  }
-  const float max = MaxLanes(largest);
+__m256 Weights(const QueryScores& scores, __m256 max) {
   __m256 sum = _mm256_setzero_ps();
-  for (int i = first; i < keys.end; i += 8) {
-    const __m256 seen = SeenLanes(keys, i);
-    const __m256 shifted = _mm256_sub_ps(_mm256_loadu_ps(scores + i), _mm256_set1_ps(max));
-    const __m256 e = _mm256_and_ps(seen, Exp(shifted));
-    _mm256_storeu_ps(scores + i, e);
-    sum = _mm256_add_ps(sum, e);
+  for (float* tile = scores.begin; tile != scores.end; tile += scores.stride) {
+    TRIVIUM_UNROLL for (int i = 0; i < kTileKeys; i += 8) {
+      const __m256 weight = WeightOf(_mm256_sub_ps(_mm256_loadu_ps(tile + i), max));
+      _mm256_storeu_ps(tile + i, weight);
+      sum = _mm256_add_ps(sum, weight);
+    }
   }
-  *max_out = max;
-  *sum_out = SumLanes(sum);
+  return sum;
+}
+
+// The scores of a query with the keys that it sees of the chunk become weights.
+void Softmax(const AttentionTask& task, const AttentionScratch& s, int query, Range keys,
+             const AttentionPartial& partial) {
+  const int64_t stride = int64_t{task.row_count} * task.heads * kTileKeys;
+  const int tiles_begin = keys.begin / kTileKeys, tiles_end = (keys.end - 1) / kTileKeys + 1;
+  float* first = s.scores + int64_t{query} * kTileKeys;
+  for (int t = tiles_begin; t < tiles_end; ++t) {
+    const Range seen = {keys.begin - t * kTileKeys, keys.end - t * kTileKeys};
+    if (task.softcap > 0) CapScores(first + t * stride, task.softcap);
+    if (seen.begin > 0 || seen.end < kTileKeys) Mask(seen, first + t * stride);
+  }
+  const QueryScores scores = {first + tiles_begin * stride, first + tiles_end * stride, stride};
+  const float max = MaxLanes(LargestScores(scores));
+  partial.max[query] = max;
+  partial.sum[query] = SumLanes(Weights(scores, _mm256_set1_ps(max)));
 }
 
 // out[kHeads][8 * kVectors at d] += weights[kHeads][count] * tile
@@ -220,10 +245,10 @@ inline void WeighValues(const float* weights, const float* tile, int dim, int co
     TRIVIUM_UNROLL for (int v = 0; v < kVectors; ++v) acc[h][v] =
         _mm256_loadu_ps(out + int64_t{h} * dim + 8 * v);
   }
-  for (int i = 0; i < count; ++i) {
+  _Pragma("GCC unroll 4") for (int i = 0; i < count; ++i) {
     __m256 w[kHeads];
     TRIVIUM_UNROLL for (int h = 0; h < kHeads; ++h) {
-      w[h] = _mm256_broadcast_ss(weights + h * kChunkKeys + i);
+      w[h] = _mm256_broadcast_ss(weights + h * kTileKeys + i);
     }
     TRIVIUM_UNROLL for (int v = 0; v < kVectors; ++v) {
       const __m256 value = _mm256_loadu_ps(tile + int64_t{i} * dim + 8 * v);
@@ -252,7 +277,7 @@ void WeighQueries(const AttentionTask& task, Range queries, Range keys, const fl
   tile += int64_t{keys.begin} * task.padded_dim;
   for (int query = queries.begin; query < queries.end;) {
     const int left = queries.end - query;
-    const float* from = weights + int64_t{query} * kChunkKeys + keys.begin;
+    const float* from = weights + int64_t{query} * kTileKeys + keys.begin;
     float* sums = out + int64_t{query} * task.padded_dim;
     if (left >= 3) {
       WeighTile<3>(from, tile, task.padded_dim, count, sums);
@@ -276,10 +301,39 @@ void WeighRows(const AttentionTask& task, Range rows, int chunk, int tile_begin,
       if (others.begin != keys.begin || others.end != keys.end) break;
     }
     if (!keys.empty()) {
-      WeighQueries(task, {row * task.heads, end * task.heads}, keys, s.scores + tile_begin, s.tile,
-                   out);
+      WeighQueries(task, {row * task.heads, end * task.heads}, keys,
+                   ScoresAt(task, s, 0, tile_begin), s.tile, out);
     }
     row = end;
+  }
+}
+
+// The tiles of a chunk that have keys which a row sees, each asked for while another is used.
+struct Tiles {
+  int chunk, begin, end;
+};
+
+void ScoreTiles(const AttentionTask& task, Range rows, Tiles tiles, const AttentionScratch& s) {
+  for (int t = tiles.begin; t < tiles.end; t += kTileKeys) {
+    const auto load = [&](int row, int first, Range part) {
+      LoadKeys(task, task.rows[row].block_table, first, part, s.tile);
+      if (t + kTileKeys < tiles.end) PrefetchTile(task, row, first + kTileKeys, 0);
+      PrefetchTile(task, row, first, task.values_offset);
+    };
+    ForRunsOfTile(task, rows, tiles.chunk, t, s, load,
+                  [&](Range run) { ScoreRows(task, run, t, s); });
+  }
+}
+
+void WeighTiles(const AttentionTask& task, Range rows, Tiles tiles, const AttentionScratch& s,
+                float* out) {
+  for (int t = tiles.begin; t < tiles.end; t += kTileKeys) {
+    const auto load = [&](int row, int first, Range part) {
+      LoadValues(task, task.rows[row].block_table, first, part, s.tile);
+      PrefetchTile(task, row, first + kChunkKeys, 0);
+    };
+    ForRunsOfTile(task, rows, tiles.chunk, t, s, load,
+                  [&](Range run) { WeighRows(task, run, tiles.chunk, t, s, out); });
   }
 }
 
@@ -287,25 +341,16 @@ void WeighRows(const AttentionTask& task, Range rows, int chunk, int tile_begin,
 void AttendSharers(const AttentionTask& task, Range rows, int chunk, const AttentionScratch& s,
                    const AttentionPartial& partial) {
   const Range keys = KeysOfRows(task, rows, chunk * kChunkKeys, kChunkKeys);
-  const int first_tile = keys.begin / kTileKeys * kTileKeys;
-  for (int t = first_tile; t < keys.end; t += kTileKeys) {
-    ForRunsOfTile(task, rows, chunk, t, 0, s,
-                  [&](Range run) { ScoreRows(task, run, chunk, t, s); });
-  }
+  const Tiles tiles = {chunk, keys.begin / kTileKeys * kTileKeys, keys.end};
+  ScoreTiles(task, rows, tiles, s);
   for (int i = rows.begin * task.heads; i < rows.end * task.heads; ++i) {
     const Range seen = ChunkKeys(task, i / task.heads, chunk);
     if (seen.empty()) continue;
-    float* scores = s.scores + int64_t{i} * kChunkKeys;
-    if (task.softcap > 0) CapScores(scores, seen, task.softcap);
-    Softmax(scores, seen, partial.max + i, partial.sum + i);
+    Softmax(task, s, i, seen, partial);
     float* out = partial.out + int64_t{i} * task.padded_dim;
-    for (int d = 0; d < task.padded_dim; ++d) out[d] = 0;
+    for (int d = 0; d < task.padded_dim; d += 8) _mm256_storeu_ps(out + d, _mm256_setzero_ps());
   }
-  const int64_t values = task.block_tokens * task.row_elems;
-  for (int t = first_tile; t < keys.end; t += kTileKeys) {
-    ForRunsOfTile(task, rows, chunk, t, values, s,
-                  [&](Range run) { WeighRows(task, run, chunk, t, s, partial.out); });
-  }
+  WeighTiles(task, rows, tiles, s, partial.out);
 }
 
 void CopyQuery(const AttentionTask& task, int query, const AttentionPartial& from,
@@ -313,7 +358,7 @@ void CopyQuery(const AttentionTask& task, int query, const AttentionPartial& fro
   to.max[query] = from.max[query];
   to.sum[query] = from.sum[query];
   const int64_t at = int64_t{query} * task.padded_dim;
-  for (int d = 0; d < task.padded_dim; ++d) to.out[at + d] = from.out[at + d];
+  CopyScaled(from.out + at, 1, task.padded_dim, to.out + at);
 }
 
 inline float ExpScalar(float x) { return _mm256_cvtss_f32(Exp(_mm256_set1_ps(x))); }
@@ -359,7 +404,7 @@ void FinishAttention(const AttentionTask& task, const AttentionPartial& total, f
     const int head = i % task.heads;
     const float* source = total.out + int64_t{i} * task.padded_dim;
     float* target = out + row * task.q_stride + int64_t{head} * task.head_dim;
-    for (int d = 0; d < task.head_dim; ++d) target[d] = source[d] / total.sum[i];
+    CopyScaled(source, 1 / total.sum[i], task.head_dim, target);
     if (lse != nullptr) lse[row * lse_stride + head] = total.max[i] + __builtin_logf(total.sum[i]);
   }
 }
