@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/encoder_ops.h"
 #include "kernels/weights.h"
 
 namespace trivium::kernels {
@@ -116,6 +117,8 @@ class Ops {
   virtual Isa isa() const = 0;
   virtual Numerics numerics() const = 0;
   virtual int threads() const = 0;
+  // What encoders need beside the operations below; lives as long as this.
+  virtual EncoderOps& encoder() = 0;
 
   // Packs a weight matrix. Keeps pointing into `view.data` where that is already the best layout,
   // so the file must stay mapped. Layouts needed by large batches only are built at their first

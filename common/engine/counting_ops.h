@@ -31,6 +31,7 @@ class CountingOps final : public kernels::Ops {
   kernels::Isa isa() const override { return inner_->isa(); }
   kernels::Numerics numerics() const override { return inner_->numerics(); }
   int threads() const override { return inner_->threads(); }
+  kernels::EncoderOps& encoder() override { return inner_->encoder(); }
   std::unique_ptr<kernels::Matrix> Pack(const kernels::WeightView& view) override {
     return inner_->Pack(view);
   }

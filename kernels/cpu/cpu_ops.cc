@@ -5,6 +5,7 @@
 
 #include "kernels/check.h"
 #include "kernels/cpu/attention_plan.h"
+#include "kernels/cpu/cpu_encoder.h"
 #include "kernels/cpu/dense_matmul.h"
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/packed_matrix.h"
@@ -35,6 +36,7 @@ class CpuOps final : public Ops {
   Isa isa() const override { return options_.isa; }
   Numerics numerics() const override { return options_.numerics; }
   int threads() const override { return pool_.threads(); }
+  EncoderOps& encoder() override { return encoder_; }
 
   std::unique_ptr<Matrix> Pack(const WeightView& view) override {
     return std::make_unique<PackedMatrix>(view, pool_);
@@ -166,6 +168,7 @@ class CpuOps final : public Ops {
   const KernelTable& kernels_;
   ThreadPool pool_;
   AttentionPlan attention_;
+  CpuEncoder encoder_{kernels_, pool_};
   RopeTable rope_;
   std::vector<int16_t> integers_;
   std::vector<float> scales_;

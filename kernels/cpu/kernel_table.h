@@ -10,6 +10,7 @@
 
 #include <cstdint>
 
+#include "kernels/cpu/encoder_kernels.h"
 #include "kernels/uneven_levels.h"
 
 namespace trivium::kernels {
@@ -200,6 +201,7 @@ struct KernelTable {
   void (*to_half)(const float* x, int64_t count, uint16_t* out);
   void (*silu_mul)(float* gate, const float* up, int64_t count);
   void (*add)(float* x, const float* y, int64_t count);
+  EncoderKernels encoder;
 };
 
 const KernelTable& Avx2Kernels();

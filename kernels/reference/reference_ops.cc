@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/reference/reference_encoder.h"
 #include "kernels/thread_pool.h"
 
 namespace trivium::kernels {
@@ -120,6 +121,7 @@ class ReferenceOps final : public Ops {
   Isa isa() const override { return Isa::kReference; }
   Numerics numerics() const override { return numerics_; }
   int threads() const override { return pool_.threads(); }
+  EncoderOps& encoder() override { return encoder_; }
 
   std::unique_ptr<Matrix> Pack(const WeightView& view) override {
     KERNELS_CHECK(view.data != nullptr && view.rows >= 1 && view.cols >= 1);
@@ -226,6 +228,7 @@ class ReferenceOps final : public Ops {
  private:
   const Numerics numerics_;
   ThreadPool pool_;
+  ReferenceEncoder encoder_{pool_};
 };
 
 }  // namespace

@@ -34,6 +34,11 @@ void RopeRow(float* x, const float* cosines, const float* sines, int heads, int 
 void ToHalf(const float* x, int64_t count, uint16_t* out);
 void SiluMulRange(float* gate, const float* up, int64_t count);
 void AddRange(float* x, const float* y, int64_t count);
+void LayerNormRow(const float* x, const float* weight, const float* bias, float eps, int dim,
+                  float* out);
+void ActivateRange(Activation activation, float* x, int64_t count);
+float SoftmaxRow(float* x, int64_t count);
+void ScaleRange(const float* x, float scale, int64_t count, float* out);
 
 // Lanes 0 … count - 1 on; count at most 8.
 inline __m256i FirstLanes(int64_t count) {

@@ -22,6 +22,10 @@ constexpr KernelTable kTable = {
     .to_half = ToHalf,
     .silu_mul = SiluMulRange,
     .add = AddRange,
+    .encoder = {.layer_norm = LayerNormRow,
+                .activate = ActivateRange,
+                .softmax = SoftmaxRow,
+                .scale = ScaleRange},
 };
 
 }  // namespace

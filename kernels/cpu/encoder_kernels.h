@@ -1,0 +1,23 @@
+// The inner loops of the encoders' operations that are compiled once for each instruction set; see
+// kernel_table.h.
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/activation.h"
+
+namespace trivium::kernels {
+
+struct EncoderKernels {
+  // One row; out may be x.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float eps, int dim,
+                     float* out);
+  // All but kGelu.
+  void (*activate)(Activation activation, float* x, int64_t count);
+  // x[i] = exp(x[i] - max(x)); returns their sum. Always the same order of additions.
+  float (*softmax)(float* x, int64_t count);
+  // out[i] = x[i] * scale
+  void (*scale)(const float* x, float scale, int64_t count, float* out);
+};
+
+}  // namespace trivium::kernels
