@@ -23,43 +23,62 @@ std::vector<WeightType> BlockTypes() {
   return types;
 }
 
-// The integers that activations are rounded to beside such weights.
-double Levels(WeightType type) {
+// The integers that activations are rounded to beside such weights: in blocks that matter, and in
+// those whose largest activation is below the root mean square of the largest of all blocks.
+struct Levels {
+  double most = 0;  // 0: not rounded
+  double least = 0;
+};
+
+Levels LevelsOf(WeightType type) {
   switch (type) {
     case WeightType::kF32:
     case WeightType::kF16:
     case WeightType::kBF16:
-      return 0;
+      return {};
     case WeightType::kQ4_0:
     case WeightType::kQ4_1:
     case WeightType::kQ2_K:
     case WeightType::kQ3_K:
     case WeightType::kQ4_K:
-      return 127 * 128;
+      return {127 * 128, 127};
     default:
-      return 127 * 256;
+      return {127 * 256, 127 * 256};
   }
 }
 
+float LargestOfBlock(const float* x, int64_t begin, int64_t k) {
+  float limit = 0;
+  for (int64_t i = begin; i < std::min(k, begin + 32); ++i) limit = std::max(limit, std::abs(x[i]));
+  return limit;
+}
+
+double MeanSquareOfLargest(const float* x, int64_t k) {
+  double squares = 0;
+  for (int64_t b = 0; b < k; b += 32) squares += std::pow(LargestOfBlock(x, b, k), 2);
+  return squares * 32 / static_cast<double>(k);
+}
+
 // What rounding may cost one output: activations to integers (half a step of their block, for
-// quantised weights: levels, 0 for none) or to bfloat16 (large batches of the amx path), and
+// quantised weights) or to bfloat16 (large batches of the amx path), and
 // float32 sums.
 struct Bound {
   double worst = 0;     // no output may be farther off
   double variance = 0;  // of the error, if roundings are independent
 };
 
-Bound ErrorBound(const float* x, const float* w, int64_t k, double levels, bool bfloat) {
+Bound ErrorBound(const float* x, const float* w, int64_t k, Levels levels, bool bfloat) {
   Bound bound;
   double total = 0;
+  const double mean = MeanSquareOfLargest(x, k);
   for (int64_t b = 0; b < k; b += 32) {
-    const int64_t end = std::min(k, b + 32);
-    float limit = 0;
-    for (int64_t i = b; i < end; ++i) limit = std::max(limit, std::abs(x[i]));
-    for (int64_t i = b; i < end; ++i) {
+    const float limit = LargestOfBlock(x, b, k);
+    // Where rounding of the mean decides, either is right.
+    const double used = double{limit} * limit > mean * (1 + 1e-5) ? levels.most : levels.least;
+    for (int64_t i = b; i < std::min(k, b + 32); ++i) {
       const double product = std::abs(double{x[i]} * w[i]);
       double error = 0;
-      if (levels > 0) error = limit / levels * 0.501 * std::abs(w[i]);
+      if (used > 0) error = limit / used * 0.501 * std::abs(w[i]);
       if (bfloat) error = std::max(error, product * 0x1p-7);
       total += product + error;
       bound.worst += error;
@@ -105,7 +124,7 @@ class MatmulTest : public testing::TestWithParam<OpsOptions> {
   static std::vector<Expected> ExactSums(WeightType type, Shape shape,
                                          const std::vector<float>& weights,
                                          const std::vector<float>& x) {
-    const double levels = GetParam().isa == Isa::kReference ? 0 : Levels(type);
+    const Levels levels = GetParam().isa == Isa::kReference ? Levels{} : LevelsOf(type);
     const bool bfloat = GetParam().isa == Isa::kAmx && GetParam().numerics == Numerics::kFast;
     std::vector<Expected> expected;
     for (auto a = x.begin(); a != x.end(); a += shape.k) {

@@ -25,6 +25,11 @@ int64_t RowGrain(int64_t row_elements) {
   return std::max<int64_t>(1, kElementsPerPart / std::max<int64_t>(1, row_elements));
 }
 
+template <typename T>
+void GrowTo(std::vector<T>& buffer, int64_t elems) {
+  if (buffer.size() < static_cast<size_t>(elems)) buffer.resize(static_cast<size_t>(elems));
+}
+
 class CpuOps final : public Ops {
  public:
   explicit CpuOps(const OpsOptions& options)
@@ -56,12 +61,14 @@ class CpuOps final : public Ops {
     task.x = x;
     task.y = y;
     if (BlockElems(matrix.view().type) > 1) Quantise(task);
-    const int64_t panel_products = task.k * kPanelOutputs * rows;
-    const int64_t grain = std::max<int64_t>(1, kProductsPerPart / panel_products);
-    pool_.ParallelFor(matrix.panel_count(), grain, [&](int64_t begin, int64_t end, int) {
+    // A tile of many rows takes kTilePanels panels, so whole tiles go to a thread.
+    const int64_t tile_products = task.k * kPanelOutputs * kTilePanels * rows;
+    const int64_t grain = std::max<int64_t>(1, kProductsPerPart / tile_products);
+    const int64_t tiles = (matrix.panel_count() + kTilePanels - 1) / kTilePanels;
+    pool_.ParallelFor(tiles, grain, [&](int64_t begin, int64_t end, int) {
       MatmulTask part = task;
-      part.panel_begin = begin;
-      part.panel_end = end;
+      part.panel_begin = begin * kTilePanels;
+      part.panel_end = std::min(end * kTilePanels, matrix.panel_count());
       kernels_.matmul(part);
     });
   }
@@ -143,25 +150,42 @@ class CpuOps final : public Ops {
 
   // Fills task.quantised from task.x.
   void Quantise(MatmulTask& task) {
-    const int64_t blocks = task.k / kQuantBlock;
-    integers_.resize(std::max<size_t>(integers_.size(), task.rows * task.k));
-    scales_.resize(std::max<size_t>(scales_.size(), task.rows * blocks));
-    sums_.resize(std::max<size_t>(sums_.size(), task.rows * blocks));
-    half_sums_.resize(std::max<size_t>(half_sums_.size(), task.rows * blocks * 2));
-    int16_t* q16 = integers_.data();
-    auto* q8 = reinterpret_cast<int8_t*>(q16);
-    const bool nibbles = QuantPanelOf(task.kind).nibbles;
-    ForRows(task.rows, task.k, [&](int64_t r) {
-      const float* x = task.x + r * task.k;
-      const BlockScales out{scales_.data() + r * blocks, sums_.data() + r * blocks,
-                            half_sums_.data() + r * blocks * 2};
-      if (nibbles) {
-        kernels_.quantise8(x, task.k, q8 + r * task.k * 2, out);
-      } else {
-        kernels_.quantise16(x, task.k, q16 + r * task.k, out);
+    const int64_t blocks = task.k / kQuantBlock, slots = SlotsOf(task.rows);
+    const int64_t tiles = (task.rows + slots - 1) / slots, words = LowWords(blocks);
+    GrowTo(integers_, tiles * slots * task.k * 2);
+    for (auto* buffer : {&scales_, &sums_}) GrowTo(*buffer, tiles * slots * blocks);
+    GrowTo(half_sums_, tiles * slots * blocks * 2);
+    low_blocks_.assign(tiles * words, 0);
+    const auto quantise =
+        QuantPanelOf(task.kind).nibbles ? kernels_.quantise8 : kernels_.quantise16;
+    ForRows(tiles, slots * task.k, [&](int64_t tile) {
+      RowSlot slot{.slots = slots,
+                   .q = integers_.data() + tile * slots * task.k * 2,
+                   .low_blocks = low_blocks_.data() + tile * words,
+                   .scales = scales_.data() + tile * slots * blocks,
+                   .sums = sums_.data() + tile * slots * blocks,
+                   .half_sums = half_sums_.data() + tile * slots * blocks * 2};
+      const int64_t rows = std::min(slots, task.rows - tile * slots);
+      if (rows < slots) ClearTile(slot, task.k);
+      for (int64_t r = 0; r < rows; ++r) {
+        quantise(task.x + (tile * slots + r) * task.k, task.k, slot);
+        slot.q += 4;
+        ++slot.scales, ++slot.sums, ++slot.half_sums;
       }
     });
-    task.quantised = {q8, q16, scales_.data(), sums_.data(), half_sums_.data()};
+    task.quantised = {.q = integers_.data(),
+                      .low_blocks = low_blocks_.data(),
+                      .scales = scales_.data(),
+                      .sums = sums_.data(),
+                      .half_sums = half_sums_.data()};
+  }
+
+  static void ClearTile(const RowSlot& first, int64_t k) {
+    const int64_t scales = first.slots * k / kQuantBlock;
+    std::fill_n(first.q, first.slots * k * 2, uint8_t{0});
+    std::fill_n(first.scales, scales, 0.0f);
+    std::fill_n(first.sums, scales, 0.0f);
+    std::fill_n(first.half_sums, 2 * scales, 0.0f);
   }
 
   const OpsOptions options_;
@@ -170,10 +194,11 @@ class CpuOps final : public Ops {
   AttentionPlan attention_;
   CpuEncoder encoder_{kernels_, pool_};
   RopeTable rope_;
-  std::vector<int16_t> integers_;
+  std::vector<uint8_t> integers_;
   std::vector<float> scales_;
   std::vector<float> sums_;
   std::vector<float> half_sums_;
+  std::vector<uint32_t> low_blocks_;
 };
 
 }  // namespace

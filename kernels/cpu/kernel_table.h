@@ -18,6 +18,9 @@ namespace trivium::kernels {
 // Weights lie in panels of eight outputs (packed_matrix.h); the last one is padded with zero
 // weights.
 inline constexpr int kPanelOutputs = 8;
+inline constexpr int kMostFewRows = 4;    // rows that panels are unpacked for as they pass by
+inline constexpr int kTileRows = 6;       // of more rows, those that are multiplied together
+inline constexpr int kTilePanels = 2;     // and with as many panels
 inline constexpr int kQuantBlock = 32;    // inputs whose activations share a scale
 inline constexpr int kSuperBlocks = 8;    // blocks of 32 in a super-block
 inline constexpr int kLevelOffset = 128;  // makes the levels of IQ4_NL positive
@@ -86,30 +89,45 @@ constexpr QuantPanel QuantPanelOf(PanelKind kind) {
   }
 }
 
-// Activations as integers within ±kLevels, one scale for each 32 inputs. Eight bits would be twice
-// as fast but change about one greedy token in thirty of a 135 M model.
+// Activations as integers within ±kLevels, one scale for each 32 inputs. Beside nibbles they are
+// two bytes, high * 128 + low; the low part of a block is left out (zero, the high one rounded to
+// nearest) where the largest activation of the block is less than the root mean square of the
+// largest of all blocks in the row: errors of the other blocks decide. Without any low part about
+// one greedy token in fifty of a 135 M model changes, with these one in eighty, none of them clear.
 inline constexpr int kLowBits = 7;
-inline constexpr int kLevels8 = 127 << kLowBits;  // as two bytes: high * 128 + low
+inline constexpr int kLevels8 = 127 << kLowBits;
 inline constexpr int kLevels16 = 127 << 8;
 
+// Words of 32 bits for a bit a block.
+constexpr int64_t LowWords(int64_t blocks) { return (blocks + 31) / 32; }
+
+// Rows of activations that lie together, S of them: all of few rows, else kTileRows, the missing
+// ones of the last tile zero.
+constexpr int64_t SlotsOf(int64_t rows) { return rows <= kMostFewRows ? rows : kTileRows; }
+
 struct QuantisedRows {
-  // For nibbles: [rows, K / 32, 2, 32], each block's high parts (±127), then its low (-64 …
-  // 63).
-  const int8_t* q8 = nullptr;
-  const int16_t* q16 = nullptr;      // [rows, K] for the others
-  const float* scales = nullptr;     // [rows, K / 32]
-  const float* sums = nullptr;       // [rows, K / 32] scale * sum of the integers
-  const float* half_sums = nullptr;  // [rows, K / 16] the same of each half block
+  // Four bytes of each row of a tile in turn. For nibbles [tiles, 2, K / 4, S, 4]: the high parts
+  // (±127), then the low ones (-64 … 63). For the others [tiles, K / 2, S, 2] of 16 bits.
+  const uint8_t* q = nullptr;
+  // [tiles, LowWords(K / 32)] in which blocks a row has a low part; nibbles only
+  const uint32_t* low_blocks = nullptr;
+  const float* scales = nullptr;     // [tiles, K / 32, S]
+  const float* sums = nullptr;       // [tiles, K / 32, S] scale * sum of the integers
+  const float* half_sums = nullptr;  // [tiles, K / 16, S] the same of each half block
 };
 
-// The same of one row, to be filled.
-struct BlockScales {
+// Where one row of a tile goes: the same, from the row's first values on.
+struct RowSlot {
+  int64_t slots = 1;
+  uint8_t* q = nullptr;
+  uint32_t* low_blocks = nullptr;  // bits are added
   float* scales = nullptr;
   float* sums = nullptr;
   float* half_sums = nullptr;
 };
 
-// y[rows, n] for the panels panel_begin … panel_end - 1.
+// y[rows, n] for the panels panel_begin … panel_end - 1. With more than kMostFewRows rows, panels
+// go in tiles of kTilePanels from panel_begin on.
 struct MatmulTask {
   PanelKind kind = PanelKind::kF32;
   const uint8_t* panels = nullptr;  // the first panel of the matrix
@@ -178,8 +196,8 @@ struct AttentionPartial {
 
 struct KernelTable {
   // One row to integers, laid out as QuantisedRows says.
-  void (*quantise8)(const float* x, int64_t k, int8_t* q, const BlockScales& out);
-  void (*quantise16)(const float* x, int64_t k, int16_t* q, const BlockScales& out);
+  void (*quantise8)(const float* x, int64_t k, const RowSlot& out);
+  void (*quantise16)(const float* x, int64_t k, const RowSlot& out);
   void (*matmul)(const MatmulTask& task);
 
   // Fills `partial` for the rows that see keys of this chunk, leaves the other rows alone.

@@ -8,15 +8,21 @@ namespace {
 // of float32 at kLevels16.
 constexpr float kTiny = 1e-33f;
 
-// 32 inputs as four vectors of integers within ±levels (a value that is no number: some integer,
-// and the scale is NaN). Returns the scale.
-inline float QuantiseBlock(const float* x, float levels, __m256i* q) {
+// The largest magnitude of 32 inputs that are numbers.
+inline float Largest(const float* x) {
   const __m256 sign = _mm256_set1_ps(-0.0f);
+  __m256 largest = _mm256_andnot_ps(sign, _mm256_loadu_ps(x));
+  for (int i = 1; i < 4; ++i) {
+    largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, _mm256_loadu_ps(x + 8 * i)));
+  }
+  return MaxLanes(largest);
+}
+
+// 32 inputs, of which `limit` is the largest, as four vectors of integers within ±levels (a value
+// that is no number: some integer, and the scale is NaN). Returns the scale.
+inline float QuantiseBlock(const float* x, float limit, float levels, __m256i* q) {
   __m256 v[4];
   for (int i = 0; i < 4; ++i) v[i] = _mm256_loadu_ps(x + 8 * i);
-  __m256 largest = _mm256_andnot_ps(sign, v[0]);
-  for (int i = 1; i < 4; ++i) largest = _mm256_max_ps(largest, _mm256_andnot_ps(sign, v[i]));
-  const float limit = MaxLanes(largest);
   const __m256 nan = _mm256_or_ps(_mm256_cmp_ps(v[0], v[1], _CMP_UNORD_Q),
                                   _mm256_cmp_ps(v[2], v[3], _CMP_UNORD_Q));
   const float inverse = limit > kTiny ? levels / limit : 0.0f;
@@ -34,27 +40,32 @@ inline int SumIntegers(__m256i q0, __m256i q1) {
   return _mm_cvtsi128_si32(t);
 }
 
-inline void StoreScales(const __m256i* q, float scale, int64_t block, const BlockScales& out) {
+inline void StoreScales(const __m256i* q, float scale, int64_t block, const RowSlot& out) {
   const int first = SumIntegers(q[0], q[1]), second = SumIntegers(q[2], q[3]);
-  out.scales[block] = scale;
-  out.sums[block] = scale * static_cast<float>(first + second);
-  out.half_sums[2 * block] = scale * static_cast<float>(first);
-  out.half_sums[2 * block + 1] = scale * static_cast<float>(second);
+  out.scales[block * out.slots] = scale;
+  out.sums[block * out.slots] = scale * static_cast<float>(first + second);
+  out.half_sums[2 * block * out.slots] = scale * static_cast<float>(first);
+  out.half_sums[(2 * block + 1) * out.slots] = scale * static_cast<float>(second);
 }
 
-inline void StoreBlock(const __m256i* q, int8_t* out) {
+// Four bytes to every slots-th place.
+inline void StoreSpread(__m256i v, int64_t slots, uint8_t* out) {
+  alignas(32) int32_t fours[8];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(fours), v);
+  for (int i = 0; i < 8; ++i) __builtin_memcpy(out + 4 * slots * i, &fours[i], 4);
+}
+
+inline void StoreBytes(const __m256i* q, int64_t slots, uint8_t* out) {
   const __m256i words0 = _mm256_packs_epi32(q[0], q[1]);
   const __m256i words1 = _mm256_packs_epi32(q[2], q[3]);
   const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);  // undoes the packs' lane order
-  const __m256i bytes = _mm256_permutevar8x32_epi32(_mm256_packs_epi16(words0, words1), order);
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), bytes);
+  StoreSpread(_mm256_permutevar8x32_epi32(_mm256_packs_epi16(words0, words1), order), slots, out);
 }
 
-inline void StoreBlock(const __m256i* q, int16_t* out) {
+inline void StoreWords(const __m256i* q, int64_t slots, uint8_t* out) {
   for (int i = 0; i < 2; ++i) {
-    const __m256i words =
-        _mm256_permute4x64_epi64(_mm256_packs_epi32(q[2 * i], q[2 * i + 1]), 0xd8);
-    _mm256_storeu_si256(reinterpret_cast<__m256i*>(out) + i, words);
+    const __m256i words = _mm256_packs_epi32(q[2 * i], q[2 * i + 1]);
+    StoreSpread(_mm256_permute4x64_epi64(words, 0xd8), slots, out + 32 * slots * i);
   }
 }
 
@@ -65,25 +76,41 @@ inline __m256 SiluMul(__m256 gate, __m256 up) {
 
 }  // namespace
 
-void Quantise8(const float* x, int64_t k, int8_t* q, const BlockScales& out) {
+void Quantise8(const float* x, int64_t k, const RowSlot& out) {
+  const int64_t blocks = k / kQuantBlock;
+  float squares = 0;
+  for (int64_t b = 0; b < blocks; ++b) {
+    const float limit = Largest(x + b * kQuantBlock);
+    out.scales[b * out.slots] = limit;
+    squares += limit * limit;
+  }
+  const float mean = squares / static_cast<float>(blocks);
   const __m256i half = _mm256_set1_epi32(1 << (kLowBits - 1));
-  for (int64_t b = 0; b < k / kQuantBlock; ++b, q += 2 * kQuantBlock) {
+  uint8_t* q = out.q;
+  for (int64_t b = 0; b < blocks; ++b, q += kQuantBlock * out.slots) {
+    const float limit = out.scales[b * out.slots];
+    const bool keep = limit * limit >= mean;
+    if (keep) out.low_blocks[b / 32] |= 1u << b % 32;
     __m256i whole[4], high[4], low[4];
-    StoreScales(whole, QuantiseBlock(x + b * kQuantBlock, kLevels8, whole), b, out);
+    const float scale = QuantiseBlock(x + b * kQuantBlock, limit, kLevels8, whole);
     for (int i = 0; i < 4; ++i) {
       high[i] = _mm256_srai_epi32(_mm256_add_epi32(whole[i], half), kLowBits);
-      low[i] = _mm256_sub_epi32(whole[i], _mm256_slli_epi32(high[i], kLowBits));
+      const __m256i rounded = _mm256_slli_epi32(high[i], kLowBits);
+      if (!keep) whole[i] = rounded;
+      low[i] = _mm256_sub_epi32(whole[i], rounded);
     }
-    StoreBlock(high, q);
-    StoreBlock(low, q + kQuantBlock);
+    StoreScales(whole, scale, b, out);
+    StoreBytes(high, out.slots, q);
+    StoreBytes(low, out.slots, q + k * out.slots);
   }
 }
 
-void Quantise16(const float* x, int64_t k, int16_t* q, const BlockScales& out) {
+void Quantise16(const float* x, int64_t k, const RowSlot& out) {
   for (int64_t b = 0; b < k / kQuantBlock; ++b) {
     __m256i whole[4];
-    StoreScales(whole, QuantiseBlock(x + b * kQuantBlock, kLevels16, whole), b, out);
-    StoreBlock(whole, q + b * kQuantBlock);
+    const float* block = x + b * kQuantBlock;
+    StoreScales(whole, QuantiseBlock(block, Largest(block), kLevels16, whole), b, out);
+    StoreWords(whole, out.slots, out.q + 2 * b * kQuantBlock * out.slots);
   }
 }
 

@@ -18,9 +18,10 @@
 
 namespace trivium::kernels::TRIVIUM_SIMD {
 
-void Quantise8(const float* x, int64_t k, int8_t* q, const BlockScales& out);
-void Quantise16(const float* x, int64_t k, int16_t* q, const BlockScales& out);
-void QuantisedMatmul(const MatmulTask& task);
+void Quantise8(const float* x, int64_t k, const RowSlot& out);
+void Quantise16(const float* x, int64_t k, const RowSlot& out);
+void MultiplyRows(const MatmulTask& task);
+void MultiplyTiles(const MatmulTask& task);
 void FloatMatmul(const MatmulTask& task);
 void AttendChunk(const AttentionTask& task, int chunk, const AttentionScratch& scratch,
                  const AttentionPartial& partial);

@@ -7,7 +7,8 @@ namespace {
 void Matmul(const MatmulTask& task) {
   const bool is_float =
       task.kind == PanelKind::kF32 || task.kind == PanelKind::kF16 || task.kind == PanelKind::kBF16;
-  return is_float ? FloatMatmul(task) : QuantisedMatmul(task);
+  if (is_float) return FloatMatmul(task);
+  return task.rows <= kMostFewRows ? MultiplyRows(task) : MultiplyTiles(task);
 }
 
 constexpr KernelTable kTable = {
