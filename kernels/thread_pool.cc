@@ -14,6 +14,16 @@ namespace {
 // partner lost its core gives its own away soon.
 constexpr std::chrono::microseconds kSpin{20};
 constexpr int kPausesPerLook = 16;
+// Enough for a disturbed thread to leave work to the others, few enough that taking one costs
+// nothing beside doing it.
+constexpr int64_t kPiecesPerThread = 4;
+
+// Of state_.
+constexpr uint32_t kInside = (1u << 10) - 1;
+constexpr uint32_t kOpen = 1u << 10;
+constexpr uint32_t kCall = 1u << 11;  // its multiples number the calls
+
+constexpr uint32_t CallOf(uint32_t state) { return state / kCall; }
 
 // Returns once `value` differs from `old`.
 void AwaitChange(const std::atomic<uint32_t>& value, uint32_t old) {
@@ -30,7 +40,7 @@ void AwaitChange(const std::atomic<uint32_t>& value, uint32_t old) {
 }  // namespace
 
 ThreadPool::ThreadPool(int threads, void (*on_start)()) {
-  KERNELS_CHECK(threads >= 1);
+  KERNELS_CHECK(threads >= 1 && threads <= static_cast<int>(kInside));
   workers_.reserve(threads - 1);
   for (int thread = 1; thread < threads; ++thread) {
     workers_.emplace_back([this, thread, on_start] { Work(thread, on_start); });
@@ -39,41 +49,57 @@ ThreadPool::ThreadPool(int threads, void (*on_start)()) {
 
 ThreadPool::~ThreadPool() {
   stop_ = true;
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
+  state_.fetch_add(kCall, std::memory_order_release);
+  state_.notify_all();
   for (std::thread& worker : workers_) worker.join();
 }
 
-int64_t ThreadPool::Parts(int64_t n, int64_t grain) const {
-  return std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, threads());
+int64_t ThreadPool::PieceOf(int64_t n, int64_t grain) const {
+  grain = std::max<int64_t>(grain, 1);
+  if (threads() == 1 || n < 2 * grain) return n;
+  const int64_t pieces = threads() * kPiecesPerThread;
+  return std::max(grain, (n + pieces - 1) / pieces);
 }
 
-void ThreadPool::Run(Body body, const void* context, int64_t n, int64_t parts) {
+void ThreadPool::Run(Body body, const void* context, int64_t n, int64_t piece) {
   body_ = body;
   context_ = context;
   n_ = n;
-  parts_ = parts;
-  pending_.store(static_cast<uint32_t>(workers_.size()), std::memory_order_relaxed);
-  generation_.fetch_add(1, std::memory_order_release);
-  generation_.notify_all();
-  RunPart(0);
-  while (const uint32_t left = pending_.load(std::memory_order_acquire)) {
-    AwaitChange(pending_, left);
+  piece_ = piece;
+  next_.store(0, std::memory_order_relaxed);
+  const uint32_t call = CallOf(state_.load(std::memory_order_relaxed)) + 1;
+  state_.store(call * kCall | kOpen, std::memory_order_release);
+  state_.notify_all();
+  TakePieces(0);
+  uint32_t state = state_.fetch_and(~kOpen, std::memory_order_acq_rel) & ~kOpen;
+  while ((state & kInside) != 0) {
+    AwaitChange(state_, state);
+    state = state_.load(std::memory_order_acquire);
   }
 }
 
-void ThreadPool::RunPart(int thread) const {
-  if (thread >= parts_) return;
-  body_(context_, n_ * thread / parts_, n_ * (thread + 1) / parts_, thread);
+void ThreadPool::TakePieces(int thread) {
+  for (;;) {
+    const int64_t begin = next_.fetch_add(piece_, std::memory_order_relaxed);
+    if (begin >= n_) return;
+    body_(context_, begin, std::min(begin + piece_, n_), thread);
+  }
 }
 
 void ThreadPool::Work(int thread, void (*on_start)()) {
   if (on_start != nullptr) on_start();
-  for (uint32_t seen = 0;; ++seen) {
-    AwaitChange(generation_, seen);
-    if (stop_) return;
-    RunPart(thread);
-    if (pending_.fetch_sub(1, std::memory_order_acq_rel) == 1) pending_.notify_one();
+  uint32_t done = 0;  // the last call that this thread took part in
+  uint32_t state = state_.load(std::memory_order_acquire);
+  while (!stop_) {
+    if ((state & kOpen) == 0 || CallOf(state) == done) {
+      AwaitChange(state_, state);
+      state = state_.load(std::memory_order_acquire);
+    } else if (state_.compare_exchange_weak(state, state + 1, std::memory_order_acq_rel)) {
+      done = CallOf(state);
+      TakePieces(thread);
+      state = state_.fetch_sub(1, std::memory_order_acq_rel) - 1;
+      if ((state & (kOpen | kInside)) == 0) state_.notify_all();
+    }
   }
 }
 

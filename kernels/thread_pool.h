@@ -1,4 +1,5 @@
-// A small pool with a static partition: the work items of a call always go to the same threads.
+// A small pool whose threads take the work of a call piece by piece, so that one whose core is
+// disturbed takes less of it, and one that sleeps through a call is not waited for.
 //
 // Thread-safety: ParallelFor is called by one thread at a time, never from inside a body.
 // Invariants: threads() - 1 workers exist for the life of the pool and the caller takes part, so
@@ -24,34 +25,36 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls fn(begin, end, thread) with disjoint ranges that cover 0 … n - 1; thread < threads() is
-  // different in each concurrent call. Ranges hold at least `grain` items where n allows it; when
-  // one range is left it runs in the caller and wakes nobody. Returns when all are done.
+  // different in each concurrent call. Ranges but the last hold at least `grain` items; where n is
+  // less than twice that, one range runs in the caller and wakes nobody. Returns when all are done.
   template <typename Fn>
   void ParallelFor(int64_t n, int64_t grain, const Fn& fn) {
     if (n <= 0) return;
-    const int64_t parts = Parts(n, grain);
-    if (parts == 1) return fn(int64_t{0}, n, 0);
+    const int64_t piece = PieceOf(n, grain);
+    if (piece >= n) return fn(int64_t{0}, n, 0);
     Run([](const void* context, int64_t begin, int64_t end,
            int thread) { (*static_cast<const Fn*>(context))(begin, end, thread); },
-        &fn, n, parts);
+        &fn, n, piece);
   }
 
  private:
   using Body = void (*)(const void* context, int64_t begin, int64_t end, int thread);
 
-  int64_t Parts(int64_t n, int64_t grain) const;
-  void Run(Body body, const void* context, int64_t n, int64_t parts);
-  void RunPart(int thread) const;
+  int64_t PieceOf(int64_t n, int64_t grain) const;
+  void Run(Body body, const void* context, int64_t n, int64_t piece);
+  void TakePieces(int thread);
   void Work(int thread, void (*on_start)());
 
   std::vector<std::thread> workers_;
-  Body body_ = nullptr;  // the current call; published by generation_
+  // The current call: written while nobody is inside, published by state_.
+  Body body_ = nullptr;
   const void* context_ = nullptr;
   int64_t n_ = 0;
-  int64_t parts_ = 0;
-  bool stop_ = false;
-  alignas(64) std::atomic<uint32_t> generation_{0};
-  alignas(64) std::atomic<uint32_t> pending_{0};
+  int64_t piece_ = 0;
+  std::atomic<bool> stop_{false};
+  alignas(64) std::atomic<int64_t> next_{0};  // first item that nobody has taken
+  // The number of the call, whether workers may still come in, and how many are inside.
+  alignas(64) std::atomic<uint32_t> state_{0};
 };
 
 }  // namespace trivium::kernels

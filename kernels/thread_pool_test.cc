@@ -3,8 +3,6 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
-#include <mutex>
-#include <set>
 #include <thread>
 #include <vector>
 
@@ -45,19 +43,34 @@ TEST(ThreadPoolTest, ManyCallsSeeEachOthersWrites) {
   for (const int64_t v : values) EXPECT_EQ(v, 5000);
 }
 
-TEST(ThreadPoolTest, ThePartitionIsStatic) {
-  ThreadPool pool(4);
-  std::vector<std::thread::id> first(64), again(64);
-  const auto record = [&](std::vector<std::thread::id>& ids) {
-    pool.ParallelFor(64, 1, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) ids[i] = std::this_thread::get_id();
+// A worker that is held up until all else is done: with fixed shares this would not end.
+TEST(ThreadPoolTest, TheOthersDoTheWorkOfOneThatIsHeldUp) {
+  constexpr int64_t kItems = 64;
+  ThreadPool pool(3);
+  for (int round = 0; round < 100; ++round) {
+    std::atomic<int64_t> done{0};
+    std::atomic<bool> held{false};
+    pool.ParallelFor(kItems, 1, [&](int64_t begin, int64_t end, int thread) {
+      if (thread > 0 && !held.exchange(true)) {
+        while (done < kItems - (end - begin)) std::this_thread::yield();
+      }
+      done += end - begin;
     });
-  };
-  record(first);
-  record(again);
-  EXPECT_EQ(first, again);
-  EXPECT_EQ(std::set<std::thread::id>(first.begin(), first.end()).size(), 4u);
-  EXPECT_EQ(first[0], std::this_thread::get_id());
+    EXPECT_EQ(done, kItems);
+  }
+}
+
+// What a call returns to is done with: nobody is inside its body any more.
+TEST(ThreadPoolTest, NobodyIsInsideAfterwards) {
+  ThreadPool pool(4);
+  for (int round = 0; round < 5000; ++round) {
+    std::atomic<int> inside{0};
+    pool.ParallelFor(8, 1, [&](int64_t, int64_t, int) {
+      ++inside;
+      --inside;
+    });
+    ASSERT_EQ(inside, 0);
+  }
 }
 
 TEST(ThreadPoolTest, SmallWorkStaysInTheCaller) {
@@ -74,7 +87,7 @@ TEST(ThreadPoolTest, StartsEachWorkerOnce) {
   {
     ThreadPool pool(5, [] { ++started; });
     pool.ParallelFor(5, 1, [](int64_t, int64_t, int) {});
-    EXPECT_EQ(started, 4);
+    EXPECT_LE(started, 4);
   }
   EXPECT_EQ(started, 4);
 }
