@@ -1,6 +1,7 @@
-"""Writes the binary seeds of the GGUF target: small models that load, one for each path through the loader.
+"""Writes the binary seeds of the GGUF and mmproj targets: small models and vision towers that load, one for each path
+through the loader.
 
-    make_seeds.py [FOLDER]      default: corpus/gguf beside this file
+    make_seeds.py [FOLDER]      default: corpus beside this file
 
 The other targets' seeds are text, written by hand. Inputs that once broke a target are named regression_*.
 """
@@ -107,12 +108,44 @@ def seeds():
     yield "split", gguf([("general.alignment", UINT32, 64)] + split, [("t", [256, 1], Q4_K)], alignment=64)
 
 
+def tower(kind, learned, frames, projector):
+    """A vision tower of one layer: slices of 8 x 8 pixels in patches of 2 x 2."""
+    vision = lambda key, value: ("clip.vision." + key, FLOAT if isinstance(value, (float, list)) else UINT32, value)
+    entries = [("general.architecture", STRING, "clip"), ("clip.projector_type", STRING, kind),
+               ("clip.use_gelu", BOOL, kind == "idefics3"), vision("image_size", 8), vision("patch_size", 2),
+               vision("embedding_length", 8), vision("feed_forward_length", 16), vision("block_count", 1),
+               vision("attention.head_count", 2), vision("attention.layer_norm_epsilon", 1e-6),
+               vision("projector.scale_factor", 2), vision("preproc_image_size", 16),
+               vision("image_mean", [0.5] * 3), vision("image_std", [0.5] * 3)]
+    tensors = [("v.patch_embd.weight" + frame, [2, 2, 3, 8], F32) for frame in frames]
+    linear = lambda name, inputs, outputs: [(name + ".weight", [inputs, outputs], F32), (name + ".bias", [outputs], F32)]
+    if learned:
+        tensors.append(("v.position_embd.weight", [8, learned], F32))
+    if learned == 17:
+        tensors.append(("v.class_embd", [8], F32))
+    for norm in ("v.post_ln", "v.blk.0.ln1", "v.blk.0.ln2"):
+        tensors += [(norm + ".weight", [8], F32), (norm + ".bias", [8], F32)]
+    for name in ("attn_q", "attn_k", "attn_v", "attn_out"):
+        tensors += linear("v.blk.0." + name, 8, 8)
+    tensors += linear("v.blk.0.ffn_up", 8, 16) + linear("v.blk.0.ffn_down", 16, 8)
+    for name, inputs, outputs in projector:
+        tensors += linear(name, inputs, outputs)
+    return gguf(entries, tensors)
+
+
+def towers():
+    yield "idefics3", tower("idefics3", 16, [""], [("mm.model.fc", 32, 4)])
+    yield "llava", tower("mlp", 17, [""], [("mm.0", 8, 4), ("mm.2", 4, 4)])
+    yield "qwen2vl", tower("qwen2vl_merger", 0, ["", ".1"], [("mm.0", 32, 8), ("mm.2", 8, 4)])
+
+
 def main():
-    folder = pathlib.Path(sys.argv[1]) if sys.argv[1:] else pathlib.Path(__file__).parent / "corpus/gguf"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in seeds():
-        assert len(data) <= BYTES_MAX, f"{name} has {len(data)} bytes"
-        (folder / name).write_bytes(data)
+    root = pathlib.Path(sys.argv[1]) if sys.argv[1:] else pathlib.Path(__file__).parent / "corpus"
+    for target, inputs in (("gguf", seeds()), ("mmproj", towers())):
+        (root / target).mkdir(parents=True, exist_ok=True)
+        for name, data in inputs:
+            assert len(data) <= BYTES_MAX, f"{name} has {len(data)} bytes"
+            (root / target / name).write_bytes(data)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Writes the pictures of image_test, with what Pillow makes of them, and the seeds of tests/fuzz.
 
-    python3 -m venv venv && venv/bin/pip install pillow==13.0.0 numpy==2.4.6
+    python3 -m venv venv && venv/bin/pip install pillow==12.3.0 numpy==2.4.6
     venv/bin/python make_pictures.py
 
 pictures.bin: "TRVI", uint32 version 1, uint32 count; for each picture string name, string file, uint8 whether it is
