@@ -353,7 +353,7 @@ TEST(VisionOracleTest, SmallTowersOfEachKindOnEveryPath) {
         // Under kFast, AMX multiplies in bfloat16.
         const bool exact =
             isa != kernels::Isa::kAmx || numerics == kernels::Numerics::kBatchInvariant;
-        if (exact) EXPECT_LE(d.largest, 1e-4);
+        EXPECT_LE(d.largest, exact ? 1e-4 : 0.2);
         EXPECT_GE(d.cosine, exact ? 0.999999 : 0.999);
       }
     }
