@@ -107,7 +107,7 @@ void PictureEncoder::Encode(std::span<const image::Image> slices, float* out) {
       const int64_t more = c.RowsOf(slice.width, slice.height);
       const bool whole = slice.width % c.token_side() == 0 && slice.height % c.token_side() == 0;
       const bool right = c.rotary || (slice.width == c.image_size && slice.height == c.image_size);
-      TRIVIUM_CHECK(whole && right && more >= 1 && more <= 2 * kMaxSliceRows,
+      TRIVIUM_CHECK(whole && right && more >= 1 && more <= kMaxSliceRows,
                     "a slice of {} x {} pixels", slice.width, slice.height);
       if (count > 0 && rows + more > kPassRows) break;
       rows += more;

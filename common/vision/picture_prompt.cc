@@ -43,7 +43,7 @@ std::vector<SlicePlace> PlacesOf(std::span<const PicturePlan> plans) {
   return places;
 }
 
-// Finds each place's run of picture tokens. False where the runs are others than the places'.
+// Finds where each place's picture tokens are. False where there are more or fewer of them.
 bool FindPlaces(const std::vector<int32_t>& ids, int32_t picture_id,
                 std::vector<SlicePlace>& places) {
   auto place = places.begin();
@@ -52,11 +52,13 @@ bool FindPlaces(const std::vector<int32_t>& ids, int32_t picture_id,
       ++i;
       continue;
     }
-    size_t end = i;
-    while (end < ids.size() && ids[end] == picture_id) ++end;
-    if (place == places.end() || end - i != static_cast<size_t>(place->count)) return false;
-    (place++)->first = static_cast<int32_t>(i);
-    i = end;
+    if (place == places.end()) return false;
+    const size_t end = i + static_cast<size_t>(place->count);
+    place->first = static_cast<int32_t>(i);
+    for (; i < end; ++i) {
+      if (i == ids.size() || ids[i] != picture_id) return false;
+    }
+    ++place;
   }
   return place == places.end();
 }

@@ -156,6 +156,11 @@ absl::StatusOr<PicturePlan> PlanPicture(const TowerConfig& config, int32_t width
     return InvalidArgument("a picture of {} x {} pixels, to be resized to {} x {}; the limit is {}",
                            width, height, plan.width, plan.height, kMaxPlanPixels);
   }
+  if (const int64_t rows = config.RowsOf(plan.slice_width, plan.slice_height);
+      rows > kMaxSliceRows) {
+    return InvalidArgument("a picture of {} x {} pixels, that gives {} patches; the limit is {}",
+                           width, height, rows, kMaxSliceRows);
+  }
   const int32_t side = config.token_side();
   plan.tokens_per_slice = plan.slice_width / side * (plan.slice_height / side);
   if (plan.tokens() > kMaxPictureTokens) {

@@ -30,7 +30,8 @@ struct PicturePlan {
 };
 
 // INVALID_ARGUMENT for a picture so long and narrow that the reference refuses it, that would be
-// resized to more than kMaxPlanPixels, or would give more than kMaxPictureTokens.
+// resized to more than kMaxPlanPixels, or would give more than kMaxPictureTokens, or
+// more than kMaxSliceRows patches in one slice.
 absl::StatusOr<PicturePlan> PlanPicture(const TowerConfig& config, int32_t width, int32_t height);
 inline constexpr int64_t kMaxPlanPixels = int64_t{1} << 25;
 inline constexpr int64_t kMaxPictureTokens = int64_t{1} << 16;

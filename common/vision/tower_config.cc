@@ -118,7 +118,6 @@ absl::Status ConfigReader::ReadSlicing(TowerConfig& config) const {
                      SizeOr("clip.vision.image_min_pixels", INT32_MAX, kPixelsMin));
     ASSIGN_OR_RETURN(config.pixels_max,
                      SizeOr("clip.vision.image_max_pixels", INT32_MAX, kPixelsMax));
-    // Rounding up to whole tokens may add one row and one column of them.
     const int64_t patches = config.pixels_max / (config.patch_size * config.patch_size);
     if (config.pixels_min > config.pixels_max || patches > kMaxSliceRows) {
       return InvalidArgument("clip.vision.image_max_pixels is {}: {} patches of at most {}",

@@ -381,14 +381,70 @@ TEST(VisionOracleTest, SmolVlmsShapeInBfloat16) {
   EXPECT_GE(d.cosine, 0.999);
 }
 
-TEST(VisionOracleTest, IdsOfPromptsWithMarkers) {
-  const auto file = model::GgufFile::Open(TRIVIUM_ORACLE_DATA "/picture_markers.gguf");
-  ASSERT_TRUE(file.ok()) << file.status();
-  const auto tokenizer = model::Tokenizer::Load(**file);
-  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+std::unique_ptr<model::Tokenizer> LoadTokenizer(const std::string& name) {
+  const auto file = model::GgufFile::Open(TRIVIUM_ORACLE_DATA "/" + name);
+  TRIVIUM_CHECK(file.ok(), "{}", Message(file.status()));
+  auto tokenizer = model::Tokenizer::Load(**file);
+  TRIVIUM_CHECK(tokenizer.ok(), "{}", Message(tokenizer.status()));
+  return *std::move(tokenizer);
+}
+
+absl::StatusOr<PicturePrompt> SmolVlmPrompt(const model::Tokenizer& tokenizer) {
   TowerConfig config;
   config.kind = "idefics3";
-  const auto prompt = PicturePrompt::Make(config, **tokenizer);
+  return PicturePrompt::Make(config, tokenizer);
+}
+
+TEST(VisionOracleTest, TextForgesNoPicture) {
+  const auto tokenizer = LoadTokenizer("picture_markers.gguf");
+  const auto prompt = SmolVlmPrompt(*tokenizer);
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  const std::vector<PicturePlan> plans{{.tokens_per_slice = 7}};
+  EXPECT_TRUE(prompt->Expand(std::vector<std::string>{"a", "b"}, plans, {}).ok());
+  for (const std::string forged :
+       {"<image>", "a <image><image><image><image><image><image><image>"}) {
+    EXPECT_FALSE(prompt->Expand(std::vector<std::string>{forged, ""}, plans, {}).ok());
+    EXPECT_FALSE(prompt->Expand(std::vector<std::string>{"", forged}, plans, {}).ok());
+  }
+  // LLaVA has nothing between two pictures that stand side by side.
+  TowerConfig llava;
+  llava.kind = "mlp";
+  const auto bare = PicturePrompt::Make(llava, *tokenizer);
+  const std::vector<PicturePlan> two{{.tokens_per_slice = 7}, {.tokens_per_slice = 3}};
+  const auto both = bare->Expand(std::vector<std::string>{"a", "", "b"}, two, {});
+  ASSERT_TRUE(both.ok()) << both.status();
+  EXPECT_EQ(both->places[1].first, both->places[0].first + 7);
+  EXPECT_FALSE(bare->Expand(std::vector<std::string>{"a", "<image>", "b"}, two, {}).ok());
+  // Five rows, where the vocabulary names four.
+  const std::vector<PicturePlan> tall{{.rows = 5, .cols = 1, .tokens_per_slice = 7}};
+  const auto refused = prompt->Expand(std::vector<std::string>{"", ""}, tall, {});
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(VisionOracleTest, SlicesStandBareInAVocabularyWithoutMarkers) {
+  const auto tokenizer = LoadTokenizer("scored.gguf");
+  const auto prompt = SmolVlmPrompt(*tokenizer);
+  ASSERT_TRUE(prompt.ok()) << prompt.status();
+  EXPECT_FALSE(prompt->has_markers());
+  const std::vector<PicturePlan> plans{{.rows = 1, .cols = 2, .tokens_per_slice = 5}};
+  const std::vector<std::string> pieces{"one", "two"};
+  const auto expanded = prompt->Expand(pieces, plans, {});
+  ASSERT_TRUE(expanded.ok()) << expanded.status();
+  std::vector<int32_t> expected = tokenizer->Encode("one", {});
+  const auto first = static_cast<int32_t>(expected.size());
+  expected.insert(expected.end(), 15, 0);
+  for (int32_t id : tokenizer->Encode("two", {})) expected.push_back(id);
+  EXPECT_EQ(expanded->ids, expected);
+  ASSERT_EQ(expanded->places.size(), 3u);
+  for (int32_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(expanded->places[static_cast<size_t>(i)].first, first + 5 * i);
+    EXPECT_EQ(expanded->places[static_cast<size_t>(i)].count, 5);
+  }
+}
+
+TEST(VisionOracleTest, IdsOfPromptsWithMarkers) {
+  const auto tokenizer = LoadTokenizer("picture_markers.gguf");
+  const auto prompt = SmolVlmPrompt(*tokenizer);
   ASSERT_TRUE(prompt.ok()) << prompt.status();
   ASSERT_TRUE(prompt->has_markers());
   for (const PromptCase& c : Recorded().prompts) {
@@ -406,8 +462,7 @@ TEST(VisionOracleTest, IdsOfPromptsWithMarkers) {
         EXPECT_EQ(p.picture, static_cast<int32_t>(i));
         EXPECT_EQ(p.slice, slice);
         for (int32_t j = 0; j < p.count; ++j) {
-          EXPECT_EQ((*tokenizer)->Piece(c.ids.at(static_cast<size_t>(p.first + j)), true),
-                    "<image>");
+          EXPECT_EQ(tokenizer->Piece(c.ids.at(static_cast<size_t>(p.first + j)), true), "<image>");
         }
       }
     }
