@@ -36,8 +36,11 @@ int LogitRows(const SequenceRange& range) {
 }  // namespace
 
 struct Engine::Workspace {
-  // The step at hand. `rows` falls to the logit rows in the last layer.
+  // The step at hand: the rows of the batch, and behind them those of the pass. `rows` holds those
+  // that the layer at hand computes, and falls to the logit rows in the last one.
   Rows rows;
+  int batch_rows = 0, all_rows = 0;
+  std::vector<kernels::SequenceSpan> batch_spans, all_spans;
   std::vector<int32_t> ids;
   std::vector<int> logit_rows;  // the packed rows whose logits are wanted, ascending
   std::vector<kernels::SequenceSpan> logit_spans;
@@ -86,8 +89,19 @@ void Engine::CheckRange(const SequenceRange& range) const {
   }
 }
 
+void Engine::CheckPass(const LayerPass& pass) const {
+  if (pass.ranges.empty()) return;
+  const int layers = model_->config.layers;
+  TRIVIUM_CHECK(
+      pass.layer_begin >= 0 && pass.layer_begin < pass.layer_end && pass.layer_end <= layers,
+      "layers {} … {} of {}", pass.layer_begin, pass.layer_end, layers);
+  const bool is_whole = pass.layer_begin == 0 && pass.layer_end == layers;
+  TRIVIUM_CHECK(is_whole || pass.hidden != nullptr, "rows between two layers have no place");
+}
+
 // Blocks may be shared by what lies in them already, never by what a step puts there.
-void Engine::CheckWrites(std::span<const SequenceRange> batch) {
+void Engine::CheckWrites(std::span<const SequenceRange> batch,
+                         std::span<const SequenceRange> pass) {
   std::vector<bool>& written = workspace_->written;
   const auto block_tokens = static_cast<size_t>(storage_->layout().block_tokens);
   const auto past = [&](const SequenceRange& range) {
@@ -98,55 +112,91 @@ void Engine::CheckWrites(std::span<const SequenceRange> batch) {
     const size_t begin = past(range).size();
     return range.block_table.subspan(begin, (end + block_tokens - 1) / block_tokens - begin);
   };
-  for (const SequenceRange& range : batch) {
-    for (const int32_t block : present(range)) {
-      TRIVIUM_CHECK(!written[static_cast<size_t>(block)], "two ranges write to block {}", block);
-      written[static_cast<size_t>(block)] = true;
+  const auto for_each = [&](const auto& blocks_of, const auto& visit) {
+    for (const auto& ranges : {batch, pass}) {
+      for (const SequenceRange& range : ranges) {
+        for (const int32_t block : blocks_of(range)) visit(block);
+      }
     }
-  }
-  for (const SequenceRange& range : batch) {
-    for (const int32_t block : past(range)) {
-      TRIVIUM_CHECK(!written[static_cast<size_t>(block)], "block {} is shared and written", block);
-    }
-  }
-  for (const SequenceRange& range : batch) {
-    for (const int32_t block : present(range)) written[static_cast<size_t>(block)] = false;
-  }
+  };
+  for_each(present, [&](int32_t block) {
+    TRIVIUM_CHECK(!written[static_cast<size_t>(block)], "two ranges write to block {}", block);
+    written[static_cast<size_t>(block)] = true;
+  });
+  for_each(past, [&](int32_t block) {
+    TRIVIUM_CHECK(!written[static_cast<size_t>(block)], "block {} is shared and written", block);
+  });
+  for_each(present, [&](int32_t block) { written[static_cast<size_t>(block)] = false; });
 }
 
-void Engine::GatherBatch(std::span<const SequenceRange> batch) {
+void Engine::Append(const SequenceRange& range, bool gives_logits) {
+  Workspace& w = *workspace_;
+  CheckRange(range);
+  const int begin = static_cast<int>(w.rows.positions.size());
+  const int count = static_cast<int>(range.tokens.size());
+  TRIVIUM_CHECK(begin + count <= kMaxRows, "a step of more than {} rows", kMaxRows);
+  for (int i = 0; i < count; ++i) w.rows.positions.push_back(range.position + i);
+  w.all_spans.push_back({begin, count, range.block_table.data()});
+
+  const int wanted = gives_logits ? LogitRows(range) : 0;
+  const int first = static_cast<int>(w.logit_rows.size());
+  w.first_row.push_back(wanted == 0 ? -1 : first);
+  if (wanted == 0) return;
+  w.logit_spans.push_back({first, wanted, range.block_table.data()});
+  for (int i = count - wanted; i < count; ++i) w.logit_rows.push_back(begin + i);
+}
+
+void Engine::Gather(std::span<const SequenceRange> batch, const LayerPass& pass) {
   Workspace& w = *workspace_;
   w.ids.clear();
   w.rows.positions.clear();
-  w.rows.spans.clear();
+  w.all_spans.clear();
   w.logit_rows.clear();
   w.logit_spans.clear();
   w.first_row.clear();
-  for (const SequenceRange& range : batch) {
-    CheckRange(range);
-    const int begin = static_cast<int>(w.ids.size());
-    const int count = static_cast<int>(range.tokens.size());
-    TRIVIUM_CHECK(begin + count <= kMaxRows, "a step of more than {} rows", kMaxRows);
-    w.ids.insert(w.ids.end(), range.tokens.begin(), range.tokens.end());
-    for (int i = 0; i < count; ++i) w.rows.positions.push_back(range.position + i);
-    w.rows.spans.push_back({begin, count, range.block_table.data()});
-
-    const int wanted = LogitRows(range);
-    const int first = static_cast<int>(w.logit_rows.size());
-    w.first_row.push_back(wanted == 0 ? -1 : first);
-    if (wanted == 0) continue;
-    w.logit_spans.push_back({first, wanted, range.block_table.data()});
-    for (int i = count - wanted; i < count; ++i) w.logit_rows.push_back(begin + i);
+  CheckPass(pass);
+  for (const SequenceRange& range : batch) Append(range, true);
+  w.batch_rows = static_cast<int>(w.rows.positions.size());
+  w.batch_spans = w.all_spans;
+  for (const SequenceRange& range : pass.ranges) {
+    Append(range, pass.layer_end == model_->config.layers);
   }
-  w.rows.count = static_cast<int>(w.ids.size());
+  w.all_rows = static_cast<int>(w.rows.positions.size());
   TRIVIUM_CHECK(w.logit_rows.size() <= kMaxLogitRows, "logits of {} rows wanted, at most {}",
                 w.logit_rows.size(), kMaxLogitRows);
-  CheckWrites(batch);
-  GroupBySharedPrefix(w.rows.positions, storage_->layout().block_tokens, w.rows.spans);
-  w.rows.kv_bytes_read = 0;
-  w.rows.Reserve(model_->config);
+  CheckWrites(batch, pass.ranges);
+  const auto add_ids = [&w](const SequenceRange& range) {
+    w.ids.insert(w.ids.end(), range.tokens.begin(), range.tokens.end());
+  };
+  std::ranges::for_each(batch, add_ids);
+  if (pass.layer_begin == 0) std::ranges::for_each(pass.ranges, add_ids);
+  const int block_tokens = storage_->layout().block_tokens;
   const size_t logits = w.logit_rows.size() * static_cast<size_t>(model_->config.vocab);
   if (w.logits.size() < logits) w.logits.resize(logits);
+  GroupBySharedPrefix(w.rows.positions, block_tokens, w.batch_spans);
+  GroupBySharedPrefix(w.rows.positions, block_tokens, w.all_spans);
+}
+
+void Engine::Join(const LayerPass& pass) {
+  Workspace& w = *workspace_;
+  w.rows.count = w.all_rows;
+  w.rows.spans = w.all_spans;
+  if (pass.layer_begin == 0) return;  // embedded with the batch
+  const auto width = static_cast<size_t>(model_->config.hidden);
+  const auto rows = static_cast<size_t>(w.all_rows - w.batch_rows);
+  TRIVIUM_CHECK(pass.hidden->size() == rows * width, "{} values of {} rows", pass.hidden->size(),
+                rows);
+  std::ranges::copy(*pass.hidden, w.rows.x.begin() + static_cast<std::ptrdiff_t>(w.batch_rows) *
+                                                         static_cast<std::ptrdiff_t>(width));
+}
+
+void Engine::Leave(const LayerPass& pass) {
+  Workspace& w = *workspace_;
+  const int64_t width = model_->config.hidden;
+  pass.hidden->assign(w.rows.x.begin() + w.batch_rows * width,
+                      w.rows.x.begin() + w.all_rows * width);
+  w.rows.count = w.batch_rows;
+  w.rows.spans = w.batch_spans;
 }
 
 // Once the last layer's keys and values are stored, only rows whose logits are wanted have a
@@ -163,19 +213,30 @@ void Engine::KeepLogitRows() {
   GroupBySharedPrefix(rows.positions, storage_->layout().block_tokens, rows.spans);
 }
 
-StepResult Engine::Step(std::span<const SequenceRange> batch, const LayerDone& layer_done) {
+StepResult Engine::Step(std::span<const SequenceRange> batch, const LayerPass& pass,
+                        const LayerDone& layer_done) {
   Workspace& w = *workspace_;
-  GatherBatch(batch);
-  if (w.rows.count == 0) return {};
+  Gather(batch, pass);
+  if (w.all_rows == 0) return {};
+  w.rows.count = w.all_rows;
+  w.rows.Reserve(model_->config);
+  w.rows.kv_bytes_read = 0;
+  w.rows.count = static_cast<int>(w.ids.size());
   forward_->Embed(w.ids, w.rows);
   const int layers = model_->config.layers;
+  const bool has_pass = !pass.ranges.empty();
+  w.rows.count = w.batch_rows;
+  w.rows.spans = w.batch_spans;
   for (int layer = 0; layer < layers; ++layer) {
+    if (has_pass && layer == pass.layer_begin) Join(pass);
+    if (w.rows.count == 0) continue;
     forward_->ComputeKv(layer, *storage_, w.rows);
     if (layer_done) layer_done(layer);
     if (layer == layers - 1) KeepLogitRows();
     if (w.rows.count > 0) forward_->AttendAndFeedForward(layer, *storage_, w.rows);
+    if (has_pass && layer + 1 == pass.layer_end && layer + 1 < layers) Leave(pass);
   }
-  if (w.rows.count > 0) forward_->ComputeLogits(w.rows, w.logits.data());
+  if (!w.logit_rows.empty()) forward_->ComputeLogits(w.rows, w.logits.data());
   const size_t logits = w.logit_rows.size() * static_cast<size_t>(model_->config.vocab);
   return {.logits = {w.logits.data(), logits},
           .first_row = w.first_row,

@@ -1,6 +1,7 @@
 // The forward pass: one step takes a packed batch of token ranges from any number of sequences
 // (whole prompts, chunks, single tokens) without padding. Prefill and decode are two callers of the
-// same step.
+// same step. Ranges may also pass a few layers in each step, beside a batch that passes all of
+// them.
 //
 // Thread-safety: one thread drives an Engine. The KV blocks named in a batch must be owned by the
 // caller. Ranges whose tables begin with the same blocks share them: attention reads these once for
@@ -15,6 +16,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "common/kv/kv_storage.h"
 #include "common/model/model.h"
@@ -33,14 +35,27 @@ struct SequenceRange {
 
 class Forward;
 
-// Called on the engine's thread as soon as layer `layer` of every range lies in the KV storage.
+// Ranges that pass the layers [layer_begin, layer_end) in this step: layered prefill ("From
+// Tokens to Layers", 2025). In these layers they and the batch are one packed batch; the others do
+// not see them. Each step goes on where the one before has ended, with the same ranges or fewer.
+struct LayerPass {
+  std::span<const SequenceRange> ranges;
+  int layer_begin = 0, layer_end = 0;  // their logits come with the model's last layer
+  // [rows, hidden], in the order of the ranges: the residual stream between two steps. Read where
+  // layer_begin > 0, written where layer_end is not the model's last; null where neither.
+  std::vector<float>* hidden = nullptr;
+};
+
+// Called on the engine's thread as soon as layer `layer` of every range that passes it lies in the
+// KV storage.
 using LayerDone = std::function<void(int layer)>;
 
 // Both views are valid until the next step.
 struct StepResult {
-  std::span<const float> logits;   // [logit rows, vocab], in batch order
-  std::span<const int> first_row;  // for each range, its first logit row, or -1
-  int64_t kv_bytes_read = 0;       // by attention, all layers
+  std::span<const float> logits;  // [logit rows, vocab], in the order of the ranges
+  // For each range of the batch, then of the pass, its first logit row, or -1.
+  std::span<const int> first_row;
+  int64_t kv_bytes_read = 0;  // by attention, all layers
 };
 
 class Engine {
@@ -57,8 +72,12 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
 
   // Callers validate what comes from outside: ids, positions and tables that break the rules above
-  // end the process. An empty batch gives no rows and no calls of `layer_done`.
-  StepResult Step(std::span<const SequenceRange> batch, const LayerDone& layer_done = nullptr);
+  // end the process. A layer that no row passes gives no call of `layer_done`.
+  StepResult Step(std::span<const SequenceRange> batch, const LayerDone& layer_done = nullptr) {
+    return Step(batch, {}, layer_done);
+  }
+  StepResult Step(std::span<const SequenceRange> batch, const LayerPass& pass,
+                  const LayerDone& layer_done);
 
   const model::Model& model() const { return *model_; }
   const kernels::Ops& ops() const { return *ops_; }
@@ -69,8 +88,12 @@ class Engine {
   struct Workspace;
 
   void CheckRange(const SequenceRange& range) const;
-  void CheckWrites(std::span<const SequenceRange> batch);
-  void GatherBatch(std::span<const SequenceRange> batch);
+  void CheckPass(const LayerPass& pass) const;
+  void CheckWrites(std::span<const SequenceRange> batch, std::span<const SequenceRange> pass);
+  void Gather(std::span<const SequenceRange> batch, const LayerPass& pass);
+  void Append(const SequenceRange& range, bool gives_logits);
+  void Join(const LayerPass& pass);
+  void Leave(const LayerPass& pass);
   void KeepLogitRows();
 
   std::shared_ptr<const model::Model> model_;
