@@ -23,14 +23,18 @@ class StepCost {
   void Observe(int64_t rows, int64_t keys, double seconds);
   // Seconds, never negative; 0 before the first observation.
   double Predict(int64_t rows, int64_t keys) const;
+  // The same and two standard deviations: of what steps vary by, and of what is not known because
+  // no step of late was like it. Infinite before the first observation.
+  double PredictAtMost(int64_t rows, int64_t keys) const;
   Coefficients coefficients() const;
 
  private:
   using Vector = std::array<double, 3>;
 
   mutable std::mutex mutex_;
-  Vector weights_{};  // of the scaled features
-  std::array<Vector, 3> covariance_{};
+  Vector weights_{};                    // of the scaled features
+  std::array<Vector, 3> covariance_{};  // of the weights, in units of variance_
+  double variance_ = 0;                 // of a step's time, relative to it
   int64_t observations_ = 0;
 };
 

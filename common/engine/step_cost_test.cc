@@ -62,6 +62,39 @@ TEST(StepCostTest, OneStepHeldUpHardlyMatters) {
   EXPECT_NEAR(cost.Predict(16, 16000) / truth(16, 16000), 1, 0.15);
 }
 
+// Of new steps about as many lie below the bound as two standard deviations say.
+TEST(StepCostTest, BoundsWhatStepsTake) {
+  const Truth truth{2e-3, 1.5e-4, 3e-8};
+  std::mt19937 random(7);
+  for (const double noise : {0.02, 0.1}) {
+    StepCost cost;
+    Feed(cost, truth, 1000, noise, 8);
+    std::normal_distribution<double> normal(1, noise);
+    int below = 0;
+    for (int i = 0; i < 2000; ++i) {
+      const int64_t rows = random() % 512 + 1;
+      const int64_t keys = KeysOfRange(random() % 1500, rows);
+      below += truth(rows, keys) * normal(random) <= cost.PredictAtMost(rows, keys) ? 1 : 0;
+      EXPECT_LE(cost.PredictAtMost(rows, keys), truth(rows, keys) * (1 + 5 * noise));
+    }
+    EXPECT_GT(below, 1880);
+  }
+}
+
+// A machine that has decoded for long knows little of long steps, until it has seen one.
+TEST(StepCostTest, TrustsNoLawBeyondWhatItHasSeen) {
+  const Truth truth{2e-3, 1.5e-4, 3e-8};
+  StepCost cost;
+  EXPECT_EQ(cost.PredictAtMost(1, 1), std::numeric_limits<double>::infinity());
+  for (int i = 0; i < 2000; ++i) cost.Observe(4, 400 + i % 300, truth(4, 400 + i % 300));
+  EXPECT_LE(cost.PredictAtMost(4, 500), 1.2 * truth(4, 500));
+  EXPECT_GT(cost.PredictAtMost(512, KeysOfRange(0, 512)), 3 * truth(512, KeysOfRange(0, 512)));
+  for (const int64_t rows : {16, 32, 128}) {
+    cost.Observe(rows, KeysOfRange(0, rows), truth(rows, KeysOfRange(0, rows)));
+  }
+  EXPECT_LE(cost.PredictAtMost(256, KeysOfRange(0, 256)), 1.5 * truth(256, KeysOfRange(0, 256)));
+}
+
 TEST(StepCostTest, StaysFiniteWhenTheLoadNeverVaries) {
   StepCost cost;
   for (int i = 0; i < 100000; ++i) cost.Observe(1, 100, 5e-3);
