@@ -19,6 +19,7 @@ namespace {
 
 constexpr int kWorkersMax = 1024;
 constexpr int kThreadsMax = 256;
+constexpr int kLayeredStepTokens = 8192;
 constexpr size_t kTokenBytesMin = 16, kTokenBytesMax = 4096;
 
 int UsableCores() {
@@ -138,6 +139,9 @@ absl::Status Complete(v1::WorkerConfig* config, std::string_view role) {
     config->mutable_server()->set_listen(role == "prefill" ? "127.0.0.1:7401" : "127.0.0.1:7402");
   }
   if (!config->engine().has_threads()) config->mutable_engine()->set_threads(UsableCores());
+  if (!config->engine().has_step_tokens() && config->engine().prefill_policy() == "layered") {
+    config->mutable_engine()->set_step_tokens(kLayeredStepTokens);
+  }
   RETURN_IF_ERROR(CompleteFields(config, ""));
   if (config->worker_id().empty()) {
     config->set_worker_id(DefaultWorkerId(role, config->server().listen()));

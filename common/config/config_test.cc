@@ -59,9 +59,20 @@ TEST(CompleteTest, WorkerDefaults) {
           "-decode-7402\nserver:\n  listen: \"127.0.0.1:7402\"\n  log_level: info\n"
           "  drain_timeout_s: 30\nmodel:\n  path: m.gguf\nengine:\n  isa: auto\n  numerics: fast\n"
           "  kv_memory_bytes: 1073741824\n  step_tokens: 512\n  requests_max: 64\n  admission: "
-          "expected\n  kv_tiers:\n    memory_bytes: 0\n    disk_bytes: 0\ntransfer:\n"
+          "expected\n  kv_tiers:\n    memory_bytes: 0\n    disk_bytes: 0\n"
+          "  prefill_policy: chunked\n  step_target_ms: 0\ntransfer:\n"
           "  interface: lo\n  timeout_scale: 1\n  transports: posix,tcp,self\n"
           "  port: 0\n  port_count: 256\n");
+}
+
+TEST(CompleteTest, LayeredPrefillTakesLongSteps) {
+  v1::WorkerConfig config = Worker();
+  config.mutable_engine()->set_prefill_policy("layered");
+  ASSERT_TRUE(Complete(&config, "decode").ok());
+  EXPECT_EQ(config.engine().step_tokens(), 8192);
+  config.mutable_engine()->set_step_tokens(100);
+  ASSERT_TRUE(Complete(&config, "decode").ok());
+  EXPECT_EQ(config.engine().step_tokens(), 100);
 }
 
 TEST(CompleteTest, ADiskTierHasAFileASizeAndAKey) {

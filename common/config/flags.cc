@@ -43,6 +43,8 @@ constexpr FlagSpec kWorkerFlags[] = {
     {"--kv-disk-size", "engine.kv_tiers.disk_bytes", "size of that file, for example 64GiB"},
     {"--kv-disk-key-file", "engine.kv_tiers.disk_key_file", "secret that seals that file"},
     {"--step-tokens", "engine.step_tokens", "rows of one step at most"},
+    {"--step-target-ms", "engine.step_target_ms", "how long a step with prompts may take; 0: any"},
+    {"--prefill-policy", "engine.prefill_policy", "chunked, layered"},
     {"--requests-max", "engine.requests_max", "requests at a time, waiting ones included"},
     {"--admission", "engine.admission", "of decode: expected, full"},
     {"--interface", "transfer.interface", "network device of the KV transfer"},

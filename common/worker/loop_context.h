@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string_view>
 
@@ -13,6 +14,7 @@
 #include "common/transfer/transport.h"
 #include "common/worker/load_board.h"
 #include "common/worker/promotion.h"
+#include "common/worker/prompt_schedule.h"
 
 namespace trivium::worker {
 
@@ -21,13 +23,16 @@ struct RangeRecord {
   uint64_t request = 0;  // the loop's own number of it
   int32_t position = 0;
   int32_t rows = 0;
+  int layer_begin = 0, layer_end = 0;  // that these rows passed in this step
 };
 
 struct StepRecord {
-  std::span<const RangeRecord> ranges;
-  int64_t rows = 0;
-  int64_t keys = 0;  // sum over the rows of the keys that each sees
+  std::span<const RangeRecord> ranges;  // those that run, then prompts
+  // Rows and keys; of rows that passed some of the layers, that share.
+  StepLoad load{};
   double seconds = 0;
+  // Why it held no more of prompts; none: it held nothing of a prompt.
+  std::optional<PromptStep::Limit> limit{};
 };
 
 // Where the KV of a prompt came from, in tokens.
@@ -44,6 +49,8 @@ class LoopProbe {
   virtual ~LoopProbe() = default;
   virtual void OnStep(const StepRecord& step) = 0;
   virtual void OnFirstToken(double seconds_since_submit) = 0;
+  // From one token of an answer to its next, where both were computed here.
+  virtual void OnTokenGap(double seconds) = 0;
   // The KV of a prompt is complete here.
   virtual void OnPrompt(const PromptRecord& prompt) = 0;
   virtual void OnEnd(const absl::Status& status) = 0;  // of a request
@@ -57,9 +64,12 @@ struct LoopContext {
   LoopProbe* probe = nullptr;
   Promotion* promotion = nullptr;  // null: there are no tiers below the pool
   Clock* clock = &Clock::Real();
-  int32_t step_tokens = 512;    // rows of one step at most
-  int32_t requests_max = 64;    // running and waiting together
-  bool admits_expected = true;  // decode: on expected length, not on all that may come
+  int32_t step_tokens = 512;  // rows of one step at most
+  PrefillPolicy prefill_policy = PrefillPolicy::kChunked;
+  double step_target_s = 0;                // of a step with rows of prompts; 0: none
+  const engine::StepCost* cost = nullptr;  // as measured; needed where there is a target
+  int32_t requests_max = 64;               // running and waiting together
+  bool admits_expected = true;             // decode: on expected length, not on all that may come
   Duration keep_alive_interval = std::chrono::milliseconds(250);  // of landings that wait
 };
 

@@ -133,6 +133,11 @@ LoopContext WorkerRuntime::loop_context() const {
           .promotion = promotion_.get(),
           .clock = &Clock::Real(),
           .step_tokens = config_.engine().step_tokens(),
+          .prefill_policy = config_.engine().prefill_policy() == "layered"
+                                ? PrefillPolicy::kLayered
+                                : PrefillPolicy::kChunked,
+          .step_target_s = config_.engine().step_target_ms() / 1e3,
+          .cost = &worker_metrics_->step_cost(),
           .requests_max = config_.engine().requests_max(),
           .admits_expected = config_.engine().admission() == "expected",
           .keep_alive_interval =

@@ -34,10 +34,12 @@ const std::map<absl::StatusCode, std::string>& Outcomes() {
 
 struct WorkerMetrics::Handles {
   explicit Handles(Metrics& metrics);
+  void AddStepMetrics(Metrics& metrics);
   void AddPrefixCounters(Metrics& metrics);
 
-  Histogram *step_seconds, *step_rows, *first_token_seconds;
+  Histogram *step_seconds, *step_rows, *first_token_seconds, *token_gap_seconds;
   Counter *steps, *rows;
+  std::map<PromptStep::Limit, Counter*> prompt_steps;
   std::map<absl::StatusCode, Counter*> requests;
   Gauge *running, *waiting, *draining;
   Counter *prompt_cached, *prompt_loaded, *prompt_received, *prompt_computed;
@@ -53,16 +55,12 @@ struct WorkerMetrics::Handles {
 };
 
 WorkerMetrics::Handles::Handles(Metrics& metrics) {
-  step_seconds =
-      &metrics.AddHistogram("step_seconds", "Time of one engine step", Metrics::LatencyBuckets());
-  step_rows =
-      &metrics.AddHistogram("step_rows", "Rows of one engine step",
-                            {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192});
+  AddStepMetrics(metrics);
   first_token_seconds = &metrics.AddHistogram("first_token_seconds",
                                               "From a request's arrival to its first token here",
                                               Metrics::LatencyBuckets());
-  steps = &metrics.AddCounter("steps_total", "Engine steps");
-  rows = &metrics.AddCounter("rows_total", "Rows of all engine steps");
+  token_gap_seconds = &metrics.AddHistogram(
+      "token_gap_seconds", "From one token of an answer to its next", Metrics::LatencyBuckets());
   const auto prompt = [&metrics](const char* source) {
     return &metrics.AddCounter("prompt_tokens_total", "Prompt tokens by where their KV came from",
                                {{"source", source}});
@@ -114,6 +112,26 @@ WorkerMetrics::Handles::Handles(Metrics& metrics) {
   }
 }
 
+void WorkerMetrics::Handles::AddStepMetrics(Metrics& metrics) {
+  step_seconds =
+      &metrics.AddHistogram("step_seconds", "Time of one engine step", Metrics::LatencyBuckets());
+  step_rows =
+      &metrics.AddHistogram("step_rows", "Rows of one engine step",
+                            {1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192});
+  steps = &metrics.AddCounter("steps_total", "Engine steps");
+  rows = &metrics.AddCounter("rows_total",
+                             "Rows of all engine steps, in parts where they passed some layers");
+  for (const auto& [limit, name] : {std::pair(PromptStep::Limit::kWork, "work"),
+                                    {PromptStep::Limit::kRows, "rows"},
+                                    {PromptStep::Limit::kSeconds, "seconds"}}) {
+    prompt_steps[limit] = &metrics.AddCounter(
+        "prompt_steps_total",
+        "Engine steps with rows of prompts, by what bounded them: all the work that there was, "
+        "step_tokens, or the time of a step",
+        {{"limit", name}});
+  }
+}
+
 void WorkerMetrics::Handles::AddPrefixCounters(Metrics& metrics) {
   const auto prefixes = [&metrics](const char* outcome) {
     return &metrics.AddCounter("prefixes_sent_total",
@@ -141,16 +159,19 @@ WorkerMetrics::WorkerMetrics(Metrics& metrics, const kv::BlockPool& pool,
 WorkerMetrics::~WorkerMetrics() = default;
 
 void WorkerMetrics::OnStep(const StepRecord& step) {
-  step_cost_.Observe(step.rows, step.keys, step.seconds);
+  step_cost_.Observe(step.load.rows, step.load.keys, step.seconds);
   handles_->step_seconds->Observe(step.seconds);
-  handles_->step_rows->Observe(static_cast<double>(step.rows));
+  handles_->step_rows->Observe(static_cast<double>(step.load.rows));
   handles_->steps->Add();
-  handles_->rows->Add(static_cast<double>(step.rows));
+  handles_->rows->Add(static_cast<double>(step.load.rows));
+  if (step.limit.has_value()) handles_->prompt_steps.at(*step.limit)->Add();
 }
 
 void WorkerMetrics::OnFirstToken(double seconds_since_submit) {
   handles_->first_token_seconds->Observe(seconds_since_submit);
 }
+
+void WorkerMetrics::OnTokenGap(double seconds) { handles_->token_gap_seconds->Observe(seconds); }
 
 void WorkerMetrics::OnPrompt(const PromptRecord& prompt) {
   handles_->prompt_cached->Add(prompt.cached);

@@ -23,6 +23,7 @@ class WorkerMetrics final : public LoopProbe {
 
   void OnStep(const StepRecord& step) override;
   void OnFirstToken(double seconds_since_submit) override;
+  void OnTokenGap(double seconds) override;
   void OnPrompt(const PromptRecord& prompt) override;
   void OnEnd(const absl::Status& status) override;
 

@@ -23,7 +23,8 @@ struct Member {
   int32_t tokens = 0;      // emitted here
   int32_t last_id = 0;     // of the newest token, whose KV the next step computes
   engine::TokenHistory history{};
-  bool is_cut = false;  // nobody wants its next tokens: it ends with the one that comes next
+  TimePoint newest_at{};  // when its newest token was there
+  bool is_cut = false;    // nobody wants its next tokens: it ends with the one that comes next
 };
 
 struct Job {
@@ -58,7 +59,7 @@ struct Job {
 struct StepPart {
   Job* job = nullptr;
   Member* member = nullptr;
-  int32_t begin = 0, end = 0;  // positions
+  int32_t prompt_end = 0;  // of the chunk; 0: it runs
 };
 
 }  // namespace trivium::decode

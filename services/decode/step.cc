@@ -2,63 +2,40 @@
 #include <algorithm>
 #include <utility>
 
-#include "common/engine/step_cost.h"
-#include "common/worker/chunk_plan.h"
 #include "common/worker/first_tokens.h"
+#include "common/worker/step_batch.h"
 #include "services/decode/step_loop.h"
 
 namespace trivium::decode {
-namespace {
-
-engine::SequenceRange RangeOf(const StepPart& part) {
-  const worker::StageRequest& request = part.job->request;
-  engine::SequenceRange range{.tokens = {&part.member->last_id, 1},
-                              .position = part.begin,
-                              .block_table = part.member->blocks.block_table(),
-                              .logits = engine::LogitsWanted::kLast};
-  if (part.job->state == Job::State::kPrefilling) {
-    range.tokens =
-        std::span(request.token_ids)
-            .subspan(static_cast<size_t>(part.begin), static_cast<size_t>(part.end - part.begin));
-    if (part.end < request.prompt_tokens()) range.logits = engine::LogitsWanted::kNone;
-  }
-  return range;
-}
-
-}  // namespace
-
 std::vector<StepPart> StepLoop::Plan() {
   std::vector<StepPart> parts;
+  worker::StepLoad running;
   for (const auto& [number, job] : jobs_) {
     if (job->state != Job::State::kRunning) continue;
     for (Member& member : job->members) {
       if (member.blocks.empty()) continue;
-      parts.push_back({job.get(), &member, job->position(member), job->position(member) + 1});
+      parts.push_back({job.get(), &member});
+      running.Add(job->position(member), 1);
     }
   }
-  PlanPrompts(&parts);
+  PlanPrompts(running, &parts);
   return parts;
 }
 
-// Those that run come first; prompts take the rows that are left, and never less than a block.
-void StepLoop::PlanPrompts(std::vector<StepPart>* parts) {
-  std::vector<Job*> prefilling;
-  std::vector<worker::PromptProgress> progress;
+// Where nobody waits for the next token, no time has to be kept.
+void StepLoop::PlanPrompts(worker::StepLoad running, std::vector<StepPart>* parts) {
+  std::vector<worker::PromptTurn> prompts;
   for (const auto& [number, job] : jobs_) {
     if (job->state != Job::State::kPrefilling) continue;
-    prefilling.push_back(job.get());
-    progress.push_back({.done = job->computed, .total = job->request.prompt_tokens()});
+    prompts.push_back({number, {.done = job->computed, .total = job->request.prompt_tokens()}});
   }
-  if (prefilling.empty()) return;
-  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
-  const auto running = static_cast<int32_t>(parts->size());
-  const worker::PlanLimits limits{
-      .rows = std::max(block_tokens, context_.step_tokens - running),
-      .chunks = static_cast<size_t>(engine::Engine::kMaxLogitRows) - parts->size(),
-      .block_tokens = block_tokens};
-  for (const worker::PlannedChunk& chunk : worker::PlanChunks(progress, limits)) {
-    Job* job = prefilling[chunk.prompt];
-    parts->push_back({job, &job->members.front(), chunk.begin, chunk.end});
+  plan_ = schedule_.Plan(prompts, running,
+                         {.rows = std::min(context_.step_tokens, engine::Engine::kMaxRows),
+                          .seconds = running.rows > 0 ? context_.step_target_s : 0,
+                          .cost = context_.cost});
+  for (const worker::PromptChunk& chunk : plan_.chunks) {
+    Job* job = jobs_.at(chunk.number).get();
+    parts->push_back({job, &job->members.front(), chunk.end});
   }
 }
 
@@ -66,32 +43,28 @@ void StepLoop::RunStep() {
   const TimePoint begin = context_.clock->Now();
   const std::vector<StepPart> parts = Plan();
   if (parts.empty()) return;
-  std::vector<engine::SequenceRange> ranges;
-  std::vector<worker::RangeRecord> records;
-  worker::StepRecord step;
-  for (const StepPart& part : parts) {
-    if (part.job->first_step == TimePoint{}) part.job->first_step = begin;
-    ranges.push_back(RangeOf(part));
-    const int32_t rows = part.end - part.begin;
-    records.push_back({part.job->number, part.begin, rows});
-    step.rows += rows;
-    step.keys += engine::KeysOfRange(part.begin, rows);
+  worker::StepBatch batch(context_);
+  const size_t answers = parts.size() - plan_.chunks.size();
+  for (size_t i = 0; i < parts.size(); ++i) {
+    const auto& [job, member, prompt_end] = parts[i];
+    if (job->first_step == TimePoint{}) job->first_step = begin;
+    if (i < answers) {
+      batch.AddAnswer(job->number, member->last_id, job->position(*member),
+                      member->blocks.block_table());
+    } else {
+      batch.AddChunk(plan_.chunks[i - answers], job->request, member->blocks.block_table(), false);
+    }
   }
   // A long step must not let the landings of requests that still wait run out.
-  const engine::StepResult result =
-      context_.engine->Step(ranges, [this](int) { KeepLandingsAlive(); });
+  batch.Run(schedule_, [this](int) { KeepLandingsAlive(); });
   ++steps_;
-  const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
   std::vector<std::vector<worker::OutputToken>> tokens;
   for (size_t i = 0; i < parts.size(); ++i) {
-    const int row = result.first_row[i];
-    tokens.push_back(Advance(
-        parts[i], row < 0 ? std::span<const float>()
-                          : result.logits.subspan(static_cast<size_t>(row) * vocab, vocab)));
+    const bool is_done = i < answers || schedule_.is_through();
+    tokens.push_back(is_done ? Advance(parts[i], batch.logits(i))
+                             : std::vector<worker::OutputToken>());
   }
-  step.ranges = records;
-  step.seconds = worker::SecondsBetween(begin, context_.clock->Now());
-  context_.probe->OnStep(step);
+  batch.Report(plan_, begin);
   for (size_t i = 0; i < parts.size(); ++i) {
     if (!tokens[i].empty()) Give(*parts[i].job, tokens[i]);
   }
@@ -118,10 +91,11 @@ std::vector<worker::OutputToken> StepLoop::Advance(const StepPart& part,
     if (part.member->chain.size() > full) Publish(*part.member);
     return {NextToken(job, *part.member, logits)};
   }
-  job.computed = part.end;
-  context_.pool->Publish(part.member->blocks, part.member->chain,
-                         std::min(part.end / context_.engine->storage().layout().block_tokens,
-                                  part.member->chain.size()));
+  job.computed = part.prompt_end;
+  context_.pool->Publish(
+      part.member->blocks, part.member->chain,
+      std::min(part.prompt_end / context_.engine->storage().layout().block_tokens,
+               part.member->chain.size()));
   if (logits.empty()) return {};
   return worker::SampleFirst(job.request, logits,
                              context_.engine->model().tokenizer->end_of_generation_ids());

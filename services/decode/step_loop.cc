@@ -7,6 +7,7 @@
 #include "common/worker/convert.h"
 #include "common/worker/first_tokens.h"
 #include "common/worker/landing.h"
+#include "common/worker/step_batch.h"
 
 namespace trivium::decode {
 namespace {
@@ -28,7 +29,8 @@ worker::LoopContext Bounded(worker::LoopContext context) {
 StepLoop::StepLoop(const worker::LoopContext& context)
     : context_(Bounded(context)),
       admission_(context_.requests_max),
-      mailbox_(std::make_shared<worker::Mailbox<Command>>()) {
+      mailbox_(std::make_shared<worker::Mailbox<Command>>()),
+      schedule_(worker::MakeSchedule(context_, 0, context_.requests_max)) {
   PublishLoad();
   thread_ = std::thread([this] { Run(); });
 }
@@ -325,6 +327,11 @@ void StepLoop::Preempt() {
 // The job may be gone when this returns, but never before each of its members has ended.
 void StepLoop::Emit(Job& job, const worker::OutputToken& token) {
   Member& member = job.members[static_cast<size_t>(token.choice)];
+  const TimePoint now = context_.clock->Now();
+  if (member.tokens > 0) {
+    context_.probe->OnTokenGap(worker::SecondsBetween(member.newest_at, now));
+  }
+  member.newest_at = now;
   ++member.tokens;
   member.last_id = token.token.id;
   member.history.Add(token.token.id);
@@ -342,6 +349,7 @@ void StepLoop::Learn(const Job& job, const Member& member) {
 }
 
 void StepLoop::End(uint64_t number, absl::Status status, bool silent) {
+  schedule_.Drop(number);
   auto node = jobs_.extract(number);
   std::unique_ptr<Job> job = std::move(node.mapped());
   DecodeSink* sink = job->sink;

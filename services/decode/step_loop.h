@@ -1,7 +1,7 @@
 // The decode stage without its network: reserves blocks and a landing place for each request, waits
 // for its KV, then gives every running request one token a step until it ends. A request that is to
-// be prefilled here has no landing: what tiers hold of its prompt is loaded, and chunks of the rest
-// join the steps, behind the rows of those that run.
+// be prefilled here has no landing: what tiers hold of its prompt is loaded, and the rest joins the
+// steps, behind the rows of those that run.
 //
 // One thread owns the engine and every request. Commands reach it through a mailbox and are read at
 // step boundaries; outputs leave through DecodeSink. Thread-safety: all public methods, any thread.
@@ -12,9 +12,10 @@
 // the blocks of its prompt and of the answer that is expected, from Submit on; one that goes on
 // longer gets a block more before the step that needs it, or another gives its blocks back and
 // ends: see growth.h; several choices hold all that they may need. Invariants: each member gives
-// its own blocks back when it ends; a step holds exactly one row for every running member, and at
-// most step_tokens rows or, where these leave less, one block of a prompt; every submitted request
-// ends with exactly one OnEnd; its blocks stay leased while the transport may write them.
+// its own blocks back when it ends; a step holds exactly one row for every running member, and of
+// prompts what worker::PromptSchedule leaves them of step_tokens rows and step_target_s; every
+// submitted request ends with exactly one OnEnd; its blocks stay leased while the transport may
+// write them.
 #pragma once
 
 #include <atomic>
@@ -30,6 +31,7 @@
 #include "common/worker/admission.h"
 #include "common/worker/loop_context.h"
 #include "common/worker/mailbox.h"
+#include "common/worker/prompt_schedule.h"
 #include "common/worker/types.h"
 #include "services/decode/growth.h"
 #include "services/decode/job.h"
@@ -128,7 +130,7 @@ class StepLoop {
   void MakeRoom();
   void Preempt();
   std::vector<StepPart> Plan();
-  void PlanPrompts(std::vector<StepPart>* parts);
+  void PlanPrompts(worker::StepLoad running, std::vector<StepPart>* parts);
   void RunStep();
   // What a part of the step has given: no token, one, or the first of each choice.
   std::vector<worker::OutputToken> Advance(const StepPart& part, std::span<const float> logits);
@@ -152,6 +154,8 @@ class StepLoop {
   const std::shared_ptr<const bool> growing_ = std::make_shared<const bool>(true);
   // The engine's thread only.
   std::map<uint64_t, std::unique_ptr<Job>> jobs_;
+  worker::PromptSchedule schedule_;
+  worker::PromptStep plan_;  // of the step at hand
   TimePoint kept_alive_{};
   uint64_t steps_ = 0;
   std::thread thread_;

@@ -17,6 +17,7 @@ class IgnoringProbe final : public worker::LoopProbe {
  public:
   void OnStep(const worker::StepRecord&) override {}
   void OnFirstToken(double) override {}
+  void OnTokenGap(double) override {}
   void OnPrompt(const worker::PromptRecord&) override {}
   void OnEnd(const absl::Status&) override {}
 };

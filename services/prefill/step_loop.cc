@@ -4,11 +4,11 @@
 #include <utility>
 
 #include "common/engine/prompt_scores.h"
-#include "common/engine/step_cost.h"
 #include "common/telemetry/log.h"
 #include "common/worker/chunk_plan.h"
 #include "common/worker/convert.h"
 #include "common/worker/first_tokens.h"
+#include "common/worker/step_batch.h"
 #include "services/prefill/pull.h"
 
 namespace trivium::prefill {
@@ -53,7 +53,6 @@ struct StepLoop::Job {
   // Late callbacks of a request that has ended find this gone and post nothing.
   std::shared_ptr<const uint64_t> alive;
 
-  bool is_begun() const { return done > cached + pulled; }
   // Tokens whose KV is there, or will be soon without being computed.
   int32_t reach() const { return state == State::kPulling ? request.pull_tokens : done; }
   bool is_scored() const { return IsScored(request); }
@@ -63,7 +62,8 @@ StepLoop::StepLoop(const worker::LoopContext& context)
     : context_(context),
       admission_(context.requests_max),
       mailbox_(std::make_shared<worker::Mailbox<Command>>()),
-      waiting_(context.pool, context.engine->storage().layout().block_tokens, context.step_tokens) {
+      waiting_(context.pool, context.engine->storage().layout().block_tokens, context.step_tokens),
+      schedule_(worker::MakeSchedule(context_, kScoredRows, 0)) {
   PublishLoad();
   thread_ = std::thread([this] { Run(); });
 }
@@ -295,72 +295,55 @@ void StepLoop::Send(Job& job, transfer::RowRange rows) {
 }
 
 std::vector<StepLoop::Chunk> StepLoop::Plan() {
-  std::vector<Job*> computing;
-  std::vector<worker::PromptProgress> progress;
+  std::vector<const Job*> computing;
   for (const auto& [number, job] : jobs_) {
-    if (job->state != Job::State::kComputing) continue;
-    computing.push_back(job.get());
+    if (job->state == Job::State::kComputing) computing.push_back(job.get());
   }
   std::ranges::sort(computing, {}, &Job::turn);
+  std::vector<worker::PromptTurn> prompts;
   for (const Job* job : computing) {
-    progress.push_back({job->done, job->request.prompt_tokens(), job->is_scored()});
+    prompts.push_back({job->number, {job->done, job->request.prompt_tokens(), job->is_scored()}});
   }
+  plan_ = schedule_.Plan(prompts, {},
+                         {.rows = std::min(context_.step_tokens, engine::Engine::kMaxRows),
+                          .seconds = context_.step_target_s,
+                          .cost = context_.cost});
   std::vector<Chunk> chunks;
-  const worker::PlanLimits limits{.rows = std::min(context_.step_tokens, engine::Engine::kMaxRows),
-                                  .scored_rows = kScoredRows,
-                                  .chunks = engine::Engine::kMaxLogitRows - kScoredRows,
-                                  .block_tokens = context_.engine->storage().layout().block_tokens};
-  for (const worker::PlannedChunk& chunk : worker::PlanChunks(progress, limits)) {
-    chunks.push_back({computing[chunk.prompt], chunk.begin, chunk.end});
+  for (const worker::PromptChunk& chunk : plan_.chunks) {
+    chunks.push_back({jobs_.at(chunk.number).get(), chunk});
   }
   return chunks;
 }
 
 void StepLoop::RunStep(const std::vector<Chunk>& chunks) {
   const TimePoint begin = context_.clock->Now();
-  std::vector<engine::SequenceRange> ranges;
-  std::vector<worker::RangeRecord> records;
-  worker::StepRecord step;
-  for (const Chunk& chunk : chunks) {
-    Job& job = *chunk.job;
-    if (!job.is_begun()) {
-      job.started = begin;
-      job.queue_s = worker::SecondsBetween(job.submitted, begin);
+  worker::StepBatch batch(context_);
+  for (const auto& [job, tokens] : chunks) {
+    if (job->started == TimePoint{}) {
+      job->started = begin;
+      job->queue_s = worker::SecondsBetween(job->submitted, begin);
     }
-    const int32_t rows = chunk.end - chunk.begin;
-    const bool last = chunk.end == job.request.prompt_tokens();
-    ranges.push_back(
-        {.tokens = std::span(job.request.token_ids)
-                       .subspan(static_cast<size_t>(chunk.begin), static_cast<size_t>(rows)),
-         .position = chunk.begin,
-         .block_table = job.blocks.block_table(),
-         .logits = job.is_scored() ? engine::LogitsWanted::kAll
-                   : last          ? engine::LogitsWanted::kLast
-                                   : engine::LogitsWanted::kNone});
-    records.push_back({job.number, chunk.begin, rows});
-    step.rows += rows;
-    step.keys += engine::KeysOfRange(chunk.begin, rows);
+    batch.AddChunk(tokens, job->request, job->blocks.block_table(), job->is_scored());
   }
-  const engine::StepResult result =
-      context_.engine->Step(ranges, [&](int layer) { SendLayers(chunks, layer); });
+  batch.Run(schedule_, [&](int layer) { SendLayers(chunks, layer); });
   ++steps_;
-  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
-  const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
-  for (size_t i = 0; i < chunks.size(); ++i) {
-    Job& job = *chunks[i].job;
-    job.done = chunks[i].end;
-    context_.pool->Publish(job.blocks, job.request.chain,
-                           std::min(job.done / block_tokens, job.request.chain.size()));
-    if (result.first_row[i] < 0) continue;
-    const size_t rows = job.is_scored() ? static_cast<size_t>(records[i].rows) : 1;
-    const auto logits =
-        result.logits.subspan(static_cast<size_t>(result.first_row[i]) * vocab, rows * vocab);
-    if (job.is_scored()) ScorePrompt(chunks[i], logits);
-    if (job.done == job.request.prompt_tokens()) Sample(job, logits.last(vocab));
+  if (schedule_.is_through()) {
+    for (size_t i = 0; i < chunks.size(); ++i) Advance(chunks[i], batch.logits(i));
   }
-  step.ranges = records;
-  step.seconds = worker::SecondsBetween(begin, context_.clock->Now());
-  context_.probe->OnStep(step);
+  batch.Report(plan_, begin);
+}
+
+// The chunk is through all layers.
+void StepLoop::Advance(const Chunk& chunk, std::span<const float> logits) {
+  Job& job = *chunk.job;
+  job.done = chunk.tokens.end;
+  context_.pool->Publish(job.blocks, job.request.chain,
+                         std::min(job.done / context_.engine->storage().layout().block_tokens,
+                                  job.request.chain.size()));
+  if (logits.empty()) return;
+  if (job.is_scored()) ScorePrompt(chunk, logits);
+  const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
+  if (job.done == job.request.prompt_tokens()) Sample(job, logits.last(vocab));
 }
 
 void StepLoop::SendLayers(const std::vector<Chunk>& chunks, int layer) {
@@ -371,8 +354,8 @@ void StepLoop::SendLayers(const std::vector<Chunk>& chunks, int layer) {
     if (layer + 1 == layers) chunk.job->kv_computed = context_.clock->Now();
     Send(*chunk.job, {.layer_begin = layer / group * group,
                       .layer_end = layer + 1,
-                      .token_begin = chunk.begin,
-                      .token_end = chunk.end});
+                      .token_begin = chunk.tokens.begin,
+                      .token_end = chunk.tokens.end});
   }
 }
 
@@ -382,11 +365,11 @@ void StepLoop::ScorePrompt(const Chunk& chunk, std::span<const float> logits) {
   const auto prompt =
       std::span(request.token_ids)
           .first(static_cast<size_t>(request.prompt_tokens() - request.output_index));
-  int32_t index = engine::FirstScored(chunk.begin);
+  int32_t index = engine::FirstScored(chunk.tokens.begin);
   std::vector<worker::OutputToken> tokens;
-  for (engine::SampledToken& token :
-       engine::ScorePrompt(prompt, chunk.begin, logits, context_.engine->model().config.vocab,
-                           request.sampling.prompt_logprobs)) {
+  for (engine::SampledToken& token : engine::ScorePrompt(prompt, chunk.tokens.begin, logits,
+                                                         context_.engine->model().config.vocab,
+                                                         request.sampling.prompt_logprobs)) {
     tokens.push_back({.index = index, .token = std::move(token), .has_logprob = index > 0});
     ++index;
   }
@@ -410,6 +393,7 @@ void StepLoop::Sample(Job& job, std::span<const float> logits) {
 
 void StepLoop::End(uint64_t number, absl::Status status) {
   waiting_.Remove(number);
+  schedule_.Drop(number);
   auto node = jobs_.extract(number);
   std::unique_ptr<Job> job = std::move(node.mapped());
   PrefillSink* sink = job->sink;

@@ -1,6 +1,6 @@
-// The prefill stage without its network: takes prompts, computes their KV in a continuous batch of
-// chunks, sends it layer group by layer group while later layers run, and samples each prompt's
-// first token.
+// The prefill stage without its network: takes prompts, computes their KV in a continuous batch, as
+// worker::PromptSchedule says, sends it layer group by layer group while later layers run, and
+// samples each prompt's first token.
 //
 // One thread owns the engine and every request. Commands reach it through a mailbox and are read at
 // step boundaries; outputs leave through PrefillSink. Thread-safety: all public methods, any
@@ -22,6 +22,7 @@
 #include "common/worker/admission.h"
 #include "common/worker/loop_context.h"
 #include "common/worker/mailbox.h"
+#include "common/worker/prompt_schedule.h"
 #include "common/worker/types.h"
 #include "services/prefill/prompt_queue.h"
 
@@ -97,7 +98,7 @@ class StepLoop {
   using Command = std::variant<Arrived, Cancelled, Fetched, Delivered, Pulled>;
   struct Chunk {
     Job* job;
-    int32_t begin, end;
+    worker::PromptChunk tokens;
   };
 
   void Run();
@@ -114,6 +115,7 @@ class StepLoop {
   absl::Status BeginComputing(Job& job);
   std::vector<Chunk> Plan();
   void RunStep(const std::vector<Chunk>& chunks);
+  void Advance(const Chunk& chunk, std::span<const float> logits);
   void Send(Job& job, transfer::RowRange rows);
   void SendLayers(const std::vector<Chunk>& chunks, int layer);
   void ScorePrompt(const Chunk& chunk, std::span<const float> logits);
@@ -129,6 +131,8 @@ class StepLoop {
   // The engine's thread only.
   std::map<uint64_t, std::unique_ptr<Job>> jobs_;  // by arrival
   PromptQueue waiting_;
+  worker::PromptSchedule schedule_;
+  worker::PromptStep plan_;  // of the step at hand
   uint64_t turns_ = 0;
   uint64_t steps_ = 0;
   std::thread thread_;

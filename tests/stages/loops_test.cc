@@ -97,7 +97,7 @@ void CheckPrefillSteps(const std::vector<StepLog::Step>& steps, int32_t budget,
       EXPECT_EQ(range.position % 16, 0);
       done[range.request] += range.rows;
     }
-    EXPECT_EQ(rows, step.rows);
+    EXPECT_EQ(rows, step.load.rows);
     EXPECT_LE(rows, budget);
     shared |= step.ranges.size() > 1;
   }

@@ -32,7 +32,7 @@ inline engine::SamplingParams Seeded(uint64_t seed, int32_t max_tokens) {
 
 inline int64_t RowsOf(const WorkerParts& parts) {
   int64_t rows = 0;
-  for (const StepLog::Step& step : parts.log.steps()) rows += step.rows;
+  for (const StepLog::Step& step : parts.log.steps()) rows += step.load.rows;
   return rows;
 }
 

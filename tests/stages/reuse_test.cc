@@ -136,7 +136,7 @@ TEST_F(ReuseTest, PromptsPrefilledInTheDecodeBatchEqualTheirSoloRun) {
     ExpectRight(rig, requests[i], flights[i]->decode.tokens());
     ASSERT_TRUE(flights[i]->prefill.Wait().ok());
   }
-  for (const StepLog::Step& step : rig.decode_parts.log.steps()) EXPECT_LE(step.rows, 48);
+  for (const StepLog::Step& step : rig.decode_parts.log.steps()) EXPECT_LE(step.load.rows, 48);
 }
 
 TEST_F(ReuseTest, AScoredPromptIsComputedWhole) {

@@ -14,8 +14,23 @@ constexpr auto kPatience = std::chrono::seconds(300);
 }  // namespace
 
 void StepLog::OnStep(const worker::StepRecord& step) {
+  const Step copy{{step.ranges.begin(), step.ranges.end()}, step.load, step.limit};
+  {
+    std::lock_guard lock(mutex_);
+    steps_.push_back(copy);
+  }
+  if (on_step) on_step(copy);
+}
+
+void StepLog::OnTokenGap(double seconds) {
+  EXPECT_GE(seconds, 0);
   std::lock_guard lock(mutex_);
-  steps_.push_back({{step.ranges.begin(), step.ranges.end()}, step.rows, step.keys});
+  ++gaps_;
+}
+
+int64_t StepLog::gaps() const {
+  std::lock_guard lock(mutex_);
+  return gaps_;
 }
 
 void StepLog::OnEnd(const absl::Status& status) {
@@ -101,6 +116,9 @@ worker::LoopContext WorkerParts::Context() {
           .probe = &log,
           .promotion = promotion.get(),
           .step_tokens = options.step_tokens,
+          .prefill_policy = options.prefill_policy,
+          .step_target_s = options.step_target_s,
+          .cost = &cost,
           .requests_max = options.requests_max,
           .admits_expected = options.admits_expected,
           .keep_alive_interval = std::chrono::duration_cast<Duration>(

@@ -4,9 +4,11 @@
 #pragma once
 
 #include <condition_variable>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <random>
 #include <vector>
 
@@ -26,7 +28,9 @@ struct RigOptions {
   double timeout_scale = 1;
   bool admits_expected = true;
   int64_t tier_memory_bytes = 0;  // of each worker's compressed tier
-  std::string tier_disk = {};     // its files are this and the worker's name; empty: no disk
+  worker::PrefillPolicy prefill_policy = worker::PrefillPolicy::kChunked;
+  double step_target_s = 0;
+  std::string tier_disk = {};  // its files are this and the worker's name; empty: no disk
 };
 
 // Remembers every step.
@@ -34,15 +38,20 @@ class StepLog final : public worker::LoopProbe {
  public:
   struct Step {
     std::vector<worker::RangeRecord> ranges;
-    int64_t rows = 0, keys = 0;
+    worker::StepLoad load;
+    std::optional<worker::PromptStep::Limit> limit;
   };
+  // Called behind each step, on the engine's thread; set before the first request.
+  std::function<void(const Step&)> on_step;
   void OnStep(const worker::StepRecord& step) override;
   void OnFirstToken(double) override {}
+  void OnTokenGap(double) override;
   void OnPrompt(const worker::PromptRecord& prompt) override;
   void OnEnd(const absl::Status& status) override;
   std::vector<Step> steps() const;
   worker::PromptRecord prompts() const;   // of all together
   int ends(absl::StatusCode code) const;  // requests that ended so
+  int64_t gaps() const;                   // between tokens
   void WaitStepOf(uint64_t request) const;
 
  private:
@@ -50,6 +59,7 @@ class StepLog final : public worker::LoopProbe {
   std::vector<Step> steps_;
   worker::PromptRecord prompts_;
   std::map<absl::StatusCode, int> ends_;
+  int64_t gaps_ = 0;
 };
 
 // What all workers share: engine, pool, transport.
@@ -65,7 +75,9 @@ struct WorkerParts {
   engine::TestEngine engine;
   std::unique_ptr<kv::BlockPool> pool;
   std::unique_ptr<kv::Offload> offload;  // null: no tiers
-  engine::StepCost cost;                 // stays unknown, so that all is loaded that can be
+  // Of no step of this engine: without observations all is loaded that can be, and a step with a
+  // target holds no more than one block of a prompt.
+  engine::StepCost cost;
   std::unique_ptr<worker::Promotion> promotion;
   std::unique_ptr<transfer::Transport> transport;
   worker::LoadBoard board;
