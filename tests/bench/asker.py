@@ -16,12 +16,11 @@ class Asker:
     def __init__(self, port):
         self.connection = http.client.HTTPConnection('127.0.0.1', port)
 
-    def ask(self, prompt, key, **fields):
-        """Of a text or of token ids; with exactly `max_tokens` tokens of answer."""
+    def events(self, prompt, key, **fields):
+        """What comes of a request, as it comes. Of a text or of token ids; exactly `max_tokens` tokens of answer."""
         # With logprobs each token is an event, even where its text is not whole yet.
         body = json.dumps({'prompt': prompt, 'ignore_eos': True, 'temperature': 0, 'logprobs': 0, 'stream': True,
                            'stream_options': {'include_usage': True}, **fields})
-        begin, first, tokens, usage = time.perf_counter(), None, [], None
         self.connection.request('POST', '/v1/completions', body,
                                 {'Content-Type': 'application/json', 'Authorization': f'Bearer {key}'})
         answer = self.connection.getresponse()
@@ -30,14 +29,22 @@ class Asker:
         for line in answer:
             if not line.startswith(b'data: {'):
                 continue
-            first = first or time.perf_counter() - begin
             event = json.loads(line[6:])
             if 'error' in event:
                 raise SystemExit(f'the request failed: {event}')
+            yield event
+
+    def ask(self, prompt, key, **fields):
+        begin, first, tokens, usage = time.perf_counter(), None, [], None
+        for event in self.events(prompt, key, **fields):
+            first = first or time.perf_counter() - begin
             usage = event.get('usage') or usage
-            for choice in event['choices']:
-                tokens += (choice['logprobs'] or {}).get('tokens', [])
+            tokens += tokens_of(event)
         return Answer(first, time.perf_counter() - begin, tokens, usage, event['id'].removeprefix('cmpl-'))
+
+
+def tokens_of(event):
+    return [token for choice in event['choices'] for token in (choice['logprobs'] or {}).get('tokens', [])]
 
 
 def cached_tokens(answer):
