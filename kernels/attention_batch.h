@@ -9,12 +9,14 @@
 #include <numeric>
 #include <vector>
 
+#include "kernels/kv_row.h"
 #include "kernels/test_util.h"
 
 namespace trivium::kernels {
 
 struct Dims {
   int heads, groups, dim, block_tokens;
+  KvType type = KvType::kF16;
 };
 
 // A batch of sequences with random pages; each has keys 0 … last and queries at its last positions.
@@ -29,13 +31,13 @@ class Batch {
 
   Batch(std::mt19937& random, Dims dims, const std::vector<Sequence>& sequences,
         float deviation = 2.0f)
-      : dims_(dims), layout_{dims.block_tokens, dims.groups, dims.dim} {
+      : dims_(dims), layout_{dims.block_tokens, dims.groups, dims.dim, dims.type} {
     int pages = 3;
     for (const Sequence& s : sequences) pages += s.keys / dims.block_tokens + 1;
     std::vector<int32_t> free(pages);
     std::iota(free.begin(), free.end(), 0);
     std::shuffle(free.begin(), free.end(), random);
-    kv_.resize(pages * layout_.PageElems(), 0x7e00);  // NaN wherever nothing is stored
+    kv_.resize(pages * layout_.PageWords(), 0x7e00);  // NaN wherever nothing is stored
     for (const Sequence& s : sequences) {
       const int shared = s.shared_blocks * dims.block_tokens;
       std::vector<int32_t> table;
@@ -58,17 +60,16 @@ class Batch {
 
   void FillKey(std::mt19937& random, int sequence, int p) {
     const auto values = RandomFloats(random, 2 * layout_.RowElems());
-    for (int64_t i = 0; i < layout_.RowElems(); ++i) {
-      Key(sequence, p)[i] = FloatToHalf(values[i]);
-      Value(sequence, p)[i] = FloatToHalf(values[layout_.RowElems() + i]);
-    }
+    StoreKvRow(layout_, values.data(), Key(sequence, p));
+    StoreKvRow(layout_, values.data() + layout_.RowElems(), Value(sequence, p));
   }
+  // Rows as they lie in the pages.
   uint16_t* Key(int sequence, int p) {
-    return kv_.data() + tables_[sequence][p / dims_.block_tokens] * layout_.PageElems() +
-           p % dims_.block_tokens * layout_.RowElems();
+    return kv_.data() + tables_[sequence][p / dims_.block_tokens] * layout_.PageWords() +
+           p % dims_.block_tokens * layout_.RowWords();
   }
   uint16_t* Value(int sequence, int p) {
-    return Key(sequence, p) + dims_.block_tokens * layout_.RowElems();
+    return Key(sequence, p) + dims_.block_tokens * layout_.RowWords();
   }
 
   struct Result {
@@ -117,16 +118,18 @@ class Batch {
 
  private:
   void CheckHead(int s, int r, int h, const Result& result) {
-    const int group = h / (dims_.heads / dims_.groups) * dims_.dim;
+    const int group = h / (dims_.heads / dims_.groups);
+    std::vector<float> loaded(dims_.dim);
     const float* q = q_.data() + r * row_elems() + int64_t{h} * dims_.dim;
     const double scale = static_cast<float>(1 / std::sqrt(dims_.dim));
     std::vector<double> weights;
     double largest = -INFINITY, total = 0, score_size = 0;
     const int first = window_ == 0 ? 0 : std::max(0, positions_[r] - window_ + 1);
     for (int p = first; p <= positions_[r]; ++p) {
+      LoadKvHead(layout_, Key(s, p), group, loaded.data());
       double dot = 0, size = 0;
       for (int d = 0; d < dims_.dim; ++d) {
-        const double product = double{q[d]} * HalfToFloat(Key(s, p)[group + d]) * scale;
+        const double product = double{q[d]} * loaded[d] * scale;
         dot += product;
         size += std::abs(product);
       }
@@ -140,14 +143,18 @@ class Batch {
         0x1p-23 * (score_size * (softcap_ > 0 ? 6 : 2) + 2 * std::sqrt(weights.size()) + 8);
     ASSERT_NEAR(result.lse[r * dims_.heads + h], largest + std::log(total),
                 relative + std::abs(largest) * 0x1p-22);
-    for (int d = 0; d < dims_.dim; ++d) {
-      double exact = 0, size = 0;
-      for (int p = first; p <= positions_[r]; ++p) {
-        const double product = weights[p - first] / total * HalfToFloat(Value(s, p)[group + d]);
-        exact += product;
-        size += std::abs(product);
+    std::vector<double> exact(dims_.dim), sizes(dims_.dim);
+    for (int p = first; p <= positions_[r]; ++p) {
+      LoadKvHead(layout_, Value(s, p), group, loaded.data());
+      for (int d = 0; d < dims_.dim; ++d) {
+        const double product = weights[p - first] / total * loaded[d];
+        exact[d] += product;
+        sizes[d] += std::abs(product);
       }
-      ASSERT_NEAR(result.out[r * row_elems() + h * dims_.dim + d], exact, 2 * relative * size)
+    }
+    for (int d = 0; d < dims_.dim; ++d) {
+      ASSERT_NEAR(result.out[r * row_elems() + h * dims_.dim + d], exact[d],
+                  2 * relative * sizes[d])
           << "sequence " << s << " row " << r << " head " << h;
     }
   }

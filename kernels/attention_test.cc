@@ -31,6 +31,21 @@ TEST_P(AttentionTest, AgreesWithExactSums) {
   }
 }
 
+// Other kinds of keys and values, in heads that fill vectors and words, and in such that don't.
+TEST_P(AttentionTest, KvTypesAreExactAndChangeNoBitInCompany) {
+  for (const KvType type : {KvType::kBF16, KvType::kInt8}) {
+    for (const Dims dims : {Dims{9, 3, 64, 16, type}, {4, 2, 20, 4, type}, {3, 1, 7, 16, type}}) {
+      Batch batch(random_, dims, {{1, 1}, {40, 19}, {300, 20}, {520, 1}, {321, 1, 16}});
+      const auto together = batch.Run(*ops_);
+      batch.CheckExact(together);
+      ASSERT_FALSE(HasFatalFailure()) << KvTypeName(type) << " head size " << dims.dim;
+      std::vector<SequenceSpan> apart = batch.spans();
+      for (SequenceSpan& span : apart) span.shared_tokens = 0;
+      EXPECT_TRUE(batch.Run(*ops_, apart) == together);
+    }
+  }
+}
+
 // Windows shorter, equal and longer than tiles, pages and chunks; every row reads its own keys
 // only.
 TEST_P(AttentionTest, WindowsOfAnyLength) {

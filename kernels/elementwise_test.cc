@@ -1,9 +1,11 @@
 // The operations that treat rows or elements alone, of every path, against float64 formulas.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "kernels/kv_row.h"
 #include "kernels/test_util.h"
 
 namespace trivium::kernels {
@@ -133,7 +135,7 @@ TEST_P(ElementwiseTest, EmbedRowsIsTheExactRow) {
 TEST_P(ElementwiseTest, StoreKvWritesItsSlotsOnly) {
   const KvLayout layout{.block_tokens = 4, .kv_heads = 3, .head_dim = 10};
   const int64_t elems = layout.RowElems();
-  std::vector<uint16_t> pages(20 * layout.PageElems(), 0xabcd);
+  std::vector<uint16_t> pages(20 * layout.PageWords(), 0xabcd);
   const std::vector<int32_t> table0{7, 2, 19}, table1{0, 11};
   const std::vector<int32_t> positions{3, 4, 5, 9, 6};
   const SequenceSpan spans[] = {{0, 4, table0.data()}, {4, 1, table1.data()}};
@@ -144,12 +146,73 @@ TEST_P(ElementwiseTest, StoreKvWritesItsSlotsOnly) {
   for (int row = 0; row < 5; ++row) {
     const auto [page, slot] = where[row];
     for (int64_t i = 0; i < elems; ++i) {
-      const int64_t at = page * layout.PageElems() + slot * elems + i;
+      const int64_t at = page * layout.PageWords() + slot * elems + i;
       expected[at] = FloatToHalf(k[row * elems + i]);
       expected[at + layout.block_tokens * elems] = FloatToHalf(v[row * elems + i]);
     }
   }
   EXPECT_EQ(pages, expected);
+}
+
+// bfloat16 to the last bit; integers within half a step of a scale that fits the largest.
+TEST_P(ElementwiseTest, StoreKvRoundsAsItsTypeSays) {
+  const int32_t table = 0, position = 1;
+  const SequenceSpan span{0, 1, &table};
+  for (const int dim : {64, 7}) {
+    for (const KvType type : {KvType::kBF16, KvType::kInt8}) {
+      const KvLayout layout{.block_tokens = 2, .kv_heads = 3, .head_dim = dim, .type = type};
+      auto x = RandomFloats(random_, layout.RowElems());
+      std::fill_n(x.begin() + dim, dim, 0.0f);
+      std::vector<uint16_t> page(layout.PageWords(), 0xabcd), row(layout.RowWords(), 0xabcd);
+      ops_->StoreKv({x.data(), x.data(), &position, {&span, 1}, page.data(), layout});
+      StoreKvRow(layout, x.data(), row.data());
+      const uint16_t* key = page.data() + layout.RowWords();
+      EXPECT_TRUE(std::equal(row.begin(), row.end(), key)) << KvTypeName(type) << " " << dim;
+      EXPECT_TRUE(std::equal(row.begin(), row.end(), key + 2 * layout.RowWords()));
+      EXPECT_EQ(page[0], 0xabcd);
+      std::vector<float> loaded(dim);
+      for (int head = 0; head < 3; ++head) {
+        LoadKvHead(layout, key, head, loaded.data());
+        float largest = 0;
+        for (int d = 0; d < dim; ++d) largest = std::max(largest, std::abs(x[head * dim + d]));
+        for (int d = 0; d < dim; ++d) {
+          const float value = x[head * dim + d];
+          const float step = type == KvType::kInt8 ? largest / 127 * 0.502f : std::abs(value) / 256;
+          ASSERT_NEAR(loaded[d], value, step) << KvTypeName(type) << " head " << head;
+        }
+      }
+    }
+  }
+}
+
+// A number that is not finite must not turn into one that is.
+TEST_P(ElementwiseTest, StoreKvKeepsWhatIsNotFinite) {
+  const int32_t table = 0, position = 0;
+  const SequenceSpan span{0, 1, &table};
+  for (const KvType type : {KvType::kF16, KvType::kBF16, KvType::kInt8}) {
+    for (const float bad : {NAN, INFINITY, -INFINITY}) {
+      const KvLayout layout{.block_tokens = 1, .kv_heads = 2, .head_dim = 16, .type = type};
+      std::vector<float> x(32, 1.0f), loaded(16);
+      x[5] = bad;
+      std::vector<uint16_t> page(layout.PageWords());
+      ops_->StoreKv({x.data(), x.data(), &position, {&span, 1}, page.data(), layout});
+      LoadKvHead(layout, page.data(), 0, loaded.data());
+      EXPECT_FALSE(std::isfinite(loaded[5])) << KvTypeName(type);
+      LoadKvHead(layout, page.data(), 1, loaded.data());
+      EXPECT_NEAR(loaded[5], 1.0f, 0.005f);
+    }
+  }
+}
+
+TEST(KvTypeTest, NamesComeBack) {
+  for (const KvType type : {KvType::kF16, KvType::kBF16, KvType::kInt8}) {
+    KvType parsed = KvType::kF16;
+    EXPECT_TRUE(ParseKvType(KvTypeName(type), &parsed));
+    EXPECT_EQ(parsed, type);
+  }
+  KvType untouched = KvType::kInt8;
+  EXPECT_FALSE(ParseKvType("int4", &untouched));
+  EXPECT_EQ(untouched, KvType::kInt8);
 }
 
 INSTANTIATE_TEST_SUITE_P(Paths, ElementwiseTest, testing::ValuesIn(AllOptions()),

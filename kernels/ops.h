@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "kernels/encoder_ops.h"
+#include "kernels/kv_type.h"
 #include "kernels/weights.h"
 
 namespace trivium::kernels {
@@ -46,14 +47,20 @@ class Matrix {
 };
 
 // Where the keys and values of one layer lie. A page is one block of one layer:
-// float16 [2 (K, then V)][block_tokens][G][D]; page b starts at layer + b * PageElems().
+// [2 (K, then V)][block_tokens] rows of RowWords() words of two bytes; page b starts at
+// layer + b * PageWords(). A row is float16 or bfloat16 [G][D], or int8 [G][D], padded to whole
+// words, and float16 [G] scales.
 struct KvLayout {
   int block_tokens = 16;
   int kv_heads = 0;  // G
   int head_dim = 0;  // D
+  KvType type = KvType::kF16;
   int64_t RowElems() const { return int64_t{kv_heads} * head_dim; }
-  int64_t PageElems() const { return 2 * block_tokens * RowElems(); }
-  int64_t PageBytes() const { return PageElems() * 2; }
+  int64_t RowWords() const { return type == KvType::kInt8 ? ScaleWord(kv_heads) : RowElems(); }
+  // Of kInt8: where in a row the scale of a kv head lies.
+  int64_t ScaleWord(int kv_head) const { return (RowElems() + 1) / 2 + kv_head; }
+  int64_t PageWords() const { return 2 * block_tokens * RowWords(); }
+  int64_t PageBytes() const { return PageWords() * 2; }
 };
 
 // The rows of one sequence inside the packed batch, and its keys.

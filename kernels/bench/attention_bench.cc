@@ -47,7 +47,7 @@ void RunAttention(benchmark::State& state, const OpsOptions& options, const Shap
   const auto [sequences, rows, keys, prefix, told] = shape;
   const auto ops = MakeOps(options);
   const int pages = (keys + kLayout.block_tokens - 1) / kLayout.block_tokens;
-  const auto kv = MakeKv(sequences * pages * kLayout.PageElems());
+  const auto kv = MakeKv(sequences * pages * kLayout.PageWords());
   std::vector<int32_t> tables(sequences * pages), positions;
   for (size_t i = 0; i < tables.size(); ++i)
     tables[i] = static_cast<int32_t>(tables.size() - 1 - i);

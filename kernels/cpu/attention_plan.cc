@@ -55,7 +55,7 @@ void AttentionPlan::Run(const AttentionArgs& args) {
   }
   if (args.kv_bytes_read == nullptr) return;
   for (const Counter& rows : loaded_rows_)
-    *args.kv_bytes_read += rows.value * args.layout.head_dim * 2;
+    *args.kv_bytes_read += rows.value * args.layout.RowWords() * 2 / groups_;
 }
 
 void AttentionPlan::FindBlocks(const AttentionArgs& args) {
@@ -118,11 +118,13 @@ AttentionTask AttentionPlan::TaskOf(const AttentionArgs& args, const Block& bloc
   task.padded_dim = padded_dim_;
   task.q_stride = int64_t{args.heads} * layout.head_dim;
   task.q = args.q + int64_t{group} * task.heads * layout.head_dim;
-  task.kv_group =
-      reinterpret_cast<const uint8_t*>(args.kv_layer + int64_t{group} * layout.head_dim);
+  const int64_t slice = int64_t{group} * layout.head_dim * (layout.type == KvType::kInt8 ? 1 : 2);
+  task.kv_group = reinterpret_cast<const uint8_t*>(args.kv_layer) + slice;
+  task.kv_type = layout.type;
+  task.scale_offset = layout.ScaleWord(group) * 2 - slice;
   task.block_tokens = layout.block_tokens;
   task.page_bytes = layout.PageBytes();
-  task.row_bytes = layout.RowElems() * 2;
+  task.row_bytes = layout.RowWords() * 2;
   task.values_offset = layout.block_tokens * task.row_bytes;
   task.scale = args.scale;
   task.window = WindowOf(args);

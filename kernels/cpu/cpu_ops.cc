@@ -103,16 +103,17 @@ class CpuOps final : public Ops {
 
   void StoreKv(const StoreKvArgs& args) override {
     const KvLayout& layout = args.layout;
-    const int64_t elems = layout.RowElems();
+    const int64_t elems = layout.RowElems(), words = layout.RowWords();
+    const KvRowShape shape = {layout.type, layout.kv_heads, layout.head_dim, layout.ScaleWord(0)};
     for (const SequenceSpan& span : args.spans) {
       ForRows(span.row_count, 2 * elems, [&](int64_t i) {
         const int64_t row = span.row_begin + i;
         const int32_t p = args.positions[row];
         uint16_t* key = args.kv_layer +
-                        span.block_table[p / layout.block_tokens] * layout.PageElems() +
-                        p % layout.block_tokens * elems;
-        kernels_.to_half(args.k + row * elems, elems, key);
-        kernels_.to_half(args.v + row * elems, elems, key + layout.block_tokens * elems);
+                        span.block_table[p / layout.block_tokens] * layout.PageWords() +
+                        p % layout.block_tokens * words;
+        kernels_.store_kv_row(shape, args.k + row * elems, key);
+        kernels_.store_kv_row(shape, args.v + row * elems, key + layout.block_tokens * words);
       });
     }
   }

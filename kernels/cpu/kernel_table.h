@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "kernels/cpu/encoder_kernels.h"
+#include "kernels/kv_type.h"
 #include "kernels/uneven_levels.h"
 
 namespace trivium::kernels {
@@ -147,6 +148,14 @@ inline constexpr int kTileKeys = 32;    // converted to float32 at a time
 inline constexpr int kBlockRows = 16;   // query rows of one sequence that share a conversion
 inline constexpr int kSharedRows = 64;  // query rows of sequences with a common prefix
 
+// A row of a KV page.
+struct KvRowShape {
+  KvType type = KvType::kF16;
+  int kv_heads = 0;
+  int head_dim = 0;
+  int64_t scale_word = 0;  // of kInt8: where the scales begin, in words of two bytes
+};
+
 // A query row and its keys.
 struct AttentionRow {
   int32_t row = 0;  // in the packed batch
@@ -173,6 +182,8 @@ struct AttentionTask {
   int block_tokens = 0;
   int64_t page_bytes = 0, row_bytes = 0;
   int64_t values_offset = 0;  // bytes from a key to its value
+  KvType kv_type = KvType::kF16;
+  int64_t scale_offset = 0;  // of kInt8: bytes from the slice to its scale
   float scale = 0;
   int32_t window = kAllKeys;  // keys that a row sees at most, its own included
   float softcap = 0;          // 0: none
@@ -216,7 +227,8 @@ struct KernelTable {
   // One row; cosines and sines of the rope_dim / 2 pairs.
   void (*rope)(float* x, const float* cosines, const float* sines, int heads, int head_dim,
                int rope_dim);
-  void (*to_half)(const float* x, int64_t count, uint16_t* out);
+  // One row of keys or values [kv_heads, head_dim] to a page.
+  void (*store_kv_row)(const KvRowShape& shape, const float* x, uint16_t* row);
   void (*silu_mul)(float* gate, const float* up, int64_t count);
   void (*add)(float* x, const float* y, int64_t count);
   EncoderKernels encoder;

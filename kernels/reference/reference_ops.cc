@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/check.h"
+#include "kernels/kv_row.h"
 #include "kernels/reference/reference_encoder.h"
 #include "kernels/thread_pool.h"
 
@@ -42,8 +43,8 @@ class ReferenceMatrix final : public Matrix {
 };
 
 const uint16_t* KeyAt(const uint16_t* layer, const KvLayout& layout, const int32_t* table, int p) {
-  return layer + table[p / layout.block_tokens] * layout.PageElems() +
-         p % layout.block_tokens * layout.RowElems();
+  return layer + table[p / layout.block_tokens] * layout.PageWords() +
+         p % layout.block_tokens * layout.RowWords();
 }
 
 // The first key that a row at this position sees.
@@ -56,14 +57,15 @@ void CountReads(const AttentionArgs& args, const SequenceSpan& span) {
   if (args.kv_bytes_read == nullptr) return;
   for (int row = span.row_begin; row < span.row_begin + span.row_count; ++row) {
     const int64_t keys = args.positions[row] + 1 - FirstKey(args, args.positions[row]);
-    *args.kv_bytes_read += keys * args.heads * args.layout.head_dim * 4;
+    *args.kv_bytes_read += keys * args.heads * args.layout.RowWords() * 4 / args.layout.kv_heads;
   }
 }
 
 // The softmax of one query row and head over its keys, and the sum of the values weighted by it.
 class HeadAttention {
  public:
-  HeadAttention(const AttentionArgs& args, const SequenceSpan& span) : args_(args), span_(span) {}
+  HeadAttention(const AttentionArgs& args, const SequenceSpan& span)
+      : args_(args), span_(span), head_(args.layout.head_dim) {}
 
   void Run(int row, int head) {
     const KvLayout& layout = args_.layout;
@@ -73,9 +75,9 @@ class HeadAttention {
     const double lse = Scores(args_.q + index * layout.head_dim, group, first, keys);
     sums_.assign(layout.head_dim, 0.0);
     for (int p = first; p < keys; ++p) {
-      const uint16_t* value = Key(group, p) + layout.block_tokens * layout.RowElems();
+      LoadKvHead(layout, Key(p) + layout.block_tokens * layout.RowWords(), group, head_.data());
       const double weight = std::exp(scores_[p - first] - lse);
-      for (int d = 0; d < layout.head_dim; ++d) sums_[d] += weight * HalfToFloat(value[d]);
+      for (int d = 0; d < layout.head_dim; ++d) sums_[d] += weight * head_[d];
     }
     for (int d = 0; d < layout.head_dim; ++d) {
       args_.out[index * layout.head_dim + d] = static_cast<float>(sums_[d]);
@@ -84,9 +86,8 @@ class HeadAttention {
   }
 
  private:
-  const uint16_t* Key(int group, int p) const {
-    return KeyAt(args_.kv_layer, args_.layout, span_.block_table, p) +
-           int64_t{group} * args_.layout.head_dim;
+  const uint16_t* Key(int p) const {
+    return KeyAt(args_.kv_layer, args_.layout, span_.block_table, p);
   }
 
   // Fills scores_ and returns the log of the sum of their exponentials.
@@ -94,9 +95,9 @@ class HeadAttention {
     scores_.clear();
     double largest = -INFINITY;
     for (int p = first; p < keys; ++p) {
-      const uint16_t* key = Key(group, p);
+      LoadKvHead(args_.layout, Key(p), group, head_.data());
       double sum = 0;
-      for (int d = 0; d < args_.layout.head_dim; ++d) sum += double{q[d]} * HalfToFloat(key[d]);
+      for (int d = 0; d < args_.layout.head_dim; ++d) sum += double{q[d]} * head_[d];
       double score = sum * args_.scale;
       if (args_.softcap > 0) score = args_.softcap * std::tanh(score / args_.softcap);
       scores_.push_back(score);
@@ -109,6 +110,7 @@ class HeadAttention {
 
   const AttentionArgs& args_;
   const SequenceSpan& span_;
+  std::vector<float> head_;  // a key or a value
   std::vector<double> scores_;
   std::vector<double> sums_;
 };
@@ -188,13 +190,11 @@ class ReferenceOps final : public Ops {
       for (int row = span.row_begin; row < span.row_begin + span.row_count; ++row) {
         const int p = args.positions[row];
         uint16_t* key = args.kv_layer +
-                        span.block_table[p / args.layout.block_tokens] * args.layout.PageElems() +
-                        p % args.layout.block_tokens * elems;
-        uint16_t* value = key + args.layout.block_tokens * elems;
-        for (int64_t i = 0; i < elems; ++i) {
-          key[i] = FloatToHalf(args.k[row * elems + i]);
-          value[i] = FloatToHalf(args.v[row * elems + i]);
-        }
+                        span.block_table[p / args.layout.block_tokens] * args.layout.PageWords() +
+                        p % args.layout.block_tokens * args.layout.RowWords();
+        StoreKvRow(args.layout, args.k + row * elems, key);
+        StoreKvRow(args.layout, args.v + row * elems,
+                   key + args.layout.block_tokens * args.layout.RowWords());
       }
     }
   }

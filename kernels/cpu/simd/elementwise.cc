@@ -155,19 +155,6 @@ void RopeRow(float* x, const float* cosines, const float* sines, int heads, int 
   }
 }
 
-void ToHalf(const float* x, int64_t count, uint16_t* out) {
-  int64_t i = 0;
-  for (; i + 8 <= count; i += 8) {
-    const __m128i half = _mm256_cvtps_ph(_mm256_loadu_ps(x + i), _MM_FROUND_TO_NEAREST_INT);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i), half);
-  }
-  if (i == count) return;
-  uint16_t rest[8];
-  const __m256 v = _mm256_maskload_ps(x + i, FirstLanes(count - i));
-  _mm_storeu_si128(reinterpret_cast<__m128i*>(rest), _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
-  for (int64_t j = i; j < count; ++j) out[j] = rest[j - i];
-}
-
 // The tails run the same vector operations under a mask: a result does not depend on its place.
 void SiluMulRange(float* gate, const float* up, int64_t count) {
   int64_t i = 0;

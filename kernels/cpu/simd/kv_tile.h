@@ -50,11 +50,26 @@ inline void Prefetch(const AttentionTask& task, const int32_t* block_table, int 
   }
 }
 
+constexpr int ElementBytes(KvType type) { return type == KvType::kInt8 ? 1 : 2; }
+
+// Eight elements of 16 bits.
+template <KvType kType>
 inline __m128i LoadEight(const uint8_t* row, int d) {
-  return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + 2 * d));
+  const auto* from = reinterpret_cast<const __m128i*>(row + ElementBytes(kType) * d);
+  if constexpr (kType == KvType::kInt8) return _mm_cvtepi8_epi16(_mm_loadl_epi64(from));
+  return _mm_loadu_si128(from);
 }
 
-inline __m256 Widen(__m128i eight) { return _mm256_cvtph_ps(eight); }
+template <KvType kType>
+inline __m256 Widen(__m128i eight) {
+  if constexpr (kType == KvType::kF16) return _mm256_cvtph_ps(eight);
+  if constexpr (kType == KvType::kInt8) return _mm256_cvtepi32_ps(_mm256_cvtepi16_epi32(eight));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(eight), 16));
+}
+
+inline float ScaleOf(const AttentionTask& task, const uint8_t* row) {
+  return _cvtsh_ss(*reinterpret_cast<const uint16_t*>(row + task.scale_offset));
+}
 
 // v[i]: eight elements of key i, then of key i + 8. Afterwards v[d]: element d of sixteen keys.
 inline void Transpose(__m256i v[8]) {
@@ -75,19 +90,25 @@ inline void Transpose(__m256i v[8]) {
   }
 }
 
-// Elements d … d + 7 of the keys at[0 … 15] to tile[d][16 of kTileKeys]; the first `kept` lanes
-// stay as they are.
-inline void TransposeKeys(const uint8_t* const* at, int d, int kept, float* tile) {
+// Elements d … d + 7 of the keys at[0 … 15], times their scales if they have some, to
+// tile[d][16 of kTileKeys]; the first `kept` lanes stay as they are.
+template <KvType kType>
+inline void TransposeKeys(const uint8_t* const* at, int d, int kept, const float* scales,
+                          float* tile) {
   __m256i v[8];
   TRIVIUM_UNROLL for (int i = 0; i < 8; ++i) {
-    v[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(LoadEight(at[i], d)),
-                                   LoadEight(at[i + 8], d), 1);
+    v[i] = _mm256_inserti128_si256(_mm256_castsi128_si256(LoadEight<kType>(at[i], d)),
+                                   LoadEight<kType>(at[i + 8], d), 1);
   }
   Transpose(v);
   float* out = tile + int64_t{d} * kTileKeys;
   TRIVIUM_UNROLL for (int i = 0; i < 8; ++i) {
-    __m256 low = Widen(_mm256_castsi256_si128(v[i]));
-    __m256 high = Widen(_mm256_extracti128_si256(v[i], 1));
+    __m256 low = Widen<kType>(_mm256_castsi256_si128(v[i]));
+    __m256 high = Widen<kType>(_mm256_extracti128_si256(v[i], 1));
+    if constexpr (kType == KvType::kInt8) {
+      low = _mm256_mul_ps(low, _mm256_loadu_ps(scales));
+      high = _mm256_mul_ps(high, _mm256_loadu_ps(scales + 8));
+    }
     if (kept > 0) {
       const auto old = [&](int from, __m256 fresh) {
         return _mm256_blendv_ps(fresh, _mm256_loadu_ps(out + i * kTileKeys + from),
@@ -105,19 +126,66 @@ inline void TransposeKeys(const uint8_t* const* at, int d, int kept, float* tile
 struct PaddedTail {
   alignas(16) uint8_t bytes[16] = {};
   PaddedTail() = default;
-  void Take(const uint8_t* row, int d, int dim) {
-    for (int i = 0; i < 2 * (dim - d); ++i) bytes[i] = row[2 * d + i];
+  void Take(const uint8_t* row, int d, int dim, int size) {
+    for (int i = 0; i < size * (dim - d); ++i) bytes[i] = row[size * d + i];
   }
 };
 
-inline void TransposeTail(const uint8_t* const* at, int d, int dim, int kept, float* tile) {
+template <KvType kType>
+inline void TransposeTail(const uint8_t* const* at, int d, int dim, int kept, const float* scales,
+                          float* tile) {
   PaddedTail tails[16];
   const uint8_t* padded[16];
   for (int i = 0; i < 16; ++i) {
-    tails[i].Take(at[i], d, dim);
+    tails[i].Take(at[i], d, dim, ElementBytes(kType));
     padded[i] = tails[i].bytes;
   }
-  TransposeKeys(padded, 0, kept, tile + int64_t{d} * kTileKeys);
+  TransposeKeys<kType>(padded, 0, kept, scales, tile + int64_t{d} * kTileKeys);
+}
+
+template <KvType kType>
+inline void LoadKeysOf(const AttentionTask& task, const TileRows& rows, Range part, float* tile) {
+  float scales[kTileKeys];
+  if constexpr (kType == KvType::kInt8) {
+    for (int i = 0; i < kTileKeys; ++i) scales[i] = ScaleOf(task, rows.at[i]);
+  }
+  for (int key = part.begin / 16 * 16; key < part.end; key += 16) {
+    const int kept = part.begin - key;
+    const auto* at = rows.at + key;
+    int d = 0;
+    if (kept > 0) {
+      for (; d + 8 <= task.head_dim; d += 8) {
+        TransposeKeys<kType>(at, d, kept, scales + key, tile + key);
+      }
+    } else {
+      for (; d + 8 <= task.head_dim; d += 8) {
+        TransposeKeys<kType>(at, d, 0, scales + key, tile + key);
+      }
+    }
+    if (d < task.head_dim) {
+      TransposeTail<kType>(at, d, task.head_dim, kept, scales + key, tile + key);
+    }
+  }
+}
+
+// Pads with zeros: an earlier call may have left anything there, and 0 * NaN is NaN.
+template <KvType kType>
+inline void LoadValuesOf(const AttentionTask& task, const TileRows& rows, Range part, float* tile) {
+  for (int i = part.begin; i < part.end; ++i) {
+    const uint8_t* row = rows.at[i];
+    const __m256 scale = _mm256_set1_ps(kType == KvType::kInt8 ? ScaleOf(task, row) : 1.0f);
+    const auto value = [&](const uint8_t* from, int d) {
+      const __m256 eight = Widen<kType>(LoadEight<kType>(from, d));
+      return kType == KvType::kInt8 ? _mm256_mul_ps(eight, scale) : eight;
+    };
+    float* out = tile + int64_t{i} * task.padded_dim;
+    int d = 0;
+    for (; d + 8 <= task.head_dim; d += 8) _mm256_storeu_ps(out + d, value(row, d));
+    if (d == task.head_dim) continue;
+    PaddedTail tail;
+    tail.Take(row, d, task.head_dim, ElementBytes(kType));
+    _mm256_storeu_ps(out + d, value(tail.bytes, 0));
+  }
 }
 
 // tile[padded_dim][kTileKeys]: the lanes of the range, and no lane before it.
@@ -125,34 +193,28 @@ inline void LoadKeys(const AttentionTask& task, const int32_t* block_table, int 
                      float* tile) {
   TileRows rows;
   FindRows(task, block_table, first, part, 0, &rows);
-  for (int key = part.begin / 16 * 16; key < part.end; key += 16) {
-    const int kept = part.begin - key;
-    int d = 0;
-    if (kept > 0) {
-      for (; d + 8 <= task.head_dim; d += 8) TransposeKeys(rows.at + key, d, kept, tile + key);
-    } else {
-      for (; d + 8 <= task.head_dim; d += 8) TransposeKeys(rows.at + key, d, 0, tile + key);
-    }
-    if (d < task.head_dim) TransposeTail(rows.at + key, d, task.head_dim, kept, tile + key);
+  switch (task.kv_type) {
+    case KvType::kF16:
+      return LoadKeysOf<KvType::kF16>(task, rows, part, tile);
+    case KvType::kBF16:
+      return LoadKeysOf<KvType::kBF16>(task, rows, part, tile);
+    case KvType::kInt8:
+      return LoadKeysOf<KvType::kInt8>(task, rows, part, tile);
   }
 }
 
-// tile[kTileKeys][padded_dim]: the rows of the range. Pads with zeros: an earlier call may have
-// left anything there, and 0 * NaN is NaN.
+// tile[kTileKeys][padded_dim]: the rows of the range.
 inline void LoadValues(const AttentionTask& task, const int32_t* block_table, int first, Range part,
                        float* tile) {
   TileRows rows;
   FindRows(task, block_table, first, part, task.values_offset, &rows);
-  for (int i = part.begin; i < part.end; ++i) {
-    float* out = tile + int64_t{i} * task.padded_dim;
-    int d = 0;
-    for (; d + 8 <= task.head_dim; d += 8) {
-      _mm256_storeu_ps(out + d, Widen(LoadEight(rows.at[i], d)));
-    }
-    if (d == task.head_dim) continue;
-    PaddedTail tail;
-    tail.Take(rows.at[i], d, task.head_dim);
-    _mm256_storeu_ps(out + d, Widen(LoadEight(tail.bytes, 0)));
+  switch (task.kv_type) {
+    case KvType::kF16:
+      return LoadValuesOf<KvType::kF16>(task, rows, part, tile);
+    case KvType::kBF16:
+      return LoadValuesOf<KvType::kBF16>(task, rows, part, tile);
+    case KvType::kInt8:
+      return LoadValuesOf<KvType::kInt8>(task, rows, part, tile);
   }
 }
 

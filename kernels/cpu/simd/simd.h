@@ -32,7 +32,7 @@ void FinishAttention(const AttentionTask& task, const AttentionPartial& total, f
 void RmsNormRow(const float* x, const float* weight, float eps, int dim, float* out);
 void RopeRow(float* x, const float* cosines, const float* sines, int heads, int head_dim,
              int rope_dim);
-void ToHalf(const float* x, int64_t count, uint16_t* out);
+void StoreKvRow(const KvRowShape& shape, const float* x, uint16_t* row);
 void SiluMulRange(float* gate, const float* up, int64_t count);
 void AddRange(float* x, const float* y, int64_t count);
 void LayerNormRow(const float* x, const float* weight, const float* bias, float eps, int dim,

@@ -20,7 +20,7 @@ constexpr KernelTable kTable = {
     .finish = FinishAttention,
     .rms_norm = RmsNormRow,
     .rope = RopeRow,
-    .to_half = ToHalf,
+    .store_kv_row = StoreKvRow,
     .silu_mul = SiluMulRange,
     .add = AddRange,
     .encoder = {.layer_norm = LayerNormRow,
