@@ -60,7 +60,7 @@ TEST(CompleteTest, WorkerDefaults) {
           "  drain_timeout_s: 30\nmodel:\n  path: m.gguf\nengine:\n  isa: auto\n  numerics: fast\n"
           "  kv_memory_bytes: 1073741824\n  step_tokens: 512\n  requests_max: 64\n  admission: "
           "expected\n  kv_tiers:\n    memory_bytes: 0\n    disk_bytes: 0\n"
-          "  prefill_policy: chunked\n  step_target_ms: 0\ntransfer:\n"
+          "  prefill_policy: chunked\n  step_target_ms: 0\n  kv_type: f16\ntransfer:\n"
           "  interface: lo\n  timeout_scale: 1\n  transports: posix,tcp,self\n"
           "  port: 0\n  port_count: 256\n");
 }

@@ -38,6 +38,7 @@ constexpr FlagSpec kWorkerFlags[] = {
     {"--isa", "engine.isa", "auto, reference, avx2, avx512, amx"},
     {"--numerics", "engine.numerics", "fast, batch_invariant"},
     {"--kv-memory", "engine.kv_memory_bytes", "memory of the KV cache, for example 512MiB"},
+    {"--kv-type", "engine.kv_type", "f16, bf16, int8: how keys and values are kept"},
     {"--kv-tier-memory", "engine.kv_tiers.memory_bytes", "memory of compressed KV; 0: none"},
     {"--kv-disk", "engine.kv_tiers.disk_path", "file of KV blocks on disk"},
     {"--kv-disk-size", "engine.kv_tiers.disk_bytes", "size of that file, for example 64GiB"},

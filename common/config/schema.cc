@@ -35,6 +35,7 @@ const std::vector<FieldRule>& Rules() {
        .is_bytes = true},
       {.field = "EngineConfig.step_tokens", .min = 16, .max = 65536, .value = 512},
       {.field = "EngineConfig.requests_max", .min = 1, .max = 4096, .value = 64},
+      {.field = "EngineConfig.kv_type", .text = "f16", .choices = {"f16", "bf16", "int8"}},
       {.field = "EngineConfig.admission", .text = "expected", .choices = {"expected", "full"}},
       {.field = "EngineConfig.prefill_policy",
        .text = "chunked",

@@ -24,7 +24,8 @@ TEST(YamlTest, GoldenErrors) {
       {"engine:\n  thread: 2\n",
        "w.yaml:2: engine: unknown key \"thread\"; allowed: threads, isa, numerics, "
        "kv_memory_bytes, "
-       "step_tokens, requests_max, admission, kv_tiers, prefill_policy, step_target_ms"},
+       "step_tokens, requests_max, admission, kv_tiers, prefill_policy, step_target_ms, "
+       "kv_type"},
       {"modle: x\n",
        "w.yaml:1: unknown key \"modle\"; allowed: worker_id, server, model, engine, transfer"},
       {"engine:\n  threads: 2\n\n  threads: 3\n",

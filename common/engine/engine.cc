@@ -49,8 +49,12 @@ struct Engine::Workspace {
   std::vector<float> logits;  // [logit rows, vocab]
 };
 
-kernels::KvLayout KvLayoutOf(const model::ModelConfig& config, int block_tokens) {
-  return {.block_tokens = block_tokens, .kv_heads = config.kv_heads, .head_dim = config.head_dim};
+kernels::KvLayout KvLayoutOf(const model::ModelConfig& config, int block_tokens,
+                             kernels::KvType type) {
+  return {.block_tokens = block_tokens,
+          .kv_heads = config.kv_heads,
+          .head_dim = config.head_dim,
+          .type = type};
 }
 
 Engine::Engine(std::shared_ptr<const model::Model> model, std::unique_ptr<kernels::Ops> ops,

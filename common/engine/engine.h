@@ -104,6 +104,7 @@ class Engine {
 };
 
 // The layout that a storage for this model needs.
-kernels::KvLayout KvLayoutOf(const model::ModelConfig& config, int block_tokens = 16);
+kernels::KvLayout KvLayoutOf(const model::ModelConfig& config, int block_tokens = 16,
+                             kernels::KvType type = kernels::KvType::kF16);
 
 }  // namespace trivium::engine

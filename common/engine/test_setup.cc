@@ -88,8 +88,8 @@ std::vector<uint16_t> KvBits(const kv::KvStorage& storage, const Prompt& prompt,
         const uint16_t* row =
             storage.page(layer, BlockId{prompt.table[t / block_tokens]}) +
             (half * layout.block_tokens + static_cast<int64_t>(t % block_tokens)) *
-                layout.RowElems();
-        bits.insert(bits.end(), row, row + layout.RowElems());
+                layout.RowWords();
+        bits.insert(bits.end(), row, row + layout.RowWords());
       }
     }
   }

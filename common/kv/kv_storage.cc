@@ -75,9 +75,9 @@ void KvStorage::CopyRows(BlockId from, BlockId to, int32_t rows) {
   }
   TRIVIUM_CHECK(rows >= 0 && rows <= layout_.block_tokens, "{} rows of a block of {}", rows,
                 layout_.block_tokens);
-  const auto bytes = static_cast<size_t>(rows * layout_.RowElems()) * sizeof(uint16_t);
+  const auto bytes = static_cast<size_t>(rows * layout_.RowWords()) * sizeof(uint16_t);
   for (int i = 0; i < layers_; ++i) {
-    for (const int64_t half : {int64_t{0}, layout_.PageElems() / 2}) {
+    for (const int64_t half : {int64_t{0}, layout_.PageWords() / 2}) {
       std::memcpy(page(i, to) + half, page(i, from) + half, bytes);
     }
   }

@@ -29,10 +29,10 @@ class KvStorage {
   size_t bytes() const { return bytes_; }
 
   uint16_t* layer(int layer) const {
-    return base_ + int64_t{layer} * blocks_ * layout_.PageElems();
+    return base_ + int64_t{layer} * blocks_ * layout_.PageWords();
   }
   uint16_t* page(int layer_index, BlockId block) const {
-    return layer(layer_index) + block.value * layout_.PageElems();
+    return layer(layer_index) + block.value * layout_.PageWords();
   }
   // Overwrites every layer of a block with zeros; what a BlockPool's scrubber calls.
   void Scrub(BlockId block);

@@ -16,7 +16,7 @@ constexpr kernels::KvLayout kLayout{.block_tokens = 16, .kv_heads = 3, .head_dim
 
 bool AllEqual(const KvStorage& storage, int layer, BlockId block, uint16_t value) {
   const uint16_t* page = storage.page(layer, block);
-  return std::all_of(page, page + storage.layout().PageElems(),
+  return std::all_of(page, page + storage.layout().PageWords(),
                      [value](uint16_t elem) { return elem == value; });
 }
 
@@ -35,7 +35,7 @@ TEST(KvStorageTest, PagesAreDisjointZeroedAndPageAligned) {
   }
   ASSERT_EQ(starts.size(), 15u);
   for (auto it = starts.begin(); std::next(it) != starts.end(); ++it) {
-    EXPECT_EQ(*std::next(it) - *it, kLayout.PageElems());
+    EXPECT_EQ(*std::next(it) - *it, kLayout.PageWords());
   }
 }
 
@@ -59,7 +59,7 @@ TEST(KvStorageTest, CopyRowsMovesKeysAndValuesOfTheFirstTokensInEveryLayer) {
     storage->Scrub(BlockId{2});
     storage->CopyRows(BlockId{1}, BlockId{2}, rows);
     for (int layer = 0; layer < 2; ++layer) {
-      for (int64_t i = 0; i < kLayout.PageElems(); ++i) {
+      for (int64_t i = 0; i < kLayout.PageWords(); ++i) {
         const int64_t token = i / kLayout.RowElems() % kLayout.block_tokens;
         ASSERT_EQ(storage->page(layer, BlockId{2})[i],
                   token < rows ? storage->page(layer, BlockId{1})[i] : 0)

@@ -95,7 +95,7 @@ std::string Fingerprint(const GgufFile& file, const Tokenizer& tokenizer, const 
                          c.rope.scale));
   digest.Add({reinterpret_cast<const char*>(c.rope.frequencies.data()),
               c.rope.frequencies.size() * sizeof(c.rope.frequencies.front())});
-  digest.Add("kv float16, keys rotated");
+  digest.Add("keys rotated");
   return Hex(digest.Finish());
 }
 

@@ -31,6 +31,7 @@ struct ModelConfig {
   Rope rope;
   float rms_eps = 0;
 
+  // Of float16 pages.
   int64_t KvBytesPerToken() const { return int64_t{layers} * 2 * kv_heads * head_dim * 2; }
 };
 

@@ -105,7 +105,8 @@ std::optional<Refusal> LandingTable::CheckPlace(const Landing& landing,
       rows.token_begin >= rows.token_end || rows.token_end > landing.options.token_end) {
     return Refusal::kOutOfRange;
   }
-  if (header.payload_bytes != rows_.Bytes(rows) + static_cast<int64_t>(kSealBytes)) {
+  if (header.wire_format != WireFormatOf(rows_.storage().layout().type) ||
+      header.payload_bytes != rows_.Bytes(rows) + static_cast<int64_t>(kSealBytes)) {
     return Refusal::kMalformed;
   }
   if (landing.covered.Any(rows)) return Refusal::kReplay;

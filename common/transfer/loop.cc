@@ -197,6 +197,7 @@ absl::StatusOr<Ticket> LoopTransport::Expect(LandingOptions options) {
   ticket.epoch = options_.epoch;
   ticket.landing_id = next_id_++;
   ticket.generation = options.generation;
+  ticket.wire_format = WireFormatOf(rows_.storage().layout().type);
   ticket.layers = rows_.layers();
   ticket.token_begin = options.token_begin;
   ticket.token_end = options.token_end;
@@ -211,8 +212,10 @@ absl::StatusOr<Ticket> LoopTransport::Expect(LandingOptions options) {
 }
 
 absl::Status LoopTransport::CheckTicket(const Ticket& ticket) const {
-  if (ticket.wire_format != WireFormat::kF16) {
-    return InvalidArgument("ticket: wire format {} is not known", int{uint8_t(ticket.wire_format)});
+  const WireFormat ours = WireFormatOf(rows_.storage().layout().type);
+  if (ticket.wire_format != ours) {
+    return InvalidArgument("ticket: wire format {}, this worker's is {}",
+                           int{uint8_t(ticket.wire_format)}, int{uint8_t(ours)});
   }
   if (ticket.layers != rows_.layers()) {
     return InvalidArgument("ticket: {} layers, this worker has {}", ticket.layers, rows_.layers());

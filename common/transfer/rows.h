@@ -25,7 +25,7 @@ class RowMap {
   int32_t layers() const { return storage_->layers(); }
   int32_t block_tokens() const { return storage_->layout().block_tokens; }
   // Bytes of one token in one layer: its K row and its V row.
-  int64_t TokenBytes() const { return storage_->layout().RowElems() * 2 * 2; }
+  int64_t TokenBytes() const { return storage_->layout().RowWords() * 2 * 2; }
   // Exact; the range must be well-formed (begin <= end, non-negative).
   int64_t Bytes(const RowRange& rows) const;
 

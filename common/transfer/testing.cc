@@ -23,7 +23,7 @@ uint16_t Value(uint64_t seed, int64_t layer, int64_t token, int64_t part, int64_
 template <typename F>
 void ForEachValue(const kv::KvStorage& storage, const std::vector<BlockId>& blocks, int32_t begin,
                   int32_t end, uint64_t seed, F&& visit) {
-  const int64_t row = storage.layout().RowElems();
+  const int64_t row = storage.layout().RowWords();
   for (int layer = 0; layer < storage.layers(); ++layer) {
     for (int32_t token = begin; token < end; ++token) {
       uint16_t* page = storage.page(layer, blocks[static_cast<size_t>(token / kBlockTokens)]);
@@ -80,8 +80,8 @@ void Scatter(const RowMap& map, std::span<const BlockId> blocks, const RowRange&
 
 TestWorker::TestWorker(const Backend& backend, uint64_t epoch, double timeout_scale,
                        WorkerShape shape) {
-  auto made = kv::KvStorage::Create({kBlockTokens, shape.kv_heads, shape.head_dim}, shape.layers,
-                                    shape.blocks);
+  auto made = kv::KvStorage::Create({kBlockTokens, shape.kv_heads, shape.head_dim, shape.type},
+                                    shape.layers, shape.blocks);
   TRIVIUM_CHECK(made.ok(), "{}", Message(made.status()));
   storage = *std::move(made);
   pool = std::make_unique<kv::BlockPool>(

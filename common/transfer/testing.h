@@ -78,6 +78,7 @@ struct WorkerShape {
   int kv_heads = 2;
   int head_dim = 16;
   int32_t blocks = 96;
+  kernels::KvType type = kernels::KvType::kF16;
 };
 
 struct TestWorker {

@@ -33,7 +33,22 @@ namespace trivium::transfer {
 // Drawn by the router for each attempt; without it a message is refused.
 using Secret = std::array<uint8_t, 16>;
 
-enum class WireFormat : uint8_t { kF16 = 1 };  // rows as they lie in the KV pages
+// Rows as they lie in the KV pages, of which type those are.
+enum class WireFormat : uint8_t { kF16 = 1, kBF16 = 2, kInt8 = 3 };
+
+constexpr WireFormat WireFormatOf(kernels::KvType type) {
+  switch (type) {
+    case kernels::KvType::kBF16:
+      return WireFormat::kBF16;
+    case kernels::KvType::kInt8:
+      return WireFormat::kInt8;
+    case kernels::KvType::kF16:
+      break;
+  }
+  return WireFormat::kF16;
+}
+// Of a number from outside.
+constexpr bool IsWireFormat(uint32_t value) { return value >= 1 && value <= 3; }
 
 // What a sender must know to reach a landing place. Travels through the router.
 struct Ticket {

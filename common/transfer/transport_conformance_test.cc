@@ -54,11 +54,11 @@ class TransportTest : public testing::TestWithParam<Backend> {
     // Long enough that a slow machine loses nobody who is alive.
     Start(5.0);
   }
-  void Start(double scale) {
+  void Start(double scale, WorkerShape sends = {}, WorkerShape receives = {}) {
     receiver_.reset();
     sender_.reset();
-    receiver_ = std::make_unique<TestWorker>(GetParam(), kEpochOfReceiver, scale);
-    sender_ = std::make_unique<TestWorker>(GetParam(), 99, scale);
+    receiver_ = std::make_unique<TestWorker>(GetParam(), kEpochOfReceiver, scale, receives);
+    sender_ = std::make_unique<TestWorker>(GetParam(), 99, scale, sends);
   }
 
   std::unique_ptr<Request> Prepare(const std::string& name, int32_t begin, int32_t end) {
@@ -104,7 +104,7 @@ class TransportTest : public testing::TestWithParam<Backend> {
   }
   int64_t PayloadOf(const Request& request) const {
     return int64_t{request.end - request.begin} * sender_->storage->layers() *
-           sender_->storage->layout().RowElems() * 4;
+           sender_->storage->layout().RowWords() * 4;
   }
   // After the last request has been let go on both sides.
   void ExpectAllFree() {
@@ -145,6 +145,34 @@ TEST_P(TransportTest, DeliversEveryRowInAnyOrder) {
     EXPECT_EQ(request->delivery.calls(), 1);
   }
   ExpectAllFree();
+}
+
+// Integers and their scales, in rows of an odd number of words.
+TEST_P(TransportTest, DeliversRowsOfIntegers) {
+  const WorkerShape integers{.kv_heads = 3, .head_dim = 20, .type = kernels::KvType::kInt8};
+  Start(5.0, integers, integers);
+  std::mt19937 random(11);
+  auto request = Prepare("integers", 5, 203);
+  EXPECT_EQ(request->ticket.wire_format, WireFormat::kInt8);
+  Open(*request);
+  SendAll(*request, random, "tail");
+  const auto arrival = request->arrival.Wait();
+  ASSERT_TRUE(arrival.ok()) << arrival.status();
+  EXPECT_EQ(arrival->kv_bytes, 198 * 6 * 2 * 3 * (20 + 2));
+  EXPECT_EQ(Wrong(*request), "");
+  ASSERT_TRUE(request->delivery.Wait().ok());
+  request->sender.reset();
+  request.reset();
+  ExpectAllFree();
+}
+
+// The same number of bytes, and yet other numbers.
+TEST_P(TransportTest, WorkersOfDifferentKvTypesDoNotPair) {
+  Start(5.0, {.type = kernels::KvType::kBF16}, {.type = kernels::KvType::kF16});
+  auto request = Prepare("stranger", 0, 20);
+  const auto sender = sender_->transport->Open(
+      request->ticket, request->credentials, Blocks(request->source), request->delivery.Callback());
+  EXPECT_EQ(sender.status().code(), absl::StatusCode::kInvalidArgument) << sender.status();
 }
 
 TEST_P(TransportTest, CarriesTheLargestTailAndRefusesALargerOne) {

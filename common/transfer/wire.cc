@@ -139,7 +139,7 @@ std::optional<DecodedHeader> DecodeHeader(std::span<const uint8_t> bytes) {
   if (Get<uint16_t>(bytes, kVersionAt) != kWireVersion) return std::nullopt;
   if (!TypeIsKnown(bytes[kTypeAt]) || (bytes[kFlagsAt] & ~kFlagKvComplete) != 0)
     return std::nullopt;
-  if (bytes[kFormatAt] != static_cast<uint8_t>(WireFormat::kF16)) return std::nullopt;
+  if (!IsWireFormat(bytes[kFormatAt])) return std::nullopt;
   if (bytes[kRefusalAt] > static_cast<uint8_t>(Refusal::kCount)) return std::nullopt;
   for (size_t at = kReservedAt; at < kChecksumAt; ++at) {
     if (bytes[at] != 0) return std::nullopt;
@@ -147,6 +147,7 @@ std::optional<DecodedHeader> DecodeHeader(std::span<const uint8_t> bytes) {
   DecodedHeader decoded;
   MessageHeader& header = decoded.header;
   header.type = static_cast<MessageType>(bytes[kTypeAt]);
+  header.wire_format = static_cast<WireFormat>(bytes[kFormatAt]);
   header.kv_complete = (bytes[kFlagsAt] & kFlagKvComplete) != 0;
   header.source = Get<uint64_t>(bytes, kSourceAt);
   header.epoch = Get<uint64_t>(bytes, kEpochAt);

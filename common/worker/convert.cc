@@ -144,7 +144,7 @@ absl::StatusOr<kv::BlockChain> ToChain(
   }
   const kv::KeySpace space{.model = std::string(limits.fingerprint),
                            .numerics_class = std::string(limits.numerics_class),
-                           .kv_format = static_cast<uint32_t>(transfer::WireFormat::kF16),
+                           .kv_format = static_cast<uint32_t>(limits.kv_format),
                            .block_tokens = limits.block_tokens};
   ASSIGN_OR_RETURN(kv::BlockChain chain, kv::BlockChain::Create(space, std::move(domains)));
   chain.Append(token_ids);
@@ -300,9 +300,8 @@ absl::StatusOr<transfer::Ticket> ToTicket(const v1::LandingTicket& message, int3
     return InvalidArgument("ticket.address has {} bytes, must have 1 … {}",
                            message.address().size(), kAddressBytesMax);
   }
-  if (message.wire_format() != static_cast<uint32_t>(transfer::WireFormat::kF16)) {
-    return InvalidArgument("ticket.wire_format is {}, this worker speaks {}", message.wire_format(),
-                           static_cast<uint32_t>(transfer::WireFormat::kF16));
+  if (!transfer::IsWireFormat(message.wire_format())) {
+    return InvalidArgument("ticket.wire_format {} is not known", message.wire_format());
   }
   if (message.token_end() != prompt_tokens) {
     return InvalidArgument("ticket.token_end is {}, there are {} tokens", message.token_end(),
@@ -321,7 +320,7 @@ absl::StatusOr<transfer::Ticket> ToTicket(const v1::LandingTicket& message, int3
                           .epoch = {message.epoch()},
                           .landing_id = message.landing_id(),
                           .generation = message.generation(),
-                          .wire_format = transfer::WireFormat::kF16,
+                          .wire_format = static_cast<transfer::WireFormat>(message.wire_format()),
                           .layers = message.layers(),
                           .token_begin = message.token_begin(),
                           .token_end = message.token_end(),

@@ -29,6 +29,7 @@ struct StageLimits {
   std::string_view fingerprint;     // another one is FAILED_PRECONDITION
   std::string_view numerics_class;  // see CheckNumerics
   int32_t block_tokens = 16;
+  transfer::WireFormat kv_format = transfer::WireFormat::kF16;
 };
 
 absl::StatusOr<transfer::Credentials> ToCredentials(const v1::RequestKey& key);

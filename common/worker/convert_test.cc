@@ -220,7 +220,7 @@ TEST(ConvertTest, ABadTicketIsNamed) {
   const std::pair<const char*, std::function<void(v1::LandingTicket&)>> cases[] = {
       {"ticket.address", [](auto& t) { t.clear_address(); }},
       {"ticket.address", [](auto& t) { t.set_address(std::string(5000, 'x')); }},
-      {"ticket.wire_format", [](auto& t) { t.set_wire_format(2); }},
+      {"ticket.wire_format", [](auto& t) { t.set_wire_format(4); }},
       {"ticket.token_end", [](auto& t) { t.set_token_end(39); }},
       {"ticket.token_begin", [](auto& t) { t.set_token_begin(-16); }},
       {"ticket.token_begin", [](auto& t) { t.set_token_begin(40); }},

@@ -6,6 +6,7 @@
 #include "common/config/config.h"
 #include "common/config/flags.h"
 #include "common/telemetry/process_metrics.h"
+#include "kernels/kv_row.h"
 #include "kernels/ops.h"
 #include "trivium/v1/stage.pb.h"
 
@@ -84,8 +85,13 @@ absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
 absl::Status WorkerRuntime::CreateEngine() {
   ASSIGN_OR_RETURN(std::unique_ptr<kernels::Ops> ops, CreateOps(config_.engine()));
   numerics_class_ = fmt::format("{}/{}", config_.engine().numerics(), kernels::IsaName(ops->isa()));
+  kernels::KvType type = kernels::KvType::kF16;
+  if (!kernels::ParseKvType(config_.engine().kv_type(), &type)) {
+    return InvalidArgument("engine.kv_type \"{}\" is none of f16, bf16, int8",
+                           config_.engine().kv_type());
+  }
   const model::ModelConfig& model = model_->config;
-  const kernels::KvLayout layout = engine::KvLayoutOf(model, kBlockTokens);
+  const kernels::KvLayout layout = engine::KvLayoutOf(model, kBlockTokens, type);
   const int64_t block_bytes = layout.PageBytes() * model.layers;
   const int64_t blocks = config_.engine().kv_memory_bytes() / block_bytes;
   if (blocks < 1 || blocks > INT32_MAX) {
@@ -144,12 +150,17 @@ LoopContext WorkerRuntime::loop_context() const {
               std::chrono::duration_cast<Duration>(timeouts.unused_ticket * scale / 8)};
 }
 
+transfer::WireFormat WorkerRuntime::kv_format() const {
+  return transfer::WireFormatOf(storage_->layout().type);
+}
+
 StageLimits WorkerRuntime::limits() const {
   return {.vocab = model_->config.vocab,
           .context = model_->config.context,
           .fingerprint = model_->fingerprint,
           .numerics_class = numerics_class_,
-          .block_tokens = kBlockTokens};
+          .block_tokens = kBlockTokens,
+          .kv_format = kv_format()};
 }
 
 v1::WorkerState WorkerRuntime::State() const {
@@ -159,7 +170,7 @@ v1::WorkerState WorkerRuntime::State() const {
   state.set_epoch(epoch_.value);
   state.set_fingerprint(model_->fingerprint);
   state.set_numerics_class(numerics_class_);
-  state.set_wire_format(static_cast<uint32_t>(transfer::WireFormat::kF16));
+  state.set_wire_format(static_cast<uint32_t>(kv_format()));
   state.set_version(std::string(config::Version()));
   const Load load = board_->Get();
   state.set_draining(load.draining);

@@ -60,6 +60,7 @@ class WorkerRuntime {
 
  private:
   WorkerRuntime() = default;
+  transfer::WireFormat kv_format() const;
   absl::Status CreateEngine();
   absl::Status CreateTransport(const TransportFactory& make_transport);
 

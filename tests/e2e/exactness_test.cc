@@ -56,9 +56,9 @@ v1::GenerateRequest ToRequest(const Prompt& prompt) {
 // The same request on an engine inside the test.
 class Oracle {
  public:
-  Oracle(kernels::Numerics numerics, int threads) {
+  Oracle(kernels::Numerics numerics, int threads, kernels::KvType type = kernels::KvType::kF16) {
     model_ = *model::Model::Load(TestModel());
-    const kernels::KvLayout layout{16, model_->config.kv_heads, model_->config.head_dim};
+    const kernels::KvLayout layout{16, model_->config.kv_heads, model_->config.head_dim, type};
     storage_ = *kv::KvStorage::Create(layout, model_->config.layers, 64);
     pool_ = std::make_unique<kv::BlockPool>(64);
     engine_ = std::make_unique<engine::Engine>(
@@ -121,8 +121,10 @@ class ExactnessTest : public testing::Test {
       GTEST_SKIP() << "TRIVIUM_TEST_MODEL is not set: no real model to serve";
   }
   static std::unique_ptr<Cluster> StartCluster(const std::string& numerics, int step_tokens,
-                                               const std::string& prefill_policy = "chunked") {
+                                               const std::string& prefill_policy = "chunked",
+                                               const std::string& engine_config = "") {
     ClusterOptions options;
+    for (const char* role : {"prefill", "decode"}) options.engine_config[role] = engine_config;
     options.numerics = numerics;
     options.step_tokens = step_tokens;
     // So little time that a prompt takes several steps, once the worker knows what they cost.
@@ -145,6 +147,20 @@ TEST_F(ExactnessTest, FastIsBitIdenticalOneRequestAtATime) {
   for (size_t i = 0; i < prompts.size(); ++i) {
     ExpectSameBits(cluster->Generate(ToRequest(prompts[i])), oracle.Generate(prompts[i], 64),
                    "prompt " + std::to_string(i));
+  }
+}
+
+// Integers and their scales cross from P to D as they were computed, and take half the bytes.
+TEST_F(ExactnessTest, IntegerKvIsBitIdenticalOneRequestAtATime) {
+  const uint64_t seed = std::random_device()();
+  SCOPED_TRACE(testing::Message() << "seed " << seed);
+  const std::unique_ptr<Cluster> cluster = StartCluster("fast", 64, "chunked", "  kv_type: int8\n");
+  Oracle oracle(kernels::Numerics::kFast, 1, kernels::KvType::kInt8);
+  for (const Prompt& prompt : Prompts(4, seed)) {
+    const Answer answer = cluster->Generate(ToRequest(prompt));
+    ExpectSameBits(answer, oracle.Generate(prompt, 64), "integers");
+    EXPECT_EQ(answer.done.served_by().kv_bytes_moved(),
+              static_cast<int64_t>(prompt.ids.size()) * 30 * 2 * 3 * (64 + 2));
   }
 }
 

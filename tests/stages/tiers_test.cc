@@ -53,7 +53,7 @@ class TiersTest : public ReuseTest {
     for (int32_t i = 0; i < held->cached_blocks(); ++i) {
       for (int layer = 0; layer < storage.layers(); ++layer) {
         const uint16_t* page = storage.page(layer, held->blocks()[static_cast<size_t>(i)]);
-        bytes.insert(bytes.end(), page, page + storage.layout().PageElems());
+        bytes.insert(bytes.end(), page, page + storage.layout().PageWords());
       }
     }
     return bytes;

@@ -26,7 +26,15 @@ class OffloadTest : public testing::Test {
     path_ = testing::TempDir() + "offload_" +
             testing::UnitTest::GetInstance()->current_test_info()->name();
     std::filesystem::remove(path_);
-    storage_ = *KvStorage::Create(kLayout, kLayers, kBlocks);
+    Start(kernels::KvType::kF16);
+  }
+  void Start(kernels::KvType type) {
+    offload_.reset();
+    pool_.reset();
+    std::filesystem::remove(path_);
+    kernels::KvLayout layout = kLayout;
+    layout.type = type;
+    storage_ = *KvStorage::Create(layout, kLayers, kBlocks);
     Restart(1000);
   }
   void TearDown() override {
@@ -41,7 +49,8 @@ class OffloadTest : public testing::Test {
     pool_.reset();
     for (int32_t i = 0; i < kBlocks; ++i) storage_->Scrub(BlockId{i});
     const int64_t bytes = Offload::BlockBytes(*storage_);
-    ASSERT_EQ(bytes, kLayers * 2 * 4 * 2 * 8 * 2);
+    const bool integers = storage_->layout().type == kernels::KvType::kInt8;
+    ASSERT_EQ(bytes, kLayers * 2 * 4 * 2 * (integers ? 8 + 2 : 8 * 2));
     pool_ = std::make_unique<BlockPool>(
         kBlocks, [this](BlockId block) { storage_->Scrub(block); }, Clock::Real(),
         [this](BlockId block, const BlockContent& content) { offload_->Save(block, content); });
@@ -57,7 +66,7 @@ class OffloadTest : public testing::Test {
   // The numbers that computing a block would give.
   std::vector<uint16_t> PageOf(const BlockKey& key, int layer) const {
     std::mt19937_64 random(Cut(key).high + static_cast<uint64_t>(layer));
-    std::vector<uint16_t> page(static_cast<size_t>(kLayout.PageElems()));
+    std::vector<uint16_t> page(static_cast<size_t>(storage_->layout().PageWords()));
     for (uint16_t& value : page) value = static_cast<uint16_t>(random());
     return page;
   }
@@ -134,6 +143,17 @@ class OffloadTest : public testing::Test {
   std::unique_ptr<Offload> offload_;
   std::unique_ptr<BlockPool> pool_;
 };
+
+TEST_F(OffloadTest, PagesOfIntegersComeBackAsTheyWere) {
+  Start(kernels::KvType::kInt8);
+  const BlockChain chain = ChainOf(6);
+  EXPECT_EQ(Serve(chain), (Found{0, 0, 6}));
+  EvictAll();
+  EXPECT_EQ(Serve(chain), (Found{0, 6, 0}));
+  EvictAll();
+  Restart(1000);
+  EXPECT_EQ(Serve(chain), (Found{0, 6, 0})) << "after a restart";
+}
 
 TEST_F(OffloadTest, WhatIsEvictedComesBackAsItWas) {
   const BlockChain chain = ChainOf(6);

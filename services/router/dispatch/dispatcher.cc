@@ -103,7 +103,7 @@ void Dispatcher::Expect(const RunRequest& request, WorkerIndex worker) {
   const WorkerView& view = table_.cluster().workers[worker];
   for (const PromptKeys& keys : request.kv_keys) {
     if (keys.space.numerics_class == view.numerics_class &&
-        keys.space.block_tokens == view.block_tokens) {
+        keys.space.kv_format == view.wire_format && keys.space.block_tokens == view.block_tokens) {
       index_.Expect(worker, keys.keys, context_.clock->Now());
     }
   }

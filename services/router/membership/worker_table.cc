@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "common/net/text.h"
+#include "common/transfer/transport.h"
 
 namespace trivium::router {
 namespace {
@@ -65,8 +66,8 @@ std::string WorkerTable::Objection(WorkerIndex worker, const v1::WorkerState& st
     return fmt::format("fingerprint of its model is {:.16}, the router's {:.16}",
                        state.fingerprint(), options_.fingerprint);
   }
-  if (state.wire_format() != options_.wire_format) {
-    return fmt::format("wire_format is {}, not {}", state.wire_format(), options_.wire_format);
+  if (!transfer::IsWireFormat(state.wire_format())) {
+    return fmt::format("wire_format {} is not known", state.wire_format());
   }
   if (!IsPlausible(state)) return "its report holds values that cannot be";
   for (size_t i = 0; i < entries_.size(); ++i) {
@@ -187,12 +188,13 @@ std::vector<kv::KeySpace> WorkerTable::KeySpaces() const {
   for (const WorkerView& view : cluster_.workers) {
     if (view.condition != WorkerCondition::kReady || spaces.size() == kKeySpacesMax) continue;
     const bool is_known = std::any_of(spaces.begin(), spaces.end(), [&](const kv::KeySpace& one) {
-      return one.numerics_class == view.numerics_class && one.block_tokens == view.block_tokens;
+      return one.numerics_class == view.numerics_class && one.kv_format == view.wire_format &&
+             one.block_tokens == view.block_tokens;
     });
     if (is_known) continue;
     spaces.push_back({.model = options_.fingerprint,
                       .numerics_class = view.numerics_class,
-                      .kv_format = options_.wire_format,
+                      .kv_format = view.wire_format,
                       .block_tokens = view.block_tokens});
   }
   return spaces;

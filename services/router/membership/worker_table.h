@@ -36,7 +36,6 @@ class WorkerTable {
   struct Options {
     std::vector<WorkerAddress> workers;
     std::string fingerprint;
-    uint32_t wire_format = 1;
     Duration suspect_after = std::chrono::milliseconds(1500);
   };
   explicit WorkerTable(Options options);

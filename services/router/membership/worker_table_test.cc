@@ -74,7 +74,7 @@ TEST_F(WorkerTableTest, WhatDoesNotFitIsRefusedWithTheReason) {
   const Case cases[] = {
       {"role", [](v1::WorkerState* s) { s->set_role("decode"); }},
       {"fingerprint", [](v1::WorkerState* s) { s->set_fingerprint("ffff"); }},
-      {"wire_format", [](v1::WorkerState* s) { s->set_wire_format(2); }},
+      {"wire_format", [](v1::WorkerState* s) { s->set_wire_format(4); }},
       {"cannot be", [](v1::WorkerState* s) { s->set_block_tokens(0); }},
       {"cannot be", [](v1::WorkerState* s) { s->set_blocks_free(11); }},
       {"cannot be", [](v1::WorkerState* s) { s->set_blocks_free(-1); }},
