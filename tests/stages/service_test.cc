@@ -33,6 +33,7 @@ v1::WorkerConfig ConfigOf(const std::string& folder) {
   config.mutable_engine()->set_threads(1);
   config.mutable_engine()->set_isa("reference");
   config.mutable_engine()->set_numerics("batch_invariant");
+  config.mutable_engine()->set_kv_type("f16");
   config.mutable_engine()->set_kv_memory_bytes(1 << 20);
   config.mutable_engine()->set_step_tokens(64);
   config.mutable_engine()->set_requests_max(8);
