@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdint>
+#include <fstream>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <random>
@@ -18,6 +19,7 @@
 #include "common/kv/kv_storage.h"
 #include "common/model/model.h"
 #include "kernels/ops.h"
+#include "kernels/thread_pool.h"
 
 namespace trivium::engine {
 namespace {
@@ -27,7 +29,7 @@ struct Flags {
   int threads = 2;
   std::string isa;
   std::string numerics = "fast";
-  int prompt = 512;
+  std::vector<int> prompts = {512};
   int output = 64;
   int context = 128;  // of each sequence when decoding begins
   int repeats = 5;
@@ -50,19 +52,26 @@ class Bench {
         block_tokens_(storage->layout().block_tokens),
         engine_(std::move(model), kernels::MakeOps(options), std::move(storage)) {}
 
+  void FirstToken() {
+    const std::vector<int32_t> ids = {1};
+    const kv::Reservation blocks = Reserve(1);
+    const SequenceRange range{.tokens = ids, .position = 0, .block_table = blocks.block_table()};
+    Sample(engine_.Step({&range, 1}).logits, {}, 0, {});
+  }
+
   // Tokens a second, best of the repeats; the first run, which warms everything up, does not count.
-  double Prefill() {
+  double Prefill(int prompt) {
     double best = 1e30;
     for (int i = 0; i <= flags_.repeats; ++i) {
-      const auto ids = RandomIds(flags_.prompt);
-      const kv::Reservation blocks = Reserve(flags_.prompt);
+      const auto ids = RandomIds(prompt);
+      const kv::Reservation blocks = Reserve(prompt);
       const SequenceRange range{.tokens = ids, .position = 0, .block_table = blocks.block_table()};
       const double seconds = SecondsOf([&] {
         Sample(engine_.Step({&range, 1}).logits, {}, 0, {});
       });
       if (i > 0) best = std::min(best, seconds);
     }
-    return flags_.prompt / best;
+    return prompt / best;
   }
 
   // Tokens a second of all sequences together, sampling included.
@@ -131,50 +140,122 @@ absl::StatusOr<kernels::OpsOptions> OptionsOf(const Flags& flags) {
   return options;
 }
 
-void Print(const Flags& flags, const kernels::OpsOptions& options, double prefill,
-           const std::vector<std::pair<int, double>>& decode) {
-  const char* isa = kernels::IsaName(options.isa);
-  if (!flags.json) {
-    fmt::print("{} {} {} threads: prefill {} tokens: {:.1f} tok/s\n", isa, flags.numerics,
-               flags.threads, flags.prompt, prefill);
-    for (const auto& [sequences, speed] : decode) {
-      fmt::print("decode {} sequences from {} tokens: {:.1f} tok/s\n", sequences, flags.context,
-                 speed);
+// Bytes of the matrices that a step reads once, as they lie in the file.
+int64_t WeightBytes(const model::Model& model) {
+  const auto bytes = [](const kernels::WeightView& w) {
+    return w.rows * kernels::RowBytes(w.type, w.cols);
+  };
+  int64_t sum = bytes(model.output);
+  for (const model::LayerWeights& layer : model.layers) {
+    for (const auto* w :
+         {&layer.q, &layer.k, &layer.v, &layer.attn_out, &layer.gate, &layer.up, &layer.down}) {
+      sum += bytes(*w);
     }
-    return;
   }
-  nlohmann::json report = {{"isa", isa},
+  return sum;
+}
+
+// GB/s of all threads reading 128 MiB once, best of the repeats.
+double ReadBandwidth(const Flags& flags) {
+  kernels::ThreadPool pool(flags.threads);
+  const std::vector<uint64_t> words(size_t{128} << 17, 1);
+  std::vector<uint64_t> sums(static_cast<size_t>(flags.threads) * 8);
+  double best = 1e30;
+  for (int i = 0; i <= flags.repeats; ++i) {
+    best = std::min(best, SecondsOf([&] {
+                      pool.ParallelFor(static_cast<int64_t>(words.size()), 4096,
+                                       [&](int64_t begin, int64_t end, int thread) {
+                                         uint64_t sum = 0;
+                                         for (int64_t at = begin; at < end; ++at)
+                                           sum += words[static_cast<size_t>(at)];
+                                         sums[static_cast<size_t>(thread) * 8] += sum;
+                                       });
+                    }));
+  }
+  uint64_t total = 0;
+  for (uint64_t sum : sums) total += sum;
+  TRIVIUM_CHECK(total == words.size() * (static_cast<uint64_t>(flags.repeats) + 1), "read {} words",
+                total);
+  return static_cast<double>(words.size()) * 8e-9 / best;
+}
+
+// Resident memory of this process in MB.
+double ResidentMegabytes() {
+  std::ifstream statm("/proc/self/statm");
+  int64_t pages = 0, resident = 0;
+  statm >> pages >> resident;
+  return static_cast<double>(resident) * 4096e-6;
+}
+
+nlohmann::json Measure(const Flags& flags, const kernels::OpsOptions& options, Bench& bench) {
+  nlohmann::json report = {{"isa", kernels::IsaName(options.isa)},
                            {"numerics", flags.numerics},
                            {"threads", flags.threads},
-                           {"prompt", flags.prompt},
                            {"context", flags.context},
                            {"output", flags.output},
-                           {"prefill_tokens_per_second", prefill},
+                           {"prefill", nlohmann::json::array()},
                            {"decode", nlohmann::json::array()}};
-  for (const auto& [sequences, speed] : decode) {
-    report["decode"].push_back({{"sequences", sequences}, {"tokens_per_second", speed}});
+  for (int prompt : flags.prompts) {
+    report["prefill"].push_back({{"prompt", prompt}, {"tokens_per_second", bench.Prefill(prompt)}});
   }
-  fmt::print("{}\n", report.dump());
+  for (int sequences : flags.sequences) {
+    report["decode"].push_back(
+        {{"sequences", sequences}, {"tokens_per_second", bench.Decode(sequences)}});
+  }
+  return report;
+}
+
+void Print(const Flags& flags, const nlohmann::json& report) {
+  if (flags.json) {
+    fmt::print("{}\n", report.dump());
+    return;
+  }
+  fmt::print("{} {} {} threads\n", report["isa"].get<std::string>(), flags.numerics, flags.threads);
+  for (const auto& entry : report["prefill"]) {
+    fmt::print("prefill {} tokens: {:.1f} tok/s\n", entry["prompt"].get<int>(),
+               entry["tokens_per_second"].get<double>());
+  }
+  for (const auto& entry : report["decode"]) {
+    fmt::print("decode {} sequences from {} tokens: {:.1f} tok/s\n", entry["sequences"].get<int>(),
+               flags.context, entry["tokens_per_second"].get<double>());
+  }
+  for (const char* name :
+       {"load_to_first_token_seconds", "resident_megabytes_after_load", "kv_pool_megabytes",
+        "weight_megabytes_a_step", "read_gigabytes_per_second"}) {
+    fmt::print("{}: {:.2f}\n", name, report[name].get<double>());
+  }
 }
 
 absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(const kernels::OpsOptions options, OptionsOf(flags));
+  const auto begin = std::chrono::steady_clock::now();
   ASSIGN_OR_RETURN(auto model, model::Model::Load(flags.model));
-  const int longest = std::max(flags.prompt, flags.context + flags.output + 1);
+  int longest = flags.context + flags.output + 1;
+  for (int prompt : flags.prompts) longest = std::max(longest, prompt);
   if (longest > model->config.context) {
     return InvalidArgument("{} positions exceed the context of {}", longest, model->config.context);
   }
   int most = 1;
   for (int sequences : flags.sequences) most = std::max(most, sequences);
   const kernels::KvLayout layout = KvLayoutOf(model->config);
-  const int blocks = most * (longest / layout.block_tokens + 2);
+  const int each = (flags.context + flags.output + 1) / layout.block_tokens + 2;
+  const int blocks = std::max(most * each, longest / layout.block_tokens + 2);
   ASSIGN_OR_RETURN(std::shared_ptr<kv::KvStorage> storage,
                    kv::KvStorage::Create(layout, model->config.layers, blocks));
+  const double weights = static_cast<double>(WeightBytes(*model)) * 1e-6;
+  const double pool = static_cast<double>(blocks) * model->config.layers *
+                      static_cast<double>(layout.PageBytes()) * 1e-6;
   Bench bench(std::move(model), options, flags, std::move(storage));
-  const double prefill = flags.prompt > 0 ? bench.Prefill() : 0;
-  std::vector<std::pair<int, double>> decode;
-  for (int sequences : flags.sequences) decode.emplace_back(sequences, bench.Decode(sequences));
-  Print(flags, options, prefill, decode);
+  bench.FirstToken();
+  const std::chrono::duration<double> load = std::chrono::steady_clock::now() - begin;
+  const double resident = ResidentMegabytes();
+  nlohmann::json report = Measure(flags, options, bench);
+  report["load_to_first_token_seconds"] = load.count();
+  report["resident_megabytes_after_load"] = resident;
+  report["kv_pool_megabytes"] = pool;
+  report["weight_megabytes_a_step"] = weights;
+  report["read_gigabytes_per_second"] = ReadBandwidth(flags);
+  Print(flags, report);
   return absl::OkStatus();
 }
 
@@ -190,8 +271,9 @@ int main(int argc, char** argv) {
   app.add_option("--numerics", flags.numerics)
       ->check(CLI::IsMember({"fast", "batch_invariant"}))
       ->capture_default_str();
-  app.add_option("--prompt", flags.prompt, "tokens to prefill; 0: no prefill")
-      ->check(CLI::Range(0, 8192))
+  app.add_option("--prompt", flags.prompts, "tokens to prefill, e.g. 128,512,2048")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 8192))
       ->capture_default_str();
   app.add_option("--output", flags.output)->check(CLI::Range(1, 8192))->capture_default_str();
   app.add_option("--context", flags.context, "tokens before the first decoded one")

@@ -32,6 +32,7 @@ Forward::Forward(const model::Model& model, kernels::Ops& ops) : model_(model), 
                        ops_.Pack(layer.down)});
   }
   output_ = ops_.Pack(model_.output);
+  model_.DropPages();
 }
 
 Forward::~Forward() = default;

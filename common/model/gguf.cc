@@ -402,4 +402,9 @@ std::vector<std::span<const uint8_t>> GgufFile::parts() const {
   return parts;
 }
 
+void GgufFile::DropPages() const {
+  impl_->file.DropPages();
+  for (const auto& part : impl_->other_parts) part->DropPages();
+}
+
 }  // namespace trivium::model

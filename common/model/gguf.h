@@ -55,6 +55,7 @@ class GgufFile {
   absl::StatusOr<GgufTensor> Tensor(std::string_view name) const;  // NOT_FOUND names it
   std::span<const GgufTensor> tensors() const;
   std::vector<std::span<const uint8_t>> parts() const;  // the whole content of each file
+  void DropPages() const;                               // MappedFile::DropPages of each file
 
  private:
   GgufFile();

@@ -5,6 +5,8 @@
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -130,6 +132,35 @@ TEST(GgufFile, FindsTensors) {
   EXPECT_EQ(quants.bytes, 34);
   EXPECT_EQ(static_cast<const char*>(quants.data)[33], '\1');
   EXPECT_EQ((*file)->tensors().size(), 2u);
+}
+
+// Kilobytes of memory that hold pages of the mapping in which `address` lies; -1 if there is none.
+int64_t ResidentKilobytes(const void* address) {
+  std::ifstream maps("/proc/self/smaps");
+  const auto wanted = reinterpret_cast<uintptr_t>(address);
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    uint64_t begin = 0, end = 0;
+    int64_t resident = 0;
+    if (std::sscanf(line.c_str(), "%lx-%lx ", &begin, &end) == 2) {
+      inside = begin <= wanted && wanted < end;
+    } else if (inside && std::sscanf(line.c_str(), "Rss: %ld kB", &resident) == 1) {
+      return resident;
+    }
+  }
+  return -1;
+}
+
+TEST(GgufFile, DropsPagesAndReadsThemAgain) {
+  auto file = OpenBytes(SampleWriter().Serialize());
+  ASSERT_TRUE(file.ok());
+  const GgufTensor floats = (*file)->Tensor("t.floats").value();
+  const auto* values = static_cast<const volatile float*>(floats.data);
+  EXPECT_EQ(values[5], 5.0f);
+  EXPECT_GT(ResidentKilobytes(floats.data), 0);
+  (*file)->DropPages();
+  EXPECT_EQ(ResidentKilobytes(floats.data), 0);
+  EXPECT_EQ(values[5], 5.0f);
 }
 
 TEST(GgufFile, HonoursAlignment) {

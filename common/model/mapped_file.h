@@ -20,6 +20,9 @@ class MappedFile {
   ~MappedFile();
 
   std::span<const uint8_t> bytes() const { return bytes_; }
+  // Gives up the memory that holds the file's pages here; whoever reads on gets them from the file
+  // again.
+  void DropPages() const;
 
  private:
   explicit MappedFile(std::span<const uint8_t> bytes) : bytes_(bytes) {}

@@ -46,6 +46,8 @@ class Model {
   // Checks every tensor's presence, type and shape against the configuration before anything uses
   // it.
   static absl::StatusOr<std::shared_ptr<const Model>> Load(const std::string& path);
+  // For who has packed the weights: the file's own copy of them leaves the memory of the process.
+  void DropPages() const { file_->DropPages(); }
 
   ModelConfig config;
   kernels::WeightView embedding;  // [vocab, hidden]

@@ -20,18 +20,41 @@ def run(command):
     return json.loads(out.stdout.strip().split('\n')[-1])
 
 
-def engine(args, isa, numerics):
-    got = run([ENGINE, '--model', args.model, '--threads', str(args.threads), '--prompt', str(args.prompt), '--isa', isa,
+def engine(args, isa, numerics, machine):
+    """Tokens/s by column; what the run says about loading and the machine goes to `machine`."""
+    got = run([ENGINE, '--model', args.model, '--threads', str(args.threads), '--prompt', args.prompt, '--isa', isa,
                '--numerics', numerics, '--sequences', args.sequences, '--repeats', '3', '--json'])
-    rates = {f'decode {d["sequences"]}': d['tokens_per_second'] for d in got['decode']}
-    return {f'prefill {args.prompt}': got['prefill_tokens_per_second'], **rates}
+    for name in ('load_to_first_token_seconds', 'resident_megabytes_after_load', 'kv_pool_megabytes'):
+        machine[name] = min(got[name], machine.get(name, got[name]))
+    machine['weight_megabytes_a_step'] = got['weight_megabytes_a_step']
+    machine['read_gigabytes_per_second'] = max(got['read_gigabytes_per_second'], machine.get('read_gigabytes_per_second', 0))
+    return {**{f'prefill {p["prompt"]}': p['tokens_per_second'] for p in got['prefill']},
+            **{f'decode {d["sequences"]}': d['tokens_per_second'] for d in got['decode']}}
 
 
 def peer(args, script):
-    got = run([sys.executable, os.path.join(HERE, script), args.model, '--threads', str(args.threads),
-               '--prompt', str(args.prompt), '--sequences', args.sequences])
-    rates = {f'decode {s}': rate for s, rate in got['decode_tokens_per_s'].items()}
-    return {f'prefill {args.prompt}': got['prefill_tokens_per_s'], **rates}
+    rates = {}
+    for number, prompt in enumerate(args.prompt.split(',')):
+        sequences = args.sequences if number == 0 else '1'
+        got = run([sys.executable, os.path.join(HERE, script), args.model, '--threads', str(args.threads),
+                   '--prompt', prompt, '--sequences', sequences])
+        rates[f'prefill {prompt}'] = got['prefill_tokens_per_s']
+        if number == 0:
+            decode = {f'decode {s}': rate for s, rate in got['decode_tokens_per_s'].items()}
+    return {**rates, **decode}
+
+
+def report_machine(args, best, machine):
+    size = os.path.getsize(args.model) / 1e6
+    held = machine['resident_megabytes_after_load'] - machine['kv_pool_megabytes']
+    bound = 1000 * machine['read_gigabytes_per_second'] / machine['weight_megabytes_a_step']
+    print(f'load to first token {machine["load_to_first_token_seconds"]:.2f} s; resident without the KV pool '
+          f'{held:.0f} MB, {held / size:.2f} of the file')
+    print(f'weights {machine["weight_megabytes_a_step"]:.1f} MB a step, memory read at '
+          f'{machine["read_gigabytes_per_second"]:.1f} GB/s: at most {bound:.0f} steps/s')
+    for name, rates in best.items():
+        if name not in PEERS and 'decode 1' in rates:
+            print(f'  {name}: one sequence at {rates["decode 1"] / bound:.2f} of it')
 
 
 def supported_isas():
@@ -51,16 +74,18 @@ def main():
     parser.add_argument('--model', required=True)
     parser.add_argument('--peers', action='store_true')
     parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument('--prompt', type=int, default=512)
-    parser.add_argument('--sequences', default='1,16')
+    parser.add_argument('--prompt', default='128,512,2048')
+    parser.add_argument('--sequences', default='1,16,64')
     parser.add_argument('--rounds', type=int, default=3)
     args = parser.parse_args()
 
     peers = PEERS if args.peers else {}
+    machine = {}
     runs = {name: lambda script=script: peer(args, script) for name, script in peers.items()}
     for isa in supported_isas():
         for numerics in ('fast', 'batch_invariant'):
-            runs[f'{isa} {numerics}'] = lambda isa=isa, numerics=numerics: engine(args, isa, numerics)
+            runs[f'{isa} {numerics}'] = (
+                lambda isa=isa, numerics=numerics: engine(args, isa, numerics, machine))
     best = {name: {} for name in runs}
     for number in range(args.rounds):
         for name, measure in runs.items():
@@ -75,6 +100,7 @@ def main():
     print('| --- |' + ' ---: |' * len(columns))
     for name, rates in best.items():
         print(f'| {name} | ' + ' | '.join(cell(best, peers, name, c) for c in columns) + ' |')
+    report_machine(args, best, machine)
 
 
 if __name__ == '__main__':
