@@ -47,17 +47,31 @@ TEST_P(ElementwiseTest, RmsNorm) {
   }
 }
 
+// The elements of pair i of n, and which of the two element d is.
+std::pair<int, int> PairOf(RopePairs pairs, int d, int n) {
+  if (pairs == RopePairs::kAdjacent) return {d / 2, d % 2};
+  return {d % n, d / n};
+}
+
 TEST_P(ElementwiseTest, Rope) {
   for (const auto& [dim, rope_dim] : {std::pair{64, 64}, {64, 32}, {10, 6}, {8, 0}, {24, 20}}) {
     // The same positions again and again: nothing kept for other frequencies or another scale may
     // be used.
-    for (const auto& [base, scale] : {std::pair{1e5, 1.0}, {1e5, 1.19}, {500.0, 1.19}}) {
+    for (const auto& [base, scale, pairs] : {std::tuple{1e5, 1.0, RopePairs::kAdjacent},
+                                             {1e5, 1.19, RopePairs::kAdjacent},
+                                             {500.0, 1.19, RopePairs::kHalves},
+                                             {1e5, 1.0, RopePairs::kHalves},
+                                             {500.0, 1.19, RopePairs::kAdjacent}}) {
       std::vector<double> frequencies;
       for (int i = 0; i < rope_dim / 2; ++i) {
         frequencies.push_back(std::pow(base, -2.0 * i / rope_dim) / (i % 3 + 1));
       }
-      RopeArgs args{
-          .rows = 40, .heads = 3, .head_dim = dim, .frequencies = frequencies, .scale = scale};
+      RopeArgs args{.pairs = pairs,
+                    .rows = 40,
+                    .heads = 3,
+                    .head_dim = dim,
+                    .frequencies = frequencies,
+                    .scale = scale};
       std::vector<int32_t> positions(args.rows);
       for (int r = 0; r < args.rows; ++r) positions[r] = r * 211;
       positions[7] = 200000;  // past what is kept in the table
@@ -70,42 +84,62 @@ TEST_P(ElementwiseTest, Rope) {
         const int d = static_cast<int>(i) % dim;
         const auto row = i / (args.heads * dim);
         double exact = x[i];
+        double size = 0;
         if (d < rope_dim) {
-          const double angle = positions[row] * frequencies[d / 2];
-          const double other = d % 2 == 0 ? -x[i + 1] : x[i - 1];
+          const auto [pair, place] = PairOf(pairs, d, rope_dim / 2);
+          const int apart = pairs == RopePairs::kAdjacent ? 1 : rope_dim / 2;
+          const double angle = positions[row] * frequencies[pair];
+          const double other = place == 0 ? -x[i + apart] : x[i - apart];
           exact = scale * (x[i] * std::cos(angle) + other * std::sin(angle));
+          size = scale * (std::abs(x[i]) + std::abs(other));
         }
         // Products are rounded once each; the angle itself is exact to double precision.
-        const double size = d < rope_dim ? scale * (std::abs(x[i]) + std::abs(x[i ^ 1])) : 0;
         ASSERT_NEAR(out[i], exact, 2 * kEpsilon * size) << "row " << row << " element " << d;
       }
     }
   }
 }
 
-TEST_P(ElementwiseTest, SiluMul) {
+double Activated(Activation activation, double x) {
+  if (activation == Activation::kSilu) return x / (1 + std::exp(-x));
+  // (1 + tanh(y)) / 2, exact where tanh(y) is close to -1.
+  return x / (1 + std::exp(-2 * std::sqrt(2 / M_PI) * (x + 0.044715 * x * x * x)));
+}
+
+// How much a rounding of the exponent's argument changes the result, in roundings.
+double ActivationRoundings(Activation activation, double x) {
+  if (activation == Activation::kSilu) return 6;
+  return 6 + 4 * std::sqrt(2 / M_PI) * std::abs(x + 0.044715 * x * x * x);
+}
+
+TEST_P(ElementwiseTest, ActivateMul) {
   for (const int64_t count : {1, 7, 8, 1536, 100003}) {
-    auto gate = RandomFloats(random_, count, 4.0f);
-    const auto up = RandomFloats(random_, count), before = gate;
-    ops_->SiluMul(gate.data(), up.data(), count);
-    for (int64_t i = 0; i < count; ++i) {
-      const double exact = before[i] / (1 + std::exp(-double{before[i]})) * up[i];
-      ASSERT_NEAR(gate[i], exact, std::abs(exact) * 6 * kEpsilon + 1e-37) << before[i];
+    for (const auto activation : {Activation::kSilu, Activation::kGeluTanh}) {
+      auto gate = RandomFloats(random_, count, 4.0f);
+      const auto up = RandomFloats(random_, count), before = gate;
+      ops_->ActivateMul(activation, gate.data(), up.data(), count);
+      for (int64_t i = 0; i < count; ++i) {
+        const double exact = Activated(activation, before[i]) * up[i];
+        const double roundings = ActivationRoundings(activation, before[i]);
+        ASSERT_NEAR(gate[i], exact, std::abs(exact) * roundings * kEpsilon + 1e-36) << before[i];
+      }
     }
   }
 }
 
-TEST_P(ElementwiseTest, SiluMulAtTheEnds) {
-  std::vector<float> gate{-1e30f, -200.0f, -88.0f, -0.0f, 0.0f, 88.0f, 200.0f, 1e30f, NAN};
-  const std::vector<float> up(gate.size(), 1.0f);
-  ops_->SiluMul(gate.data(), up.data(), static_cast<int64_t>(gate.size()));
-  for (int i = 0; i < 3; ++i) EXPECT_LE(std::abs(gate[i]), 1e-7f) << i;
-  EXPECT_EQ(gate[3], 0.0f);
-  EXPECT_EQ(gate[4], 0.0f);
-  EXPECT_EQ(gate[5], 88.0f);
-  EXPECT_EQ(gate[6], 200.0f);
-  EXPECT_EQ(gate[7], 1e30f);
-  EXPECT_TRUE(std::isnan(gate[8]));
+TEST_P(ElementwiseTest, ActivateMulAtTheEnds) {
+  for (const auto activation : {Activation::kSilu, Activation::kGeluTanh}) {
+    std::vector<float> gate{-1e12f, -200.0f, -88.0f, -0.0f, 0.0f, 88.0f, 200.0f, 1e12f, NAN};
+    const std::vector<float> up(gate.size(), 1.0f);
+    ops_->ActivateMul(activation, gate.data(), up.data(), static_cast<int64_t>(gate.size()));
+    for (int i = 0; i < 3; ++i) EXPECT_LE(std::abs(gate[i]), 1e-7f) << i;
+    EXPECT_EQ(gate[3], 0.0f);
+    EXPECT_EQ(gate[4], 0.0f);
+    EXPECT_EQ(gate[5], 88.0f);
+    EXPECT_EQ(gate[6], 200.0f);
+    EXPECT_EQ(gate[7], 1e12f);
+    EXPECT_TRUE(std::isnan(gate[8]));
+  }
 }
 
 TEST_P(ElementwiseTest, Add) {
@@ -114,6 +148,26 @@ TEST_P(ElementwiseTest, Add) {
     const auto y = RandomFloats(random_, count), before = x;
     ops_->Add(x.data(), y.data(), count);
     for (int64_t i = 0; i < count; ++i) ASSERT_EQ(x[i], before[i] + y[i]);
+  }
+}
+
+TEST_P(ElementwiseTest, Scale) {
+  for (const int64_t count : {1, 9, 70001}) {
+    auto x = RandomFloats(random_, count);
+    const auto before = x;
+    ops_->Scale(x.data(), 25.298221f, count);
+    for (int64_t i = 0; i < count; ++i) ASSERT_EQ(x[i], before[i] * 25.298221f);
+  }
+}
+
+TEST_P(ElementwiseTest, SoftCap) {
+  for (const int64_t count : {1, 9, 70001}) {
+    auto x = RandomFloats(random_, count, 20.0f);
+    const auto before = x;
+    ops_->SoftCap(x.data(), 30.0f, count);
+    for (int64_t i = 0; i < count; ++i) {
+      ASSERT_NEAR(x[i], 30 * std::tanh(before[i] / 30.0), 30 * 4 * kEpsilon) << before[i];
+    }
   }
 }
 

@@ -57,9 +57,10 @@ TEST_P(InvarianceTest, RowsOfTheOthersDoNotSeeEachOther) {
   const auto ops = MakeOps(GetParam());
   constexpr int kDim = 579;
   const auto x = RandomFloats(random, kRows * kDim), w = RandomFloats(random, kRows * kDim);
-  auto norm = x, silu = x;
+  auto norm = x, silu = x, gelu = x;
   ops->RmsNorm(x.data(), w.data(), 1e-5f, kRows, kDim, norm.data());
-  ops->SiluMul(silu.data(), w.data(), kRows * kDim);
+  ops->ActivateMul(Activation::kSilu, silu.data(), w.data(), kRows * kDim);
+  ops->ActivateMul(Activation::kGeluTanh, gelu.data(), w.data(), kRows * kDim);
   for (const int row : {0, 1, 77, 149}) {
     const auto same = [&](const std::vector<float>& one, const std::vector<float>& all) {
       return std::equal(one.begin(), one.end(), all.begin() + row * kDim);
@@ -67,9 +68,11 @@ TEST_P(InvarianceTest, RowsOfTheOthersDoNotSeeEachOther) {
     std::vector<float> one(kDim);
     ops->RmsNorm(x.data() + row * kDim, w.data(), 1e-5f, 1, kDim, one.data());
     EXPECT_TRUE(same(one, norm));
-    one.assign(x.begin() + row * kDim, x.begin() + (row + 1) * kDim);
-    ops->SiluMul(one.data(), w.data() + row * kDim, kDim);
-    EXPECT_TRUE(same(one, silu));
+    for (const auto activation : {Activation::kSilu, Activation::kGeluTanh}) {
+      one.assign(x.begin() + row * kDim, x.begin() + (row + 1) * kDim);
+      ops->ActivateMul(activation, one.data(), w.data() + row * kDim, kDim);
+      EXPECT_TRUE(same(one, activation == Activation::kSilu ? silu : gelu));
+    }
   }
 }
 

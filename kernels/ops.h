@@ -22,6 +22,7 @@
 #include <string>
 #include <vector>
 
+#include "kernels/activation.h"
 #include "kernels/encoder_ops.h"
 #include "kernels/kv_type.h"
 #include "kernels/weights.h"
@@ -106,11 +107,18 @@ struct StoreKvArgs {
   KvLayout layout;
 };
 
-// Rotary embedding of adjacent pairs (2i, 2i+1) as GGUF `llama` files expect; the angle of pair i
-// at position p is p * frequencies[i], and what is rotated is multiplied by `scale`. Elements past
-// the pairs stay as they are.
+// Which two elements of a head are pair i of the n pairs that are rotated.
+enum class RopePairs : uint8_t {
+  kAdjacent,  // 2i and 2i + 1, as in GGUF files of `llama`
+  kHalves,    // i and i + n, as in those of Qwen and Gemma
+};
+
+// Rotary embedding (Su et al., arXiv:2104.09864). The angle of pair i at position p is
+// p * frequencies[i], and what is rotated is multiplied by `scale`. Elements past the pairs stay as
+// they are.
 struct RopeArgs {
   float* x = nullptr;  // [R, heads, D], in place
+  RopePairs pairs = RopePairs::kAdjacent;
   const int32_t* positions = nullptr;
   int rows = 0, heads = 0, head_dim = 0;
   std::span<const double> frequencies;  // radians a position; at most head_dim / 2
@@ -142,10 +150,14 @@ class Ops {
   virtual void Rope(const RopeArgs& args) = 0;
   virtual void StoreKv(const StoreKvArgs& args) = 0;
   virtual void Attention(const AttentionArgs& args) = 0;
-  // gate[i] = silu(gate[i]) * up[i]
-  virtual void SiluMul(float* gate, const float* up, int64_t count) = 0;
+  // gate[i] = activation(gate[i]) * up[i], for kSilu and kGeluTanh
+  virtual void ActivateMul(Activation activation, float* gate, const float* up, int64_t count) = 0;
   // x[i] += y[i]
   virtual void Add(float* x, const float* y, int64_t count) = 0;
+  // x[i] *= factor
+  virtual void Scale(float* x, float factor, int64_t count) = 0;
+  // x[i] = cap * tanh(x[i] / cap), cap > 0
+  virtual void SoftCap(float* x, float cap, int64_t count) = 0;
 };
 
 struct OpsOptions {

@@ -61,10 +61,13 @@ class CountingOps final : public kernels::Ops {
     record_->buffers.insert(args.out);
     inner_->Attention(args);
   }
-  void SiluMul(float* gate, const float* up, int64_t count) override {
-    inner_->SiluMul(gate, up, count);
+  void ActivateMul(kernels::Activation activation, float* gate, const float* up,
+                   int64_t count) override {
+    inner_->ActivateMul(activation, gate, up, count);
   }
   void Add(float* x, const float* y, int64_t count) override { inner_->Add(x, y, count); }
+  void Scale(float* x, float factor, int64_t count) override { inner_->Scale(x, factor, count); }
+  void SoftCap(float* x, float cap, int64_t count) override { inner_->SoftCap(x, cap, count); }
 
  private:
   static int RowsOf(std::span<const kernels::SequenceSpan> spans) {

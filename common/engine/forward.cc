@@ -92,7 +92,8 @@ void Forward::AttendAndFeedForward(int layer, kv::KvStorage& storage, Rows& rows
                rows.count, config.hidden, rows.normed.data());
   ops_.Matmul(*packed.gate, rows.normed.data(), rows.count, rows.gate.data());
   ops_.Matmul(*packed.up, rows.normed.data(), rows.count, rows.up.data());
-  ops_.SiluMul(rows.gate.data(), rows.up.data(), int64_t{rows.count} * config.ffn);
+  ops_.ActivateMul(kernels::Activation::kSilu, rows.gate.data(), rows.up.data(),
+                   int64_t{rows.count} * config.ffn);
   ops_.Matmul(*packed.down, rows.gate.data(), rows.count, rows.projected.data());
   ops_.Add(rows.x.data(), rows.projected.data(), residual);
 }

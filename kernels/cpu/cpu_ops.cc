@@ -1,6 +1,7 @@
 #include "kernels/cpu/cpu_ops.h"
 
 #include <algorithm>
+#include <cmath>
 #include <vector>
 
 #include "kernels/check.h"
@@ -28,6 +29,19 @@ int64_t RowGrain(int64_t row_elements) {
 template <typename T>
 void GrowTo(std::vector<T>& buffer, int64_t elems) {
   if (buffer.size() < static_cast<size_t>(elems)) buffer.resize(static_cast<size_t>(elems));
+}
+
+// One row; as many sines follow the cosines. Nothing here is fused, so that all machines agree.
+void RotateHalves(const RopeArgs& args, const float* cosines, float* x) {
+  const auto pairs = static_cast<int64_t>(args.frequencies.size());
+  const float* sines = cosines + pairs;
+  for (int h = 0; h < args.heads; ++h, x += args.head_dim) {
+    for (int64_t i = 0; i < pairs; ++i) {
+      const float first = x[i], second = x[i + pairs];
+      x[i] = first * cosines[i] - second * sines[i];
+      x[i + pairs] = first * sines[i] + second * cosines[i];
+    }
+  }
 }
 
 class CpuOps final : public Ops {
@@ -92,12 +106,14 @@ class CpuOps final : public Ops {
     const auto pairs = static_cast<int>(args.frequencies.size());
     KERNELS_CHECK(2 * pairs <= args.head_dim);
     if (args.rows <= 0 || pairs == 0) return;
-    rope_.Prepare(args.positions, args.rows, args.frequencies, args.scale);
+    RopeTable& table = TableFor(args);
+    table.Prepare(args.positions, args.rows, args.frequencies, args.scale);
     const int64_t row_elements = int64_t{args.heads} * args.head_dim;
     ForRows(args.rows, row_elements, [&](int64_t r) {
-      const float* cosines = rope_.Row(static_cast<int>(r));
-      kernels_.rope(args.x + r * row_elements, cosines, cosines + pairs, args.heads, args.head_dim,
-                    2 * pairs);
+      const float* cosines = table.Row(static_cast<int>(r));
+      float* x = args.x + r * row_elements;
+      if (args.pairs == RopePairs::kHalves) return RotateHalves(args, cosines, x);
+      kernels_.rope(x, cosines, cosines + pairs, args.heads, args.head_dim, 2 * pairs);
     });
   }
 
@@ -120,9 +136,14 @@ class CpuOps final : public Ops {
 
   void Attention(const AttentionArgs& args) override { attention_.Run(args); }
 
-  void SiluMul(float* gate, const float* up, int64_t count) override {
+  void ActivateMul(Activation activation, float* gate, const float* up, int64_t count) override {
+    KERNELS_CHECK(activation == Activation::kSilu || activation == Activation::kGeluTanh);
     pool_.ParallelFor(count, kElementsPerPart, [&](int64_t begin, int64_t end, int) {
-      kernels_.silu_mul(gate + begin, up + begin, end - begin);
+      if (activation == Activation::kSilu) {
+        return kernels_.silu_mul(gate + begin, up + begin, end - begin);
+      }
+      kernels_.encoder.activate(activation, gate + begin, end - begin);
+      for (int64_t i = begin; i < end; ++i) gate[i] *= up[i];
     });
   }
 
@@ -132,12 +153,30 @@ class CpuOps final : public Ops {
     });
   }
 
+  void Scale(float* x, float factor, int64_t count) override {
+    pool_.ParallelFor(count, kElementsPerPart, [&](int64_t begin, int64_t end, int) {
+      kernels_.encoder.scale(x + begin, factor, end - begin, x + begin);
+    });
+  }
+
+  void SoftCap(float* x, float cap, int64_t count) override {
+    pool_.ParallelFor(count, kElementsPerPart, [&](int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end; ++i) x[i] = cap * std::tanh(x[i] / cap);
+    });
+  }
+
  private:
   template <typename Fn>
   void ForRows(int64_t rows, int64_t row_elements, const Fn& fn) {
     pool_.ParallelFor(rows, RowGrain(row_elements), [&](int64_t begin, int64_t end, int) {
       for (int64_t r = begin; r < end; ++r) fn(r);
     });
+  }
+
+  // The table that holds these angles, or the one that was used longest ago.
+  RopeTable& TableFor(const RopeArgs& args) {
+    if (!ropes_[last_rope_].Holds(args.frequencies, args.scale)) last_rope_ ^= 1;
+    return ropes_[last_rope_];
   }
 
   // Large batches under kFast. With AMX, bfloat16 tiles beat everything; with AVX-512, oneDNN's
@@ -194,7 +233,9 @@ class CpuOps final : public Ops {
   ThreadPool pool_;
   AttentionPlan attention_;
   CpuEncoder encoder_{kernels_, pool_};
-  RopeTable rope_;
+  // Models have at most two kinds of layers, with angles of their own.
+  RopeTable ropes_[2];
+  int last_rope_ = 0;
   std::vector<uint8_t> integers_;
   std::vector<float> scales_;
   std::vector<float> sums_;

@@ -11,9 +11,13 @@ constexpr int kMaxPages = 2048;  // 131072 positions; 32 MiB at 64 rotated eleme
 
 }  // namespace
 
+bool RopeTable::Holds(std::span<const double> frequencies, double scale) const {
+  return scale == scale_ && std::ranges::equal(frequencies, frequencies_);
+}
+
 void RopeTable::Prepare(const int32_t* positions, int rows, std::span<const double> frequencies,
                         double scale) {
-  if (scale != scale_ || !std::ranges::equal(frequencies, frequencies_)) {
+  if (!Holds(frequencies, scale)) {
     frequencies_.assign(frequencies.begin(), frequencies.end());
     scale_ = scale;
     pairs_ = frequencies.size();

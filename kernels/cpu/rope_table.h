@@ -11,6 +11,7 @@ namespace trivium::kernels {
 
 class RopeTable {
  public:
+  bool Holds(std::span<const double> frequencies, double scale) const;
   // Makes the angles of these positions available; forgets all others when frequencies or scale
   // change.
   void Prepare(const int32_t* positions, int rows, std::span<const double> frequencies,

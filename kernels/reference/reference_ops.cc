@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
 #include <vector>
 
 #include "kernels/check.h"
@@ -26,6 +27,11 @@ float Dot(const float* a, const float* b, int64_t n) {
   for (int j = 0; j < kLanes; ++j) sum += lanes[j];
   for (; i < n; ++i) sum += double{a[i]} * b[i];
   return static_cast<float>(sum);
+}
+
+double Gelu(double x) {
+  const double inner = std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x);
+  return x / (1 + std::exp(-2 * inner));  // (1 + tanh(y)) / 2, exact where tanh(y) is close to -1
 }
 
 class ReferenceMatrix final : public Matrix {
@@ -170,15 +176,18 @@ class ReferenceOps final : public Ops {
   void Rope(const RopeArgs& args) override {
     const auto pairs = static_cast<int>(args.frequencies.size());
     KERNELS_CHECK(2 * pairs <= args.head_dim);
+    const bool adjacent = args.pairs == RopePairs::kAdjacent;
     for (int r = 0; r < args.rows; ++r) {
       for (int i = 0; i < pairs; ++i) {
         const double angle = args.positions[r] * args.frequencies[static_cast<size_t>(i)];
         const double c = args.scale * std::cos(angle), s = args.scale * std::sin(angle);
         for (int h = 0; h < args.heads; ++h) {
-          float* pair = args.x + (int64_t{r} * args.heads + h) * args.head_dim + 2 * i;
-          const double x0 = pair[0], x1 = pair[1];
-          pair[0] = static_cast<float>(x0 * c - x1 * s);
-          pair[1] = static_cast<float>(x0 * s + x1 * c);
+          float* head = args.x + (int64_t{r} * args.heads + h) * args.head_dim;
+          float& first = head[adjacent ? 2 * i : i];
+          float& second = head[adjacent ? 2 * i + 1 : i + pairs];
+          const double x0 = first, x1 = second;
+          first = static_cast<float>(x0 * c - x1 * s);
+          second = static_cast<float>(x0 * s + x1 * c);
         }
       }
     }
@@ -215,14 +224,27 @@ class ReferenceOps final : public Ops {
     }
   }
 
-  void SiluMul(float* gate, const float* up, int64_t count) override {
+  void ActivateMul(Activation activation, float* gate, const float* up, int64_t count) override {
+    KERNELS_CHECK(activation == Activation::kSilu || activation == Activation::kGeluTanh);
     for (int64_t i = 0; i < count; ++i) {
-      gate[i] = static_cast<float>(gate[i] / (1.0 + std::exp(-double{gate[i]})) * up[i]);
+      const double x = gate[i];
+      const double activated = activation == Activation::kSilu ? x / (1 + std::exp(-x)) : Gelu(x);
+      gate[i] = static_cast<float>(activated * up[i]);
     }
   }
 
   void Add(float* x, const float* y, int64_t count) override {
     for (int64_t i = 0; i < count; ++i) x[i] += y[i];
+  }
+
+  void Scale(float* x, float factor, int64_t count) override {
+    for (int64_t i = 0; i < count; ++i) x[i] *= factor;
+  }
+
+  void SoftCap(float* x, float cap, int64_t count) override {
+    for (int64_t i = 0; i < count; ++i) {
+      x[i] = static_cast<float>(cap * std::tanh(double{x[i]} / cap));
+    }
   }
 
  private:
