@@ -224,7 +224,7 @@ StepResult Engine::Step(std::span<const SequenceRange> batch, const LayerPass& p
   if (w.all_rows == 0) return {};
   w.rows.count = w.all_rows;
   w.rows.Reserve(model_->config);
-  w.rows.kv_bytes_read = 0;
+  w.rows.kv_bytes_read = w.rows.expert_bytes_read = 0;
   w.rows.count = static_cast<int>(w.ids.size());
   forward_->Embed(w.ids, w.rows);
   const int layers = model_->config.layers;
@@ -244,7 +244,8 @@ StepResult Engine::Step(std::span<const SequenceRange> batch, const LayerPass& p
   const size_t logits = w.logit_rows.size() * static_cast<size_t>(model_->config.vocab);
   return {.logits = {w.logits.data(), logits},
           .first_row = w.first_row,
-          .kv_bytes_read = w.rows.kv_bytes_read};
+          .kv_bytes_read = w.rows.kv_bytes_read,
+          .expert_bytes_read = w.rows.expert_bytes_read};
 }
 
 }  // namespace trivium::engine

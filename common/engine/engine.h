@@ -56,6 +56,7 @@ struct StepResult {
   // For each range of the batch, then of the pass, its first logit row, or -1.
   std::span<const int> first_row;
   int64_t kv_bytes_read = 0;  // by attention, all layers
+  int64_t expert_bytes_read = 0;  // weights of the experts that rows were routed to, all layers
 };
 
 class Engine {

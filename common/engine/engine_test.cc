@@ -16,7 +16,6 @@ namespace {
 using kernels::Isa;
 using kernels::Numerics;
 using kernels::WeightType;
-using Logits = std::vector<float>;
 
 // Sanitizers make a step 20 times slower: they get the same tests with fewer repetitions.
 #if defined(TRIVIUM_TSAN) || defined(__SANITIZE_ADDRESS__)
@@ -25,47 +24,9 @@ constexpr bool kSlow = true;
 constexpr bool kSlow = false;
 #endif
 
-// Euclidean distance relative to the length of `expected`.
-template <typename A, typename B>
-double Distance(const A& actual, const B& expected) {
-  double difference = 0, length = 0;
-  for (size_t i = 0; i < expected.size(); ++i) {
-    difference += std::pow(static_cast<double>(actual[i]) - static_cast<double>(expected[i]), 2);
-    length += std::pow(static_cast<double>(expected[i]), 2);
-  }
-  return std::sqrt(difference / length);
-}
-
 Logits Row(const StepResult& result, int row, int32_t vocab) {
   const auto from = result.logits.begin() + int64_t{row} * vocab;
   return {from, from + vocab};
-}
-
-Logits RunWhole(Engine& engine, const Prompt& prompt) {
-  const SequenceRange range = prompt.Whole(LogitsWanted::kLast);
-  const StepResult result = engine.Step({&range, 1});
-  return {result.logits.begin(), result.logits.end()};
-}
-
-// The logits of the last token after running the prompt in pieces that end at `cuts`.
-Logits RunCut(Engine& engine, const Prompt& prompt, const std::vector<size_t>& cuts) {
-  size_t begin = 0;
-  for (size_t cut : cuts) {
-    const SequenceRange range = prompt.Range(begin, cut - begin, LogitsWanted::kNone);
-    EXPECT_TRUE(engine.Step({&range, 1}).logits.empty());
-    begin = cut;
-  }
-  const SequenceRange range = prompt.Range(begin, prompt.ids.size() - begin, LogitsWanted::kLast);
-  const StepResult result = engine.Step({&range, 1});
-  return {result.logits.begin(), result.logits.end()};
-}
-
-std::vector<size_t> RandomCuts(std::mt19937& random, size_t tokens, int round) {
-  std::vector<size_t> cuts;
-  const uint32_t longest = round % 4 == 0 ? 1 : random() % 24 + 1;
-  for (size_t at = random() % longest + 1; at < tokens; at += random() % longest + 1)
-    cuts.push_back(at);
-  return cuts;
 }
 
 // How the engine computes, and on which weights.

@@ -10,6 +10,8 @@
 #include <span>
 #include <vector>
 
+#include "common/engine/experts.h"
+#include "common/engine/feed_forward.h"
 #include "common/kv/kv_storage.h"
 #include "common/model/model.h"
 #include "kernels/ops.h"
@@ -27,9 +29,11 @@ struct Rows {
   std::vector<float> q;                      // [count, heads, head_dim]
   std::vector<float> k, v;                   // [count, kv_heads, head_dim]
   std::vector<float> attn;                   // [count, heads, head_dim]
-  std::vector<float> gate, up;               // [count, ffn]
   std::vector<float> projected;              // [count, hidden]
-  int64_t kv_bytes_read = 0;                 // by attention, added up
+  FeedForward::Scratch ffn;
+  Experts::Scratch experts;
+  int64_t kv_bytes_read = 0;      // by attention, added up
+  int64_t expert_bytes_read = 0;  // weights of routed experts, added up
 
   // Makes room for `count` rows.
   void Reserve(const model::ModelConfig& config);
@@ -54,6 +58,13 @@ class Forward {
 
  private:
   struct Layer;
+
+  // Adds a bias, normalises each head and rotates, as far as the architecture does.
+  void FinishHeads(int layer, const Rows& rows, const float* bias, const float* norm, int heads,
+                   float* x);
+  // x += projected, normalised where the architecture does so.
+  void AddProjected(Rows& rows, const float* post_norm);
+  void RunFeedForward(int layer, Rows& rows);
 
   const model::Model& model_;
   kernels::Ops& ops_;

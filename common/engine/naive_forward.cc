@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <numbers>
+#include <numeric>
 
 #include "kernels/weights.h"
 
@@ -36,16 +38,38 @@ Vector Norm(const Vector& x, const float* weight, double eps) {
   return y;
 }
 
-void Rotate(Vector& x, const model::ModelConfig& config, size_t position) {
+void Rotate(Vector& x, const model::ModelConfig& config, int layer, size_t position) {
   const auto head_dim = static_cast<size_t>(config.head_dim);
+  const model::Rope& rope = config.RopeOf(layer);
+  const size_t pairs = rope.frequencies.size();
+  const bool halves = config.rope_pairs == kernels::RopePairs::kHalves;
   for (size_t head = 0; head < x.size(); head += head_dim) {
-    for (size_t i = 0; i < config.rope.frequencies.size(); ++i) {
-      const double angle = static_cast<double>(position) * config.rope.frequencies[i];
-      const double a = x[head + 2 * i], b = x[head + 2 * i + 1];
-      x[head + 2 * i] = config.rope.scale * (a * std::cos(angle) - b * std::sin(angle));
-      x[head + 2 * i + 1] = config.rope.scale * (a * std::sin(angle) + b * std::cos(angle));
+    for (size_t i = 0; i < pairs; ++i) {
+      const size_t first = head + (halves ? i : 2 * i);
+      const size_t second = head + (halves ? i + pairs : 2 * i + 1);
+      const double angle = static_cast<double>(position) * rope.frequencies[i];
+      const double a = x[first], b = x[second];
+      x[first] = rope.scale * (a * std::cos(angle) - b * std::sin(angle));
+      x[second] = rope.scale * (a * std::sin(angle) + b * std::cos(angle));
     }
   }
+}
+
+void AddTo(Vector& x, const Vector& y) {
+  for (size_t i = 0; i < x.size(); ++i) x[i] += y[i];
+}
+
+// A product for the heads of q, k or v, with what the architecture does to them before they turn.
+Vector Heads(const kernels::WeightView& w, const Vector& x, const float* bias, const float* norm,
+             const model::ModelConfig& config) {
+  Vector y = Times(w, x);
+  for (size_t i = 0; bias != nullptr && i < y.size(); ++i) y[i] += bias[i];
+  const auto head_dim = static_cast<std::ptrdiff_t>(config.head_dim);
+  for (auto head = y.begin(); norm != nullptr && head != y.end(); head += head_dim) {
+    const Vector normed = Norm({head, head + head_dim}, norm, static_cast<double>(config.rms_eps));
+    std::copy(normed.begin(), normed.end(), head);
+  }
+  return y;
 }
 
 void RoundToHalf(Vector& x) {
@@ -54,18 +78,22 @@ void RoundToHalf(Vector& x) {
   }
 }
 
-// The attention of one token over keys 0 … `last`.
+double Capped(double x, double cap) { return cap == 0 ? x : cap * std::tanh(x / cap); }
+
+// The attention of one token over keys `first` … `last`.
 Vector Attend(const Vector& q, const std::vector<Vector>& k, const std::vector<Vector>& v,
-              const model::ModelConfig& config, size_t last) {
+              const model::ModelConfig& config, size_t first, size_t last) {
   const auto head_dim = static_cast<size_t>(config.head_dim);
   const size_t group = static_cast<size_t>(config.heads / config.kv_heads);
   Vector out(q.size());
   for (size_t head = 0; head < static_cast<size_t>(config.heads); ++head) {
     const size_t from = head / group * head_dim;
-    Vector weights(last + 1);
-    for (size_t t = 0; t <= last; ++t) {
-      for (size_t i = 0; i < head_dim; ++i) weights[t] += q[head * head_dim + i] * k[t][from + i];
-      weights[t] /= std::sqrt(static_cast<double>(head_dim));
+    Vector weights(last + 1, -INFINITY);
+    for (size_t t = first; t <= last; ++t) {
+      double score = 0;
+      for (size_t i = 0; i < head_dim; ++i) score += q[head * head_dim + i] * k[t][from + i];
+      weights[t] = Capped(score * static_cast<double>(config.attention_scale),
+                          static_cast<double>(config.attention_softcap));
     }
     const double highest = *std::max_element(weights.begin(), weights.end());
     double total = 0;
@@ -79,15 +107,80 @@ Vector Attend(const Vector& q, const std::vector<Vector>& k, const std::vector<V
   return out;
 }
 
-void AddTo(Vector& x, const Vector& y) {
-  for (size_t i = 0; i < x.size(); ++i) x[i] += y[i];
+double Sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+double Activated(kernels::Activation activation, double x) {
+  if (activation == kernels::Activation::kSilu) return x * Sigmoid(x);
+  return x / 2 * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
 }
 
-Vector FeedForward(const model::LayerWeights& layer, const Vector& x) {
-  Vector gate = Times(layer.gate, x);
-  const Vector up = Times(layer.up, x);
-  for (size_t i = 0; i < gate.size(); ++i) gate[i] = gate[i] / (1 + std::exp(-gate[i])) * up[i];
-  return Times(layer.down, gate);
+Vector Gated(const model::FfnWeights& ffn, kernels::Activation activation, const Vector& x) {
+  Vector gate = Times(ffn.gate, x);
+  const Vector up = Times(ffn.up, x);
+  for (size_t i = 0; i < gate.size(); ++i) gate[i] = Activated(activation, gate[i]) * up[i];
+  return Times(ffn.down, gate);
+}
+
+// Every expert computes, and those that the row does not use count nothing.
+Vector Experts(const model::LayerWeights& layer, const model::ModelConfig& config,
+               const Vector& x) {
+  Vector weights = Times(layer.router, x);
+  for (double& weight : weights) weight = std::exp(weight);
+  Vector sorted = weights;
+  std::sort(sorted.rbegin(), sorted.rend());
+  const double least = sorted[static_cast<size_t>(config.experts.used) - 1];
+  const auto counted =
+      config.experts.normalised ? sorted.begin() + config.experts.used : sorted.end();
+  const double total = std::accumulate(sorted.begin(), counted, 0.0);
+  Vector y(x.size());
+  for (size_t e = 0; e < weights.size(); ++e) {
+    Vector part = Gated(layer.experts[e], config.activation, x);
+    for (double& value : part) value *= weights[e] >= least ? weights[e] / total : 0;
+    AddTo(y, part);
+  }
+  if (config.experts.shared_ffn == 0) return y;
+  Vector shared = Gated(layer.shared, config.activation, x);
+  const double share = Sigmoid(Times(layer.shared_router, x)[0]);
+  for (double& value : shared) value *= share;
+  AddTo(y, shared);
+  return y;
+}
+
+Vector FeedForward(const model::LayerWeights& layer, const model::ModelConfig& config,
+                   const Vector& x) {
+  if (!layer.experts.empty()) return Experts(layer, config, x);
+  return Gated(layer.ffn, config.activation, x);
+}
+
+// One layer; keys and values are added to `result`.
+void RunLayer(const model::Model& model, int index, std::vector<Vector>& x, NaiveResult& result) {
+  const model::ModelConfig& config = model.config;
+  const model::LayerWeights& layer = model.layers[static_cast<size_t>(index)];
+  const auto eps = static_cast<double>(config.rms_eps);
+  const auto normed = [&](const Vector& row, const float* norm) {
+    return norm == nullptr ? row : Norm(row, norm, eps);
+  };
+  std::vector<Vector> q, k, v;
+  for (size_t t = 0; t < x.size(); ++t) {
+    const Vector in = Norm(x[t], layer.attn_norm, eps);
+    q.push_back(Heads(layer.q, in, layer.q_bias, layer.q_norm, config));
+    k.push_back(Heads(layer.k, in, layer.k_bias, layer.k_norm, config));
+    v.push_back(Heads(layer.v, in, layer.v_bias, nullptr, config));
+    Rotate(q.back(), config, index, t);
+    Rotate(k.back(), config, index, t);
+    RoundToHalf(k.back());
+    RoundToHalf(v.back());
+  }
+  const auto window = static_cast<size_t>(config.WindowOf(index));
+  for (size_t t = 0; t < x.size(); ++t) {
+    const size_t first = window == 0 || t < window ? 0 : t - window + 1;
+    AddTo(x[t], normed(Times(layer.attn_out, Attend(q[t], k, v, config, first, t)),
+                       layer.attn_post_norm));
+    AddTo(x[t],
+          normed(FeedForward(layer, config, Norm(x[t], layer.ffn_norm, eps)), layer.ffn_post_norm));
+  }
+  result.k.push_back(std::move(k));
+  result.v.push_back(std::move(v));
 }
 
 }  // namespace
@@ -96,30 +189,16 @@ NaiveResult NaiveForward(const model::Model& model, std::span<const int32_t> tok
   const model::ModelConfig& config = model.config;
   NaiveResult result;
   std::vector<Vector> x;
-  for (int32_t id : tokens) x.push_back(Row(model.embedding, id));
-  for (const model::LayerWeights& layer : model.layers) {
-    std::vector<Vector> q, k, v;
-    for (size_t t = 0; t < x.size(); ++t) {
-      const Vector normed = Norm(x[t], layer.attn_norm, static_cast<double>(config.rms_eps));
-      q.push_back(Times(layer.q, normed));
-      k.push_back(Times(layer.k, normed));
-      v.push_back(Times(layer.v, normed));
-      Rotate(q.back(), config, t);
-      Rotate(k.back(), config, t);
-      RoundToHalf(k.back());
-      RoundToHalf(v.back());
-    }
-    for (size_t t = 0; t < x.size(); ++t) {
-      AddTo(x[t], Times(layer.attn_out, Attend(q[t], k, v, config, t)));
-      AddTo(x[t],
-            FeedForward(layer, Norm(x[t], layer.ffn_norm, static_cast<double>(config.rms_eps))));
-    }
-    result.k.push_back(std::move(k));
-    result.v.push_back(std::move(v));
+  for (int32_t id : tokens) {
+    x.push_back(Row(model.embedding, id));
+    for (double& value : x.back()) value *= static_cast<double>(config.embedding_scale);
   }
+  for (int layer = 0; layer < config.layers; ++layer) RunLayer(model, layer, x, result);
   for (const Vector& row : x) {
-    result.logits.push_back(
-        Times(model.output, Norm(row, model.output_norm, static_cast<double>(config.rms_eps))));
+    Vector logits =
+        Times(model.output, Norm(row, model.output_norm, static_cast<double>(config.rms_eps)));
+    for (double& logit : logits) logit = Capped(logit, static_cast<double>(config.logit_softcap));
+    result.logits.push_back(std::move(logits));
   }
   return result;
 }

@@ -77,6 +77,29 @@ std::vector<Prompt> RandomPrompts(std::mt19937& random, const TestEngine& test, 
   return prompts;
 }
 
+Logits RunWhole(Engine& engine, const Prompt& prompt) { return RunCut(engine, prompt, {}); }
+
+Logits RunCut(Engine& engine, const Prompt& prompt, const std::vector<size_t>& cuts) {
+  size_t begin = 0;
+  for (size_t cut : cuts) {
+    const SequenceRange range = prompt.Range(begin, cut - begin, LogitsWanted::kNone);
+    TRIVIUM_CHECK(engine.Step({&range, 1}).logits.empty(), "logits that nobody wants");
+    begin = cut;
+  }
+  const SequenceRange range = prompt.Range(begin, prompt.ids.size() - begin, LogitsWanted::kLast);
+  const StepResult result = engine.Step({&range, 1});
+  return {result.logits.begin(), result.logits.end()};
+}
+
+std::vector<size_t> RandomCuts(std::mt19937& random, size_t tokens, int round) {
+  std::vector<size_t> cuts;
+  const uint32_t longest = round % 4 == 0 ? 1 : random() % 24 + 1;
+  for (size_t at = random() % longest + 1; at < tokens; at += random() % longest + 1) {
+    cuts.push_back(at);
+  }
+  return cuts;
+}
+
 std::vector<uint16_t> KvBits(const kv::KvStorage& storage, const Prompt& prompt, int first_layer,
                              int last_layer) {
   const kernels::KvLayout& layout = storage.layout();

@@ -1,6 +1,7 @@
 // For tests: an engine on the tiny random model. Thread-safety: one thread.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -59,6 +60,28 @@ struct Prompt {
 // Prompts of 1 … most_tokens random tokens; no block belongs to two of them.
 std::vector<Prompt> RandomPrompts(std::mt19937& random, const TestEngine& test, size_t count,
                                   size_t most_tokens);
+
+using Logits = std::vector<float>;
+
+// Euclidean distance relative to the length of `expected`.
+template <typename A, typename B>
+double Distance(const A& actual, const B& expected) {
+  double difference = 0, length = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    difference += std::pow(static_cast<double>(actual[i]) - static_cast<double>(expected[i]), 2);
+    length += std::pow(static_cast<double>(expected[i]), 2);
+  }
+  return std::sqrt(difference / length);
+}
+
+// The logits of the prompt's last token, run in one step.
+Logits RunWhole(Engine& engine, const Prompt& prompt);
+
+// The same after running the prompt in pieces that end at `cuts`.
+Logits RunCut(Engine& engine, const Prompt& prompt, const std::vector<size_t>& cuts);
+
+// Ends of pieces of up to 24 tokens; of single ones in each fourth round.
+std::vector<size_t> RandomCuts(std::mt19937& random, size_t tokens, int round);
 
 // The bits of every key and value of the prompt's positions, layer by layer.
 std::vector<uint16_t> KvBits(const kv::KvStorage& storage, const Prompt& prompt, int first_layer,

@@ -32,6 +32,18 @@ constexpr char kOther[] =
     R"({%- if m.role not in ['user', 'assistant', 'wizard'] %}{{ raise_exception('No ' ~ m.role) }}{% endif %})"
     R"([{{ '<|' ~ m.role ~ '|>' }}{{ m.content | trim | lower }}]{% endfor %}{{ strftime_now('%Y-%m-%d') }})";
 
+// Turns and constructs as Gemma's: the system text in front of the first turn, roles that must take
+// turns, and another name for the assistant.
+constexpr char kTurns[] =
+    R"({{ bos_token }}{%- if messages[0]['role'] == 'system' -%}{%- set first = messages[0]['content'] + '\n\n' -%})"
+    R"({%- set rest = messages[1:] -%}{%- else -%}{%- set first = "" -%}{%- set rest = messages -%}{%- endif -%})"
+    R"({%- for m in rest -%}{%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) -%})"
+    R"({{ raise_exception("roles must take turns") }}{%- endif -%})"
+    R"({%- set role = "model" if m['role'] == 'assistant' else m['role'] -%})"
+    R"({{ '<|im_start|>' + role + '\n' + (first if loop.first else "") }})"
+    R"({%- if m['content'] is string -%}{{ m['content'] | trim }}{%- endif -%}{{ '<|im_end|>\n' }}{%- endfor -%})"
+    R"({%- if add_generation_prompt -%}{{ '<|im_start|>model\n' }}{%- endif -%})";
+
 ChatTemplate Load(const char* source) {
   GgufWriter writer;
   writer.AddStrings("tokenizer.ggml.tokens",
@@ -49,6 +61,16 @@ ChatTemplate Load(const char* source) {
 
 absl::StatusOr<std::string> Render(const ChatTemplate& chat, std::vector<ChatMessage> messages) {
   return chat.Render(messages);
+}
+
+TEST(ChatTemplate, RendersTurnsThatMustAlternate) {
+  const ChatTemplate chat = Load(kTurns);
+  EXPECT_EQ(
+      Render(chat, {{"system", "S"}, {"user", " U "}, {"assistant", "A"}, {"user", "V"}}).value(),
+      "<s><|im_start|>user\nS\n\nU<|im_end|>\n<|im_start|>model\nA<|im_end|>\n"
+      "<|im_start|>user\nV<|im_end|>\n<|im_start|>model\n");
+  EXPECT_THAT(Message(Render(chat, {{"user", "U"}, {"user", "V"}}).status()),
+              HasSubstr("roles must take turns"));
 }
 
 TEST(ChatTemplate, RendersTurns) {

@@ -1,5 +1,5 @@
 // A loaded model: hyper-parameters, weight views into the mapped file, tokenizer, chat template.
-// Architectures are data (a table of options in model.cc), not forks of the engine.
+// Architectures are data (a table of options in architecture.cc), not forks of the engine.
 // Thread-safety: immutable after Load; shared by pointer.
 #pragma once
 
@@ -13,9 +13,19 @@
 #include "common/model/gguf.h"
 #include "common/model/rope.h"
 #include "common/model/tokenizer.h"
+#include "kernels/ops.h"
 #include "kernels/weights.h"
 
 namespace trivium::model {
+
+// Layers whose feed-forward network is many small ones, of which a router picks a few a row.
+struct ExpertConfig {
+  int32_t count = 0;       // 0: no layer has experts
+  int32_t used = 0;        // a row
+  int32_t ffn = 0;         // inner size of one
+  int32_t shared_ffn = 0;  // inner size of the one that every row passes; 0: none
+  bool normalised = true;  // the weights of those used add up to one
+};
 
 struct ModelConfig {
   std::string architecture;  // "llama"
@@ -25,20 +35,56 @@ struct ModelConfig {
   int32_t heads = 0;     // query heads
   int32_t kv_heads = 0;  // divides heads
   int32_t head_dim = 0;
-  int32_t ffn = 0;
+  int32_t ffn = 0;  // inner size, of layers without experts
   int32_t vocab = 0;
   int32_t context = 0;  // most positions of one sequence
   Rope rope;
+  kernels::RopePairs rope_pairs = kernels::RopePairs::kAdjacent;
   float rms_eps = 0;
+  float embedding_scale = 1;
+  float attention_scale = 0;
+  float attention_softcap = 0;  // 0: none
+  float logit_softcap = 0;      // 0: none
+  kernels::Activation activation = kernels::Activation::kSilu;
+  ExpertConfig experts;
+  // Local layers see the last `window` keys only, and have a rotation of their own.
+  std::vector<bool> local_layers;  // [layers], or empty
+  int32_t window = 0;
+  Rope local_rope;
+
+  bool IsLocal(int layer) const {
+    return !local_layers.empty() && local_layers[static_cast<size_t>(layer)];
+  }
+  const Rope& RopeOf(int layer) const { return IsLocal(layer) ? local_rope : rope; }
+  int32_t WindowOf(int layer) const { return IsLocal(layer) ? window : 0; }
 
   // Of float16 pages.
   int64_t KvBytesPerToken() const { return int64_t{layers} * 2 * kv_heads * head_dim * 2; }
 };
 
+// down(activation(gate x) * up x)
+struct FfnWeights {
+  kernels::WeightView gate, up;  // [ffn, hidden]
+  kernels::WeightView down;      // [hidden, ffn]
+};
+
+// What an architecture does not have is null or empty.
 struct LayerWeights {
-  const float* attn_norm = nullptr;  // [hidden]
-  const float* ffn_norm = nullptr;   // [hidden]
-  kernels::WeightView q, k, v, attn_out, gate, up, down;
+  const float* attn_norm = nullptr;       // [hidden]
+  const float* ffn_norm = nullptr;        // [hidden]
+  const float* attn_post_norm = nullptr;  // [hidden], of what attention adds
+  const float* ffn_post_norm = nullptr;   // [hidden], of what the feed-forward network adds
+  const float* q_norm = nullptr;          // [head_dim], of each head before it is rotated
+  const float* k_norm = nullptr;
+  const float* q_bias = nullptr;  // [heads * head_dim]
+  const float* k_bias = nullptr;  // [kv_heads * head_dim]
+  const float* v_bias = nullptr;
+  kernels::WeightView q, k, v, attn_out;
+  FfnWeights ffn;                     // without experts
+  kernels::WeightView router;         // [experts, hidden]
+  std::vector<FfnWeights> experts;    // [experts]
+  FfnWeights shared;                  // what every row passes
+  kernels::WeightView shared_router;  // [1, hidden]
 };
 
 class Model {

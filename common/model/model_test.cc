@@ -82,15 +82,15 @@ TEST(Model, LoadsTinyModelsOfEveryWeightType) {
     EXPECT_EQ(model.config.vocab, 320);
     EXPECT_EQ(model.config.KvBytesPerToken(), 4 * 2 * 2 * 16 * 2);
     ASSERT_EQ(model.layers.size(), 4u);
-    EXPECT_EQ(model.layers[3].down.type, type);
-    EXPECT_EQ(model.layers[3].down.rows, 64);
-    EXPECT_EQ(model.layers[3].down.cols, 128);
+    EXPECT_EQ(model.layers[3].ffn.down.type, type);
+    EXPECT_EQ(model.layers[3].ffn.down.rows, 64);
+    EXPECT_EQ(model.layers[3].ffn.down.cols, 128);
     EXPECT_EQ(model.layers[0].k.rows, 32);
     EXPECT_NE(model.output.data, model.embedding.data);
     std::vector<float> row(128);
     double squares = 0;
     for (int64_t i = 0; i < 64; ++i) {
-      const auto* bytes = static_cast<const uint8_t*>(model.layers[1].down.data);
+      const auto* bytes = static_cast<const uint8_t*>(model.layers[1].ffn.down.data);
       kernels::DequantizeRow(type, bytes + i * kernels::RowBytes(type, 128), 128, row.data());
       for (float x : row) squares += double{x} * x;
     }
@@ -149,10 +149,10 @@ TEST(Model, LoadsASplitModelAsItsWhole) {
   const auto last = Model::Load(part(3)).value();
   EXPECT_EQ(first->fingerprint, last->fingerprint);
   for (size_t i = 0; i < whole->layers.size(); ++i) {
-    const kernels::WeightView& wanted = whole->layers[i].down;
+    const kernels::WeightView& wanted = whole->layers[i].ffn.down;
     const auto bytes = static_cast<size_t>(
         wanted.rows * kernels::RowBytes(wanted.type, static_cast<int>(wanted.cols)));
-    EXPECT_EQ(std::memcmp(last->layers[i].down.data, wanted.data, bytes), 0);
+    EXPECT_EQ(std::memcmp(last->layers[i].ffn.down.data, wanted.data, bytes), 0);
   }
   for (int number : {1, 2, 3}) {
     const std::string before = ReadBytes(part(number));
@@ -201,6 +201,100 @@ TEST(Model, RefusesImpossibleNumbers) {
     ExpectError(WithNumber(bytes, "llama.rope.freq_base", value), invalid, "freq_base");
     ExpectError(WithNumber(bytes, "llama.attention.layer_norm_rms_epsilon", value), invalid,
                 "epsilon");
+  }
+}
+
+TEST(Model, LoadsEveryFamily) {
+  for (const char* family :
+       {"llama", "qwen2", "qwen3", "gemma3", "mixtral", "qwen2moe", "qwen3moe"}) {
+    SCOPED_TRACE(family);
+    auto loaded = LoadBytes(TinyBytes(TinyModelOf(family)));
+    ASSERT_TRUE(loaded.ok()) << Message(loaded.status());
+    const ModelConfig& config = (*loaded)->config;
+    const LayerWeights& layer = (*loaded)->layers[1];
+    const std::string_view name = family;
+    EXPECT_EQ(config.architecture, name == "mixtral" ? "llama" : name);
+    EXPECT_EQ(config.rope_pairs == kernels::RopePairs::kAdjacent,
+              name == "llama" || name == "mixtral");
+    EXPECT_EQ(layer.q_bias != nullptr, name.starts_with("qwen2"));
+    EXPECT_EQ(layer.k_norm != nullptr, name.starts_with("qwen3") || name == "gemma3");
+    EXPECT_EQ(layer.experts.size(), name == "mixtral" || name.ends_with("moe") ? 8u : 0u);
+    EXPECT_EQ(config.experts.normalised, name != "qwen2moe");
+    EXPECT_EQ(layer.shared.down.cols, name == "qwen2moe" ? 96 : 0);
+    if (name != "gemma3") continue;
+    EXPECT_EQ(config.local_layers, (std::vector<bool>{true, true, true, true, true, false, true}));
+    EXPECT_EQ(config.WindowOf(4), 20);
+    EXPECT_EQ(config.WindowOf(5), 0);
+    EXPECT_EQ(config.embedding_scale, 8.0f);
+  }
+}
+
+TEST(Model, ViewsEachExpertInItsPlace) {
+  TinyModelOptions options = TinyModelOf("mixtral");
+  options.linear_type = WeightType::kQ8_0;
+  const auto model = LoadBytes(TinyBytes(options)).value();
+  for (const LayerWeights& layer : model->layers) {
+    for (size_t i = 1; i < layer.experts.size(); ++i) {
+      const kernels::WeightView &before = layer.experts[i - 1].down, &view = layer.experts[i].down;
+      EXPECT_EQ(view.rows, 64);
+      EXPECT_EQ(view.cols, 128);
+      EXPECT_EQ(static_cast<const uint8_t*>(view.data) - static_cast<const uint8_t*>(before.data),
+                64 * 128 / 32 * 34);
+    }
+  }
+}
+
+TEST(Model, RefusesImpossibleExpertsAndWindows) {
+  const auto invalid = absl::StatusCode::kInvalidArgument;
+  const std::string moe = TinyBytes(TinyModelOf("qwen2moe"));
+  for (const char* key :
+       {"qwen2moe.expert_count", "qwen2moe.expert_used_count",
+        "qwen2moe.expert_feed_forward_length", "qwen2moe.expert_shared_feed_forward_length"}) {
+    for (uint32_t value : {0u, 0xFFFFFFFFu, 0x7FFFFFFFu, 1u << 25}) {
+      ExpectError(WithNumber(moe, key, value), invalid, key);
+    }
+  }
+  ExpectError(WithNumber(moe, "qwen2moe.expert_used_count", 9u), invalid, "not from 1 to 8");
+  ExpectError(WithNumber(moe, "qwen2moe.expert_count", 7u), invalid, "ffn_gate_inp.weight");
+  ExpectError(WithNumber(moe, "qwen2moe.expert_feed_forward_length", 32u), invalid,
+              "ffn_gate_exps.weight");
+  const std::string gemma = TinyBytes(TinyModelOf("gemma3"));
+  for (uint32_t value : {0u, 0xFFFFFFFFu, (1u << 24) + 1}) {
+    ExpectError(WithNumber(gemma, "gemma3.attention.sliding_window", value), invalid,
+                "sliding_window");
+  }
+  for (float value : {0.0f, -1.0f, INFINITY, NAN}) {
+    ExpectError(WithNumber(gemma, "gemma3.final_logit_softcapping", value), invalid, "softcapping");
+  }
+}
+
+// A file of one architecture under the name of another lacks tensors, or has some without a place.
+TEST(Model, RefusesTheTensorsOfOtherFamilies) {
+  const auto renamed = [](const char* from, std::string to) {
+    std::string bytes = TinyBytes(TinyModelOf(from));
+    for (size_t at = bytes.find(from); at != std::string::npos; at = bytes.find(from, at + 1)) {
+      bytes.replace(at, to.size(), to);
+    }
+    return bytes;
+  };
+  ExpectError(renamed("qwen2", "qwen3"), absl::StatusCode::kInvalidArgument, "attn_q_norm.weight");
+  ExpectError(renamed("qwen3", "qwen2"), absl::StatusCode::kInvalidArgument, "attn_q.bias");
+  ExpectError(renamed("qwen2", "llama"), absl::StatusCode::kUnimplemented, "attn_q.bias");
+  ExpectError(renamed("gemma3", "qwen3x"), absl::StatusCode::kUnimplemented, "qwen3x");
+}
+
+TEST(Model, NamesTheKeysThatWouldChangeTheArithmetic) {
+  for (const char* name :
+       {"llama.logit_scale", "llama.attention.sliding_window", "llama.attn_logit_softcapping",
+        "llama.leading_dense_block_count", "llama.expert_group_count", "llama.attention.scale",
+        "llama.rope.freq_base_swa"}) {
+    ExpectError(TinyBytes({.extra_numbers = {{name, 7}}}), absl::StatusCode::kUnimplemented, name);
+  }
+  for (const auto& neutral : {std::pair{"llama.attention.sliding_window", 0},
+                              {"llama.expert_count", 0},
+                              {"llama.expert_gating_func", 1}}) {
+    auto model = LoadBytes(TinyBytes({.extra_numbers = {neutral}}));
+    EXPECT_TRUE(model.ok()) << Message(model.status());
   }
 }
 

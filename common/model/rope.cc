@@ -174,7 +174,7 @@ absl::StatusOr<Rope> RopeReader::Read() {
   }
   ASSIGN_OR_RETURN(const int32_t dim, Dim());
   ASSIGN_OR_RETURN(base_, PositiveOr("rope.freq_base", context_.default_base));
-  for (int i = 0; i < dim / 2; ++i) rope_.frequencies.push_back(std::pow(base_, -2.0 * i / dim));
+  rope_ = UnscaledRope(base_, static_cast<size_t>(dim));
   if (file_.Tensor(kFrequencyFactors).ok()) RETURN_IF_ERROR(DivideBy(kFrequencyFactors));
   ASSIGN_OR_RETURN(const std::string_view kind, Kind());
   RETURN_IF_ERROR(Scale(kind));
@@ -186,6 +186,15 @@ absl::StatusOr<Rope> RopeReader::Read() {
 }
 
 }  // namespace
+
+Rope UnscaledRope(double base, size_t dim) {
+  Rope rope;
+  for (size_t i = 0; i < dim / 2; ++i) {
+    rope.frequencies.push_back(
+        std::pow(base, -2.0 * static_cast<double>(i) / static_cast<double>(dim)));
+  }
+  return rope;
+}
 
 absl::StatusOr<Rope> ReadRope(const GgufFile& file, const RopeContext& context) {
   return RopeReader(file, context).Read();

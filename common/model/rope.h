@@ -36,6 +36,9 @@ struct RopeContext {
   float default_base = 0;
 };
 
+// The kind "none", of `dim` elements.
+Rope UnscaledRope(double base, size_t dim);
+
 // The tensors that ReadRope uses, or refuses where they do not fit the kind of scaling.
 inline constexpr std::string_view kRopeTensors[] = {"rope_freqs.weight", "rope_factors_long.weight",
                                                     "rope_factors_short.weight"};

@@ -84,6 +84,28 @@ std::string Streamed(const Tokenizer& tokenizer, std::span<const int32_t> ids, i
   return text + detokenizer.Flush();
 }
 
+// As Gemma 3 has it: no space in front, runs of newlines as user-defined tokens, ends of turns.
+TEST(ScoredBpe, ReadsVocabulariesLikeGemmas) {
+  TestVocabulary vocabulary = Small();  // 266 tokens
+  for (const Entry& entry : std::vector<Entry>{{"\n", -1000, 4},
+                                               {"\n\n", -1000, 4},
+                                               {"<start_of_turn>", -1000, 3},
+                                               {"<end_of_turn>", -1000, 3}}) {
+    vocabulary.entries.push_back(entry);
+  }
+  GgufWriter writer = vocabulary.Writer();
+  writer.AddBool("tokenizer.ggml.add_space_prefix", false);
+  writer.AddBool("tokenizer.ggml.add_bos_token", true);
+  const auto tokenizer = Load(writer).value();
+  EXPECT_TRUE(tokenizer->adds_bos());
+  EXPECT_FALSE(tokenizer->AddsSpaceAfter(-1));
+  EXPECT_THAT(tokenizer->end_of_generation_ids(), ElementsAre(2, 269));
+  const std::string text = "<start_of_turn>ab\n\n\n a\u00e9<end_of_turn>\n";
+  const auto ids = tokenizer->Encode(text, {.add_bos = true, .parse_special = true});
+  EXPECT_THAT(ids, ElementsAre(1, 268, 262, 267, 266, 263, 3 + 0xC3, 3 + 0xA9, 269, 266));
+  EXPECT_EQ(Streamed(*tokenizer, ids, -1), "ab\n\n\n a\u00e9\n");
+}
+
 std::vector<std::string> TextbookMerge(std::vector<std::string> parts,
                                        const std::map<std::string, float>& scores) {
   while (true) {

@@ -10,8 +10,8 @@ namespace {
 constexpr size_t kMaxVocab = 1 << 21;
 
 // Files often name one end only, though the model was taught several.
-constexpr std::string_view kEndTexts[] = {"<|im_end|>", "<|endoftext|>", "<|eot_id|>",
-                                          "<|end_of_text|>", "<|eom_id|>"};
+constexpr std::string_view kEndTexts[] = {"<|im_end|>",      "<|endoftext|>", "<|eot_id|>",
+                                          "<|end_of_text|>", "<|eom_id|>",    "<end_of_turn>"};
 
 // -1 where the file has no such key.
 absl::StatusOr<int32_t> SpecialId(const GgufFile& file, std::string_view name, int32_t vocab) {

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <random>
 #include <set>
+#include <tuple>
 #include <vector>
 
 #include "common/model/byte_alphabet.h"
@@ -35,9 +36,9 @@ class RandomTensors {
  public:
   explicit RandomTensors(uint64_t seed) : generator_(seed) {}
 
-  std::string Norm(int size) {
+  std::string Vector(int size, float mean, float sigma) {
     std::string out;
-    for (int i = 0; i < size; ++i) Append(out, 1.0f + 0.1f * Normal());
+    for (int i = 0; i < size; ++i) Append(out, mean + sigma * Normal());
     return out;
   }
 
@@ -107,12 +108,23 @@ void AddTokenizer(const TinyModelOptions& options, GgufWriter& writer) {
   writer.AddString("tokenizer.chat_template", kTemplate);
 }
 
-void AddConfig(const TinyModelOptions& o, GgufWriter& writer) {
-  auto number = [&](const char* key, int value) {
-    writer.AddUint32(std::string("llama.") + key, static_cast<uint32_t>(value));
+void AddExpertConfig(const TinyModelOptions& o, GgufWriter& writer) {
+  const auto number = [&](const char* key, int value) {
+    writer.AddUint32(fmt::format("{}.{}", o.architecture, key), static_cast<uint32_t>(value));
   };
-  writer.AddString("general.architecture", "llama");
-  writer.AddString("general.name", "tiny");
+  number("expert_count", o.experts);
+  number("expert_used_count", o.experts_used);
+  if (o.architecture != "llama") number("expert_feed_forward_length", o.ffn);
+  if (o.shared_ffn > 0) number("expert_shared_feed_forward_length", o.shared_ffn);
+}
+
+void AddConfig(const TinyModelOptions& o, GgufWriter& writer) {
+  const auto key = [&](const char* name) { return fmt::format("{}.{}", o.architecture, name); };
+  auto number = [&](const char* name, int value) {
+    writer.AddUint32(key(name), static_cast<uint32_t>(value));
+  };
+  writer.AddString("general.architecture", o.architecture);
+  writer.AddString("general.name", o.name);
   number("block_count", o.layers);
   number("context_length", o.context);
   number("embedding_length", o.hidden);
@@ -123,8 +135,17 @@ void AddConfig(const TinyModelOptions& o, GgufWriter& writer) {
   number("attention.value_length", o.head_dim);
   number("rope.dimension_count", o.head_dim);
   number("vocab_size", o.vocab);
-  writer.AddFloat("llama.rope.freq_base", 10000.0f);
-  writer.AddFloat("llama.attention.layer_norm_rms_epsilon", 1e-5f);
+  if (o.window > 0) number("attention.sliding_window", o.window);
+  writer.AddFloat(key("rope.freq_base"), 10000.0f);
+  writer.AddFloat(key("attention.layer_norm_rms_epsilon"), 1e-5f);
+  if (o.softcap > 0) {
+    writer.AddFloat(key("attn_logit_softcapping"), o.softcap);
+    writer.AddFloat(key("final_logit_softcapping"), 2 * o.softcap);
+  }
+  if (o.experts > 0) AddExpertConfig(o, writer);
+  for (const auto& [name, value] : o.extra_numbers) {
+    writer.AddUint32(name, static_cast<uint32_t>(value));
+  }
 }
 
 // Extends a context of an eighth of the model's.
@@ -135,62 +156,149 @@ void AddRopeScaling(const TinyModelOptions& o, GgufWriter& writer) {
     writer.AddTensor(name, {o.head_dim / 2}, WeightType::kF32, factors);
   };
   if (o.rope_scaling == "llama3") return add_factors("rope_freqs.weight", 1.0f);
-  writer.AddString("llama.rope.scaling.type", o.rope_scaling);
-  writer.AddUint32("llama.rope.scaling.original_context_length",
+  writer.AddString(o.architecture + ".rope.scaling.type", o.rope_scaling);
+  writer.AddUint32(o.architecture + ".rope.scaling.original_context_length",
                    static_cast<uint32_t>(o.context / 8));
   if (o.rope_scaling == "longrope") {
     add_factors("rope_factors_long.weight", 2.0f);
     add_factors("rope_factors_short.weight", 0.5f);
   } else {
-    writer.AddFloat("llama.rope.scaling.factor", 8.0f);
+    writer.AddFloat(o.architecture + ".rope.scaling.factor", 8.0f);
   }
 }
 
-void AddWeights(const TinyModelOptions& o, GgufWriter& writer) {
-  RandomTensors random(o.seed);
-  auto matrix = [&](const std::string& name, WeightType type, int rows, int cols, float sigma) {
-    const std::string data = random.Matrix(type, rows, cols, sigma);
-    if (!o.as_float) return writer.AddTensor(name, {cols, rows}, type, data);
-    std::vector<float> values(static_cast<size_t>(int64_t{rows} * cols));
-    // Rows are whole blocks: all of them read like one.
-    kernels::DequantizeRow(type, data.data(), int64_t{rows} * cols, values.data());
-    const auto* bytes = reinterpret_cast<const char*>(values.data());
-    writer.AddTensor(name, {cols, rows}, WeightType::kF32, {bytes, values.size() * sizeof(float)});
-  };
-  auto linear = [&](const std::string& name, int rows, int cols) {
-    matrix(name, o.linear_type, rows, cols, 1.0f / std::sqrt(static_cast<float>(cols)));
-  };
-  auto norm = [&](const std::string& name) {
-    writer.AddTensor(name, {o.hidden}, WeightType::kF32, random.Norm(o.hidden));
-  };
-  matrix("token_embd.weight", o.embedding_type, o.vocab, o.hidden, 1.0f);
-  for (int i = 0; i < o.layers; ++i) {
-    const std::string layer = fmt::format("blk.{}.", i);
-    norm(layer + "attn_norm.weight");
-    linear(layer + "attn_q.weight", o.heads * o.head_dim, o.hidden);
-    linear(layer + "attn_k.weight", o.kv_heads * o.head_dim, o.hidden);
-    linear(layer + "attn_v.weight", o.kv_heads * o.head_dim, o.hidden);
-    linear(layer + "attn_output.weight", o.hidden, o.heads * o.head_dim);
-    norm(layer + "ffn_norm.weight");
-    linear(layer + "ffn_gate.weight", o.ffn, o.hidden);
-    linear(layer + "ffn_up.weight", o.ffn, o.hidden);
-    linear(layer + "ffn_down.weight", o.hidden, o.ffn);
+// The tensors of a model, in the order in which a fixed seed draws them.
+class TensorWriter {
+ public:
+  TensorWriter(const TinyModelOptions& options, GgufWriter& writer)
+      : o_(options), writer_(writer), random_(options.seed) {}
+
+  void AddAll();
+
+ private:
+  bool Is(std::string_view start) const { return o_.architecture.starts_with(start); }
+
+  void Matrices(const std::string& name, WeightType type, const std::vector<int64_t>& shape,
+                float sigma);
+  void Linear(const std::string& name, int rows, int cols) {
+    Matrices(name, o_.linear_type, {cols, rows}, 1.0f / std::sqrt(static_cast<float>(cols)));
   }
-  norm("output_norm.weight");
-  if (!o.tied_embedding) {
+  void Vector(const std::string& name, int size, float mean, float sigma) {
+    writer_.AddTensor(name, {size}, WeightType::kF32, random_.Vector(size, mean, sigma));
+  }
+  void Norm(const std::string& name, int size) { Vector(name, size, 1.0f, 0.1f); }
+
+  void AddAttention(const std::string& layer);
+  void AddFfn(const std::string& layer, const std::string& suffix, int inner);
+  void AddExperts(const std::string& layer);
+
+  const TinyModelOptions& o_;
+  GgufWriter& writer_;
+  RandomTensors random_;
+};
+
+// `shape`: fastest dimension first.
+void TensorWriter::Matrices(const std::string& name, WeightType type,
+                            const std::vector<int64_t>& shape, float sigma) {
+  int64_t elems = 1;
+  for (int64_t dimension : shape) elems *= dimension;
+  const std::string data = random_.Matrix(type, elems / shape[0], shape[0], sigma);
+  if (!o_.as_float) return writer_.AddTensor(name, shape, type, data);
+  std::vector<float> values(static_cast<size_t>(elems));
+  // Rows are whole blocks: all of them read like one.
+  kernels::DequantizeRow(type, data.data(), elems, values.data());
+  const auto* bytes = reinterpret_cast<const char*>(values.data());
+  writer_.AddTensor(name, shape, WeightType::kF32, {bytes, values.size() * sizeof(float)});
+}
+
+void TensorWriter::AddAttention(const std::string& layer) {
+  Norm(layer + "attn_norm.weight", o_.hidden);
+  Linear(layer + "attn_q.weight", o_.heads * o_.head_dim, o_.hidden);
+  Linear(layer + "attn_k.weight", o_.kv_heads * o_.head_dim, o_.hidden);
+  Linear(layer + "attn_v.weight", o_.kv_heads * o_.head_dim, o_.hidden);
+  Linear(layer + "attn_output.weight", o_.hidden, o_.heads * o_.head_dim);
+  if (Is("qwen2")) {
+    Vector(layer + "attn_q.bias", o_.heads * o_.head_dim, 0.0f, 0.5f);
+    Vector(layer + "attn_k.bias", o_.kv_heads * o_.head_dim, 0.0f, 0.5f);
+    Vector(layer + "attn_v.bias", o_.kv_heads * o_.head_dim, 0.0f, 0.5f);
+  }
+  if (Is("qwen3") || Is("gemma3")) {
+    Norm(layer + "attn_q_norm.weight", o_.head_dim);
+    Norm(layer + "attn_k_norm.weight", o_.head_dim);
+  }
+  Norm(layer + "ffn_norm.weight", o_.hidden);
+  if (Is("gemma3")) {
+    Norm(layer + "post_attention_norm.weight", o_.hidden);
+    Norm(layer + "post_ffw_norm.weight", o_.hidden);
+  }
+}
+
+void TensorWriter::AddFfn(const std::string& layer, const std::string& suffix, int inner) {
+  Linear(layer + "ffn_gate" + suffix + ".weight", inner, o_.hidden);
+  Linear(layer + "ffn_up" + suffix + ".weight", inner, o_.hidden);
+  Linear(layer + "ffn_down" + suffix + ".weight", o_.hidden, inner);
+}
+
+void TensorWriter::AddExperts(const std::string& layer) {
+  // Scores that differ enough for rounding not to change the choice.
+  Matrices(layer + "ffn_gate_inp.weight", WeightType::kF32, {o_.hidden, o_.experts},
+           2.0f / std::sqrt(static_cast<float>(o_.hidden)));
+  for (const auto& [part, rows, cols] : {std::tuple{"gate", o_.ffn, o_.hidden},
+                                         {"up", o_.ffn, o_.hidden},
+                                         {"down", o_.hidden, o_.ffn}}) {
+    Matrices(fmt::format("{}ffn_{}_exps.weight", layer, part), o_.linear_type,
+             {cols, rows, o_.experts}, 1.0f / std::sqrt(static_cast<float>(cols)));
+  }
+  if (o_.shared_ffn == 0) return;
+  Vector(layer + "ffn_gate_inp_shexp.weight", o_.hidden, 0.0f, 0.3f);
+  AddFfn(layer, "_shexp", o_.shared_ffn);
+}
+
+void TensorWriter::AddAll() {
+  Matrices("token_embd.weight", o_.embedding_type, {o_.hidden, o_.vocab}, 1.0f);
+  for (int i = 0; i < o_.layers; ++i) {
+    const std::string layer = fmt::format("blk.{}.", i);
+    AddAttention(layer);
+    if (o_.experts > 0) {
+      AddExperts(layer);
+    } else {
+      AddFfn(layer, "", o_.ffn);
+    }
+  }
+  Norm("output_norm.weight", o_.hidden);
+  if (!o_.tied_embedding) {
     // Logits with a standard deviation of 4: greedy choices with margins like a trained model's.
-    matrix("output.weight", o.embedding_type, o.vocab, o.hidden,
-           4.0f / std::sqrt(static_cast<float>(o.hidden)));
+    Matrices("output.weight", o_.embedding_type, {o_.hidden, o_.vocab},
+             4.0f / std::sqrt(static_cast<float>(o_.hidden)));
   }
 }
 
 }  // namespace
 
+TinyModelOptions TinyModelOf(const std::string& family) {
+  if (family == "mixtral") return {.experts = 8};
+  TinyModelOptions options{.architecture = family};
+  if (family == "gemma3") {
+    options.layers = 7;
+    options.window = 20;
+    options.softcap = 5.0f;
+    options.head_dim = 32;
+  }
+  if (family.ends_with("moe")) {
+    options.ffn = 64;
+    options.experts = 8;
+    options.experts_used = 3;
+  }
+  if (family == "qwen2moe") options.shared_ffn = 96;
+  return options;
+}
+
 absl::Status WriteTinyModel(const std::string& path, const TinyModelOptions& options) {
   if (options.vocab < kLeastVocab || options.vocab > kMostVocab) {
     return InvalidArgument("vocab {} is not from {} to {}", options.vocab, kLeastVocab, kMostVocab);
   }
-  for (int cols : {options.hidden, options.ffn, options.heads * options.head_dim}) {
+  for (int cols : {options.hidden, options.ffn, options.heads * options.head_dim,
+                   options.shared_ffn > 0 ? options.shared_ffn : options.ffn}) {
     if (cols <= 0 || cols % kernels::BlockElems(options.linear_type) != 0 ||
         options.hidden % kernels::BlockElems(options.embedding_type) != 0) {
       return InvalidArgument("rows of {} elements are not whole blocks", cols);
@@ -199,7 +307,7 @@ absl::Status WriteTinyModel(const std::string& path, const TinyModelOptions& opt
   GgufWriter writer;
   AddConfig(options, writer);
   AddTokenizer(options, writer);
-  AddWeights(options, writer);
+  TensorWriter(options, writer).AddAll();
   if (!options.rope_scaling.empty()) AddRopeScaling(options, writer);
   if (options.parts == 1) return writer.WriteFile(path);
   int number = 0;
