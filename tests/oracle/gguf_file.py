@@ -96,4 +96,38 @@ def q8_0(raw, count):
     return half(block, 0) * np.ascontiguousarray(block[:, 2:]).view(np.int8).astype(np.float32)
 
 
-DEQUANTISE = {0: f32, 1: f16, 2: q4_0, 3: q4_1, 8: q8_0, 30: bf16}
+def q5_0(raw, count):
+    block = blocks(raw, count, 22)
+    bits = np.ascontiguousarray(block[:, 2:6]).view("<u4") >> np.arange(32, dtype=np.uint32) & 1
+    return half(block, 0) * (nibbles(block, 6) + 16 * bits.astype(np.float32) - 16)
+
+
+def super_blocks(raw, count, size):
+    return np.ascontiguousarray(raw[:count // 256 * size]).reshape(-1, size)
+
+
+def q4_k(raw, count):
+    """Eight blocks of 32, each with a scale and a minimum of six bits."""
+    block = super_blocks(raw, count, 144)
+    packed = block[:, 4:16]
+    low, high, rest = packed[:, :4], packed[:, 4:8], packed[:, 8:]
+    scales = np.concatenate([low & 63, rest & 15 | low >> 6 << 4], axis=1).astype(np.float32)
+    minima = np.concatenate([high & 63, rest >> 4 | high >> 6 << 4], axis=1).astype(np.float32)
+    quants = block[:, 16:].reshape(-1, 4, 1, 32)
+    quants = np.concatenate([quants & 15, quants >> 4], axis=2).reshape(-1, 8, 32).astype(np.float32)
+    return (half(block, 0) * scales)[..., None] * quants - (half(block, 2) * minima)[..., None]
+
+
+def q6_k(raw, count):
+    """Sixteen blocks of 16, each with a scale of eight bits; of an element, four bits lie in one place and two in
+    another."""
+    block = super_blocks(raw, count, 210)
+    low = block[:, :128].reshape(-1, 2, 1, 2, 32)
+    low = np.concatenate([low & 15, low >> 4], axis=2).reshape(-1, 2, 4, 32)
+    high = block[:, 128:192].reshape(-1, 2, 1, 32) >> np.array([0, 2, 4, 6], np.uint8)[:, None] & 3
+    quants = (low | high << 4).astype(np.float32).reshape(-1, 16, 16) - 32
+    scales = np.ascontiguousarray(block[:, 192:208]).view(np.int8).astype(np.float32)
+    return (half(block, 208) * scales)[..., None] * quants
+
+
+DEQUANTISE = {0: f32, 1: f16, 2: q4_0, 3: q4_1, 6: q5_0, 8: q8_0, 12: q4_k, 14: q6_k, 30: bf16}

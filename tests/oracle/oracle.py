@@ -47,13 +47,14 @@ def write_ids(out, ids):
     out.write(struct.pack("<I", len(ids)) + np.asarray(ids, "<i4").tobytes())
 
 
-def write_position(out, logits, full):
-    order = np.argsort(-logits, kind="stable")[:TOP]
+def write_position(out, logits, full, top=TOP):
+    order = np.argsort(-logits, kind="stable")[:top]
     logprobs = log_softmax(logits)
     rest = 1 - np.exp(logprobs[order]).sum()
     margin = logits[order[0]] - logits[order[1]]
     out.write(struct.pack("<iff", order[0], margin, max(rest, 0)))
-    out.write(order.astype("<u2").tobytes() + logprobs[order].astype("<f4").tobytes())
+    ids = order.astype("<u2" if len(logits) <= 65536 else "<i4")
+    out.write(ids.tobytes() + logprobs[order].astype("<f4").tobytes())
     out.write(struct.pack("<B", full))
     if full:
         out.write(logprobs.astype("<f2").tobytes())

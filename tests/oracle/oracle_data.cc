@@ -13,6 +13,9 @@
 namespace trivium::oracle {
 namespace {
 
+// Ids of larger vocabularies take four bytes.
+constexpr uint32_t kMostShortIds = 65536;
+
 class Reader {
  public:
   Reader(const std::string& name, std::string_view magic) {
@@ -63,7 +66,12 @@ Position ReadPosition(Reader& reader, uint32_t top, uint32_t vocab) {
   position.token = reader.Read<int32_t>();
   position.margin = reader.Read<float>();
   position.rest = reader.Read<float>();
-  position.top_ids = reader.ReadArray<uint16_t>(top);
+  if (vocab <= kMostShortIds) {
+    const auto ids = reader.ReadArray<uint16_t>(top);
+    position.top_ids.assign(ids.begin(), ids.end());
+  } else {
+    position.top_ids = reader.ReadArray<int32_t>(top);
+  }
   position.top_logprobs = reader.ReadArray<float>(top);
   if (reader.Read<uint8_t>() != 0) {
     for (uint16_t half : reader.ReadArray<uint16_t>(vocab)) {
@@ -111,8 +119,24 @@ std::vector<EncodedStrings> ReadScoredData() {
   return all;
 }
 
-std::vector<Prompt> ReadGreedyData() {
-  Reader reader("greedy.bin", "TRVG");
+std::vector<FamilyLogits> ReadFamilyData() {
+  Reader reader("families.bin", "TRVM");
+  std::vector<FamilyLogits> families(reader.Read<uint32_t>());
+  for (FamilyLogits& family : families) {
+    family.file = reader.ReadString();
+    family.ids = reader.ReadIds();
+    family.every = reader.Read<uint32_t>();
+    const auto vocab = reader.Read<uint32_t>();
+    for (size_t left = family.ids.size() / family.every; left > 0; --left) {
+      family.logits.push_back(reader.ReadArray<float>(vocab));
+    }
+  }
+  reader.CheckAtEnd();
+  return families;
+}
+
+std::vector<Prompt> ReadGreedyData(const std::string& name) {
+  Reader reader(name, "TRVG");
   std::vector<Prompt> prompts(reader.Read<uint32_t>());
   const auto top = reader.Read<uint32_t>();
   const auto vocab = reader.Read<uint32_t>();
@@ -163,7 +187,7 @@ double BucketedKlDivergence(const Position& position, std::span<const float> log
   double kl = 0;
   double others = 1;
   for (size_t i = 0; i < position.top_ids.size(); ++i) {
-    const double logprob = logits[position.top_ids[i]] - log_sum;
+    const double logprob = logits[static_cast<size_t>(position.top_ids[i])] - log_sum;
     const double expected = position.top_logprobs[i];
     kl += std::exp(expected) * (expected - logprob);
     others -= std::exp(logprob);
@@ -181,7 +205,7 @@ double KlDivergence(const Position& position, std::span<const float> logits) {
   const double log_sum = LogSumExp(logits);
   std::vector<double> expected(position.logprobs.begin(), position.logprobs.end());
   for (size_t i = 0; i < position.top_ids.size(); ++i) {
-    expected[position.top_ids[i]] = position.top_logprobs[i];
+    expected[static_cast<size_t>(position.top_ids[i])] = position.top_logprobs[i];
   }
   double kl = 0;
   for (size_t i = 0; i < expected.size(); ++i) {

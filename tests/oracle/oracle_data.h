@@ -19,7 +19,7 @@ struct Position {
   int32_t token = 0;                // the greedy choice
   float margin = 0;                 // its logit less the second one's
   float rest = 0;                   // probability of all tokens that `top_ids` lacks
-  std::vector<uint16_t> top_ids;    // likeliest first
+  std::vector<int32_t> top_ids;     // likeliest first
   std::vector<float> top_logprobs;  // natural, of the same
   std::vector<float> logprobs;      // of the whole vocabulary, rounded to float16; empty for most
 };
@@ -54,10 +54,20 @@ struct PerplexityText {
   std::vector<float> nll;  // nll[i] = -log P(ids[i + 1] | ids[0 … i])
 };
 
+// A tiny model and the logits that it gives for some tokens.
+struct FamilyLogits {
+  std::string file;  // under data/
+  std::vector<int32_t> ids;
+  uint32_t every = 0;                      // logits[i] are those of token (i + 1) * every - 1
+  std::vector<std::vector<float>> logits;  // [.., vocabulary]
+};
+
 std::vector<TokenizedString> ReadTokenizerData();
 WordData ReadWordData();
 std::vector<EncodedStrings> ReadScoredData();
-std::vector<Prompt> ReadGreedyData();
+std::vector<FamilyLogits> ReadFamilyData();
+// greedy.bin, or another file of its format.
+std::vector<Prompt> ReadGreedyData(const std::string& name = "greedy.bin");
 PerplexityText ReadPerplexityData();
 
 std::string DataPath(const std::string& name);
