@@ -180,7 +180,8 @@ TEST(HalfTest, TheVectorConversionAgrees) {
   for (int i = 0; i < 200003; ++i)
     values.push_back(std::bit_cast<float>(static_cast<uint32_t>(random())));
   std::vector<uint16_t> halfs(values.size());
-  Avx2Kernels().to_half(values.data(), static_cast<int64_t>(values.size()), halfs.data());
+  const KvRowShape shape = {.kv_heads = 1, .head_dim = static_cast<int>(values.size())};
+  Avx2Kernels().store_kv_row(shape, values.data(), halfs.data());
   for (size_t i = 0; i < values.size(); ++i)
     ASSERT_EQ(halfs[i], FloatToHalf(values[i])) << values[i];
 }
