@@ -140,17 +140,20 @@ absl::StatusOr<kernels::OpsOptions> OptionsOf(const Flags& flags) {
   return options;
 }
 
-// Bytes of the matrices that a step reads once, as they lie in the file.
+// Bytes of the matrices that a step reads once, as they lie in the file; of experts, all of them.
 int64_t WeightBytes(const model::Model& model) {
   const auto bytes = [](const kernels::WeightView& w) {
-    return w.rows * kernels::RowBytes(w.type, w.cols);
+    return w.rows == 0 ? 0 : w.rows * kernels::RowBytes(w.type, w.cols);
+  };
+  const auto ffn_bytes = [&](const model::FfnWeights& w) {
+    return bytes(w.gate) + bytes(w.up) + bytes(w.down);
   };
   int64_t sum = bytes(model.output);
   for (const model::LayerWeights& layer : model.layers) {
-    for (const auto* w :
-         {&layer.q, &layer.k, &layer.v, &layer.attn_out, &layer.gate, &layer.up, &layer.down}) {
-      sum += bytes(*w);
-    }
+    sum += bytes(layer.q) + bytes(layer.k) + bytes(layer.v) + bytes(layer.attn_out);
+    sum += ffn_bytes(layer.ffn) + ffn_bytes(layer.shared);
+    sum += bytes(layer.router) + bytes(layer.shared_router);
+    for (const model::FfnWeights& expert : layer.experts) sum += ffn_bytes(expert);
   }
   return sum;
 }
