@@ -19,6 +19,7 @@ def reserve(port):
     try:
         held.bind(f'\0trivium-test-port-{port}')
     except OSError:
+        held.close()
         return False
     reservations.append(held)
     return True
