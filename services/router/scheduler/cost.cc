@@ -182,13 +182,17 @@ void PullWhatPays(const WorkerView& worker, const RequestShape& shape, const Pul
 
 Estimate EstimateLocal(const WorkerView& worker, const RequestShape& shape, const Held& held,
                        const Speeds& speeds, int64_t kv_bytes_per_token) {
-  const StepCost cost = Or(worker.step_cost, speeds.decode);
+  const StepCost decoding = Or(worker.step_cost, speeds.decode);
+  // Steps of one row tell base and rows not apart: such a fit may call the rows of a prompt free,
+  // and then no cached one would be worth its loading.
+  StepCost cost = decoding;
+  cost.per_row_s = std::max(cost.per_row_s, speeds.prefill.per_row_s);
   Estimate estimate{.wait_s = SecondsOf(cost, worker.own_prompt_tokens, 0)};
   LoadWhatPays(
       worker, held, shape.prompt_tokens - 1, kv_bytes_per_token,
       [&](int32_t tokens) { return PrefillSeconds(cost, tokens, shape.prompt_tokens); }, &estimate,
       &Estimate::compute_s);
-  estimate.harm_s = HarmAt(worker, shape, cost) + Requests(worker) * estimate.compute_s;
+  estimate.harm_s = HarmAt(worker, shape, decoding) + Requests(worker) * estimate.compute_s;
   return estimate;
 }
 

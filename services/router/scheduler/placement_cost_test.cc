@@ -167,6 +167,21 @@ TEST(PlacementCostTest, MeasuredLoadSpeedsStandInForGuesses) {
   EXPECT_EQ(Decide(cluster, shape).prefill.front().estimate.cached_tokens, 0) << "not worth it";
 }
 
+// It has only ever decoded one token at a time, and its fit puts all of a step's time into the
+// base.
+TEST(PlacementCostTest, ADecodeWorkersTierIsWorthLoadingWhateverItThinksOfRows) {
+  ClusterSnapshot cluster = Cluster(1, 1);
+  RequestShape shape = Prompt(160, {{1, 0, 128, 128}});
+  shape.needs_prefill_worker = false;
+  for (const double per_row_s : {1e-9, 1e-3, 3e-3}) {
+    cluster.workers[1].step_cost = {.per_row_s = per_row_s, .base_s = 17e-3};
+    const Decision decision = Decide(cluster, shape);
+    EXPECT_EQ(decision.placement.prefill, kNoWorker) << per_row_s;
+    ASSERT_EQ(decision.decode.size(), 1u);
+    EXPECT_EQ(decision.decode.front().estimate.cached_tokens, 128) << per_row_s;
+  }
+}
+
 TEST(PlacementCostTest, SpeedsCountOnceTheyDifferByMoreThanNoise) {
   ClusterSnapshot cluster = Cluster(2, 1);
   cluster.workers[0].prompt_tokens_waiting = 100;
