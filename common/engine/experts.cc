@@ -3,14 +3,11 @@
 #include <algorithm>
 #include <numeric>
 
+#include "common/base/buffer.h"
 #include "common/engine/softmax.h"
 
 namespace trivium::engine {
 namespace {
-
-void GrowTo(std::vector<float>& buffer, int64_t elems) {
-  if (buffer.size() < static_cast<size_t>(elems)) buffer.resize(static_cast<size_t>(elems));
-}
 
 // to[width] += weight * from[width]
 void AddWeighted(double weight, const float* from, int64_t width, float* to) {

@@ -2,14 +2,9 @@
 
 #include <optional>
 
+#include "common/base/buffer.h"
+
 namespace trivium::engine {
-namespace {
-
-void GrowTo(std::vector<float>& buffer, int64_t elems) {
-  if (buffer.size() < static_cast<size_t>(elems)) buffer.resize(static_cast<size_t>(elems));
-}
-
-}  // namespace
 
 struct Forward::Layer {
   std::unique_ptr<kernels::Matrix> q, k, v, attn_out;

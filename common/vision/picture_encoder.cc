@@ -5,6 +5,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "common/base/buffer.h"
+
 namespace trivium::vision {
 namespace {
 
@@ -24,10 +26,6 @@ void Apply(kernels::Ops& ops, const PackedLinear& linear, const float* x, int ro
   ops.Matmul(*linear.weight, x, rows, out);
   if (linear.bias == nullptr) return;
   ops.encoder().AddBias(out, linear.bias, rows, static_cast<int>(linear.weight->rows()));
-}
-
-void GrowTo(std::vector<float>& buffer, int64_t elems) {
-  if (buffer.size() < static_cast<size_t>(elems)) buffer.resize(static_cast<size_t>(elems));
 }
 
 // The patches of a slice, those of one token next to one another, row by row: so that a token's
