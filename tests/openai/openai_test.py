@@ -203,7 +203,7 @@ class ZLastDrainTest(unittest.TestCase):
         self.assertEqual(last.usage.completion_tokens, 60)
         stream.close()
         client.close()
-        self.assertEqual(router.wait(30), 0)
+        self.assertEqual(router.wait(30), 0, CLUSTER.logs(2000))
         with self.assertRaises(openai.APIConnectionError):
             openai.OpenAI(base_url=CLUSTER.url + "/v1", api_key="none", max_retries=0).models.list()
 
