@@ -63,6 +63,8 @@ function(trivium_test)
   cmake_parse_arguments(A "" "NAME;TIMEOUT" "SRCS;DEPS;LABELS;ARGS" ${ARGN})
   add_executable(${A_NAME} ${A_SRCS})
   target_link_libraries(${A_NAME} PRIVATE trivium_flags ${A_DEPS} GTest::gtest GTest::gmock GTest::gtest_main)
+  # Most of a test is compiled for one run of milliseconds: a quarter less of the time that the whole build takes for it.
+  target_compile_options(${A_NAME} PRIVATE $<$<CONFIG:Release>:-O1>)
   add_test(NAME ${A_NAME} COMMAND ${A_NAME} ${A_ARGS})
   if(NOT A_TIMEOUT)
     set(A_TIMEOUT 300)
