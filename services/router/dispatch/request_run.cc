@@ -439,7 +439,7 @@ void RequestRun::Fail(const absl::Status& status) {
 void RequestRun::Close(Leg& leg) {
   leg.CancelStreams();
   leg.phase = Phase::kClosed;
-  leg.attempt.decode = leg.attempt.prefill = nullptr;
+  leg.attempt.decode = leg.attempt.prefill = leg.attempt.pull = nullptr;
   context_.host->Closed(leg.ticket);
 }
 
