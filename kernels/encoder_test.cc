@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/dot.h"
 #include "kernels/encoder_ops.h"
 #include "kernels/test_util.h"
 
@@ -151,6 +152,17 @@ TEST_P(EncoderTest, RotateHalves) {
     const double other = d < half ? -before[i + half] : before[i - half];
     const double exact = double{before[i]} * cosines[at] + other * sines[at];
     ASSERT_NEAR(x[i], exact, 2 * kEpsilon * (std::abs(before[i]) + std::abs(other)));
+  }
+}
+
+TEST(DotTest, IsTheSumOfProducts) {
+  std::mt19937 random = SeededRandom();
+  for (const int count : {0, 1, 7, 8, 31, 32, 33, 384, 771}) {
+    const auto a = RandomFloats(random, count), b = RandomFloats(random, count);
+    double exact = 0, size = 0;
+    for (int i = 0; i < count; ++i) exact += double{a[i]} * b[i];
+    for (int i = 0; i < count; ++i) size += std::abs(double{a[i]} * b[i]);
+    EXPECT_NEAR(BestDot()(a.data(), b.data(), count), exact, kEpsilon * size * 8) << count;
   }
 }
 

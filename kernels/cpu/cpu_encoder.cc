@@ -1,7 +1,6 @@
 #include "kernels/cpu/cpu_encoder.h"
 
 #include <algorithm>
-#include <cmath>
 
 #include "kernels/check.h"
 
@@ -72,12 +71,7 @@ void CpuEncoder::AddBias(float* x, const float* bias, int rows, int dim) {
 
 void CpuEncoder::Activate(Activation activation, float* x, int64_t count) {
   pool_.ParallelFor(count, kElementsPerPart, [&](int64_t begin, int64_t end, int) {
-    if (activation != Activation::kGelu) {
-      return kernels_.encoder.activate(activation, x + begin, end - begin);
-    }
-    for (int64_t i = begin; i < end; ++i) {
-      x[i] = 0.5f * x[i] * (1.0f + std::erf(x[i] * 0.70710678f));
-    }
+    kernels_.encoder.activate(activation, x + begin, end - begin);
   });
 }
 

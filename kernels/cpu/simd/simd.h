@@ -40,6 +40,7 @@ void LayerNormRow(const float* x, const float* weight, const float* bias, float 
 void ActivateRange(Activation activation, float* x, int64_t count);
 float SoftmaxRow(float* x, int64_t count);
 void ScaleRange(const float* x, float scale, int64_t count, float* out);
+float DotRange(const float* a, const float* b, int64_t count);
 
 // Lanes 0 … count - 1 on; count at most 8.
 inline __m256i FirstLanes(int64_t count) {

@@ -26,7 +26,8 @@ constexpr KernelTable kTable = {
     .encoder = {.layer_norm = LayerNormRow,
                 .activate = ActivateRange,
                 .softmax = SoftmaxRow,
-                .scale = ScaleRange},
+                .scale = ScaleRange,
+                .dot = DotRange},
 };
 
 }  // namespace
