@@ -50,6 +50,7 @@ inline void StoreScales(const __m256i* q, float scale, int64_t block, const RowS
 
 // Four bytes to every slots-th place.
 inline void StoreSpread(__m256i v, int64_t slots, uint8_t* out) {
+  if (slots == 1) return _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), v);
   alignas(32) int32_t fours[8];
   _mm256_store_si256(reinterpret_cast<__m256i*>(fours), v);
   for (int i = 0; i < 8; ++i) __builtin_memcpy(out + 4 * slots * i, &fours[i], 4);

@@ -15,6 +15,7 @@
 // The opposite, where g++ would unroll and then reorder into more live values than there are
 // registers.
 #define TRIVIUM_ROLLED _Pragma("GCC unroll 1")
+#define TRIVIUM_INLINE __attribute__((always_inline))
 
 namespace trivium::kernels::TRIVIUM_SIMD {
 

@@ -17,7 +17,7 @@ inline void FourSteps(const uint8_t* weights, const uint8_t* q, TileSums& dot) {
     TRIVIUM_UNROLL for (int r = 0; r < kTileRows; ++r) {
       const __m256i a = Spread(q + 4 * (kTileRows * i + r));
       TRIVIUM_UNROLL for (int p = 0; p < kTilePanels; ++p) {
-        const __m256i w = LoadWords(weights, kTilePanels * i + p);
+        const __m256i w = LoadInts(weights + 32 * (kTilePanels * i + p));
         const __m256i sum = kFirst && i == 0 ? _mm256_setzero_si256() : dot[r][p];
         dot[r][p] = kBytes ? DotBytes(sum, w, a) : DotWords(sum, w, a);
       }
