@@ -58,7 +58,7 @@ class CpuOps final : public Ops {
   EncoderOps& encoder() override { return encoder_; }
 
   std::unique_ptr<Matrix> Pack(const WeightView& view) override {
-    return std::make_unique<PackedMatrix>(view, pool_);
+    return std::make_unique<PackedMatrix>(view, panel_memory_, pool_);
   }
 
   void Matmul(const Matrix& w, const float* x, int rows, float* y) override {
@@ -231,6 +231,7 @@ class CpuOps final : public Ops {
   const OpsOptions options_;
   const KernelTable& kernels_;
   ThreadPool pool_;
+  PanelMemory panel_memory_;
   AttentionPlan attention_;
   CpuEncoder encoder_{kernels_, pool_};
   // Models have at most two kinds of layers, with angles of their own.

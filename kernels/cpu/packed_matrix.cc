@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstring>
 #include <iterator>
-#include <new>
 
 #include "kernels/check.h"
 #include "kernels/quant_block.h"
@@ -124,14 +123,12 @@ uint8_t* PackGroupScales(const int8_t* scales, const int8_t* minima, const Quant
 
 }  // namespace
 
-PackedMatrix::PackedMatrix(const WeightView& view, ThreadPool& pool)
+PackedMatrix::PackedMatrix(const WeightView& view, PanelMemory& memory, ThreadPool& pool)
     : view_(view), kind_(KindOf(view.type)) {
   KERNELS_CHECK(view.data != nullptr && view.rows >= 1 && view.cols >= 1);
   KERNELS_CHECK(view.cols % BlockElems(view.type) == 0);
   panel_bytes_ = PanelBytes(view, kind_);
-  const size_t bytes = (panel_count() * panel_bytes_ + 63) / 64 * 64;
-  panels_.reset(static_cast<uint8_t*>(std::aligned_alloc(64, bytes)));
-  KERNELS_CHECK(panels_ != nullptr);
+  panels_ = memory.Take(panel_count() * panel_bytes_);
   pool.ParallelFor(panel_count(), 8, [this](int64_t begin, int64_t end, int) {
     for (int64_t panel = begin; panel < end; ++panel) PackPanel(panel);
   });

@@ -15,11 +15,11 @@
 #pragma once
 
 #include <cstdint>
-#include <cstdlib>
 #include <memory>
 
 #include "kernels/cpu/dense_matmul.h"
 #include "kernels/cpu/kernel_table.h"
+#include "kernels/cpu/panel_memory.h"
 #include "kernels/ops.h"
 #include "kernels/thread_pool.h"
 
@@ -27,7 +27,7 @@ namespace trivium::kernels {
 
 class PackedMatrix final : public Matrix {
  public:
-  PackedMatrix(const WeightView& view, ThreadPool& pool);
+  PackedMatrix(const WeightView& view, PanelMemory& memory, ThreadPool& pool);
 
   int64_t rows() const override { return view_.rows; }
   int64_t cols() const override { return view_.cols; }
@@ -41,10 +41,6 @@ class PackedMatrix final : public Matrix {
   DenseMatmul* Dense(DenseType type, Isa isa, ThreadPool& pool) const;
 
  private:
-  struct Free {
-    void operator()(uint8_t* p) const { std::free(p); }
-  };
-
   void PackFloats(const uint8_t* row, int output, uint8_t* panel) const;
   void PackIntegers(const uint8_t* row, int output, uint8_t* panel) const;
   void PackPanel(int64_t panel);
@@ -52,7 +48,7 @@ class PackedMatrix final : public Matrix {
   WeightView view_;
   PanelKind kind_;
   int64_t panel_bytes_;
-  std::unique_ptr<uint8_t[], Free> panels_;  // aligned to a cache line
+  std::shared_ptr<uint8_t> panels_;
   mutable bool dense_tried_ = false;
   mutable std::unique_ptr<DenseMatmul> dense_;
 };

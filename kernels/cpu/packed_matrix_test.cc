@@ -18,10 +18,11 @@ TEST(PackedMatrixTest, TakesTheStatedBitsPerWeight) {
   };
   EXPECT_EQ(std::size(kBits), AllWeightTypes().size());
   ThreadPool pool(1);
+  PanelMemory memory;
   constexpr int64_t kRows = 17, kCols = 512;  // 17: the last panel is padded to 24
   for (const auto& [type, bits] : kBits) {
     const std::vector<uint8_t> bytes(kRows * RowBytes(type, kCols));
-    const PackedMatrix matrix({type, bytes.data(), kRows, kCols}, pool);
+    const PackedMatrix matrix({type, bytes.data(), kRows, kCols}, memory, pool);
     EXPECT_EQ(matrix.panel_count() * matrix.panel_bytes() * 8, 24 * kCols * bits)
         << WeightTypeName(type);
   }
