@@ -14,9 +14,11 @@ namespace {
 // partner lost its core gives its own away soon.
 constexpr std::chrono::microseconds kSpin{20};
 constexpr int kPausesPerLook = 16;
-// Enough for a disturbed thread to leave work to the others, few enough that taking one costs
-// nothing beside doing it.
-constexpr int64_t kPiecesPerThread = 4;
+// A piece is one part in so many of what is left of a share: a disturbed thread leaves most of it
+// to the others, and all end together.
+constexpr int64_t kPartsOfRest = 4;
+// Pieces at the end of a share are smaller than what is worth waking a thread for.
+constexpr int64_t kLeastPiecesPerGrain = 4;
 
 // Of state_.
 constexpr uint32_t kInside = (1u << 10) - 1;
@@ -39,7 +41,8 @@ void AwaitChange(const std::atomic<uint32_t>& value, uint32_t old) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads, void (*on_start)()) {
+ThreadPool::ThreadPool(int threads, void (*on_start)())
+    : shares_(std::make_unique<Share[]>(static_cast<size_t>(std::max(threads, 1)))) {
   KERNELS_CHECK(threads >= 1 && threads <= static_cast<int>(kInside));
   workers_.reserve(threads - 1);
   for (int thread = 1; thread < threads; ++thread) {
@@ -54,19 +57,14 @@ ThreadPool::~ThreadPool() {
   for (std::thread& worker : workers_) worker.join();
 }
 
-int64_t ThreadPool::PieceOf(int64_t n, int64_t grain) const {
-  grain = std::max<int64_t>(grain, 1);
-  if (threads() == 1 || n < 2 * grain) return n;
-  const int64_t pieces = threads() * kPiecesPerThread;
-  return std::max(grain, (n + pieces - 1) / pieces);
-}
-
-void ThreadPool::Run(Body body, const void* context, int64_t n, int64_t piece) {
+void ThreadPool::Run(Body body, const void* context, int64_t n, int64_t grain) {
   body_ = body;
   context_ = context;
-  n_ = n;
-  piece_ = piece;
-  next_.store(0, std::memory_order_relaxed);
+  least_piece_ = std::max<int64_t>(1, grain / kLeastPiecesPerGrain);
+  for (int64_t t = 0; t < threads(); ++t) {
+    shares_[t].next.store(n * t / threads(), std::memory_order_relaxed);
+    shares_[t].end = n * (t + 1) / threads();
+  }
   const uint32_t call = CallOf(state_.load(std::memory_order_relaxed)) + 1;
   state_.store(call * kCall | kOpen, std::memory_order_release);
   state_.notify_all();
@@ -79,10 +77,17 @@ void ThreadPool::Run(Body body, const void* context, int64_t n, int64_t piece) {
 }
 
 void ThreadPool::TakePieces(int thread) {
-  for (;;) {
-    const int64_t begin = next_.fetch_add(piece_, std::memory_order_relaxed);
-    if (begin >= n_) return;
-    body_(context_, begin, std::min(begin + piece_, n_), thread);
+  for (int i = 0; i < threads(); ++i) TakeFrom(shares_[(thread + i) % threads()], thread);
+}
+
+void ThreadPool::TakeFrom(Share& share, int thread) {
+  int64_t begin = share.next.load(std::memory_order_relaxed);
+  while (begin < share.end) {
+    const int64_t rest = share.end - begin;
+    const int64_t end = begin + std::min(rest, std::max(least_piece_, rest / kPartsOfRest));
+    if (!share.next.compare_exchange_weak(begin, end, std::memory_order_relaxed)) continue;
+    body_(context_, begin, end, thread);
+    begin = share.next.load(std::memory_order_relaxed);
   }
 }
 

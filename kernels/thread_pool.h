@@ -1,5 +1,6 @@
-// A small pool whose threads take the work of a call piece by piece, so that one whose core is
-// disturbed takes less of it, and one that sleeps through a call is not waited for.
+// A small pool. Each thread has a share of the work of a call, which it takes piece by piece; who
+// is done takes pieces of the others' shares, so that one whose core is disturbed takes less, and
+// one that sleeps through a call is not waited for.
 //
 // Thread-safety: ParallelFor is called by one thread at a time, never from inside a body.
 // Invariants: threads() - 1 workers exist for the life of the pool and the caller takes part, so
@@ -9,6 +10,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <thread>
 #include <vector>
 
@@ -25,34 +27,38 @@ class ThreadPool {
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // Calls fn(begin, end, thread) with disjoint ranges that cover 0 … n - 1; thread < threads() is
-  // different in each concurrent call. Ranges but the last hold at least `grain` items; where n is
-  // less than twice that, one range runs in the caller and wakes nobody. Returns when all are done.
+  // different in each concurrent call. `grain` items are worth another thread: where n is less than
+  // twice that, one range runs in the caller and wakes nobody. Returns when all are done.
   template <typename Fn>
   void ParallelFor(int64_t n, int64_t grain, const Fn& fn) {
     if (n <= 0) return;
-    const int64_t piece = PieceOf(n, grain);
-    if (piece >= n) return fn(int64_t{0}, n, 0);
+    if (threads() == 1 || n < 2 * grain) return fn(int64_t{0}, n, 0);
     Run([](const void* context, int64_t begin, int64_t end,
            int thread) { (*static_cast<const Fn*>(context))(begin, end, thread); },
-        &fn, n, piece);
+        &fn, n, grain);
   }
 
  private:
   using Body = void (*)(const void* context, int64_t begin, int64_t end, int thread);
 
-  int64_t PieceOf(int64_t n, int64_t grain) const;
-  void Run(Body body, const void* context, int64_t n, int64_t piece);
+  // Of one thread: what nobody has taken yet.
+  struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+  };
+
+  void Run(Body body, const void* context, int64_t n, int64_t grain);
   void TakePieces(int thread);
+  void TakeFrom(Share& share, int thread);
   void Work(int thread, void (*on_start)());
 
   std::vector<std::thread> workers_;
+  std::unique_ptr<Share[]> shares_;  // [threads]
   // The current call: written while nobody is inside, published by state_.
   Body body_ = nullptr;
   const void* context_ = nullptr;
-  int64_t n_ = 0;
-  int64_t piece_ = 0;
+  int64_t least_piece_ = 0;
   std::atomic<bool> stop_{false};
-  alignas(64) std::atomic<int64_t> next_{0};  // first item that nobody has taken
   // The number of the call, whether workers may still come in, and how many are inside.
   alignas(64) std::atomic<uint32_t> state_{0};
 };
