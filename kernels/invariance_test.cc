@@ -52,6 +52,60 @@ TEST_P(InvarianceTest, RowsOfAMatmulDoNotSeeEachOther) {
   }
 }
 
+// Matrices of odd numbers of panels beside each other, of one form of activations and of several.
+TEST_P(InvarianceTest, ProductsOfTheSameRowsAreThoseOfEach) {
+  auto random = SeededRandom(2);
+  const auto ops = MakeOps(GetParam());
+  constexpr int64_t kCols = 512, kOutputs[] = {200, 72, 33};
+  const auto x = RandomFloats(random, kRows * kCols);
+  for (const WeightType type : AllWeightTypes()) {
+    for (const WeightType second : {type, WeightType::kQ4_0, WeightType::kF16}) {
+      const WeightType types[] = {type, second, type};
+      std::vector<std::vector<uint8_t>> bytes;
+      std::vector<std::unique_ptr<Matrix>> matrices;
+      for (int i = 0; i < 3; ++i) {
+        bytes.push_back(RandomWeights(random, types[i], kOutputs[i], kCols));
+        matrices.push_back(ops->Pack({types[i], bytes[i].data(), kOutputs[i], kCols}));
+      }
+      for (const int rows : {1, 4, 5}) {
+        std::vector<std::vector<float>> y, expected;
+        std::vector<Product> products;
+        for (int i = 0; i < 3; ++i) {
+          y.emplace_back(rows * kOutputs[i]);
+          expected.emplace_back(rows * kOutputs[i]);
+          products.push_back({matrices[i].get(), y[i].data()});
+          ops->Matmul(*matrices[i], x.data(), rows, expected[i].data());
+        }
+        ops->MatmulAll(products, x.data(), rows);
+        EXPECT_EQ(y, expected) << WeightTypeName(type) << " and " << WeightTypeName(second);
+      }
+    }
+  }
+}
+
+TEST_P(InvarianceTest, GatedProductsAreThoseOfEach) {
+  auto random = SeededRandom(3);
+  const auto ops = MakeOps(GetParam());
+  constexpr int64_t kCols = 512, kOutputs = 332;  // the last panel is not full
+  const auto x = RandomFloats(random, kRows * kCols);
+  for (const WeightType type : AllWeightTypes()) {
+    const auto gate_bytes = RandomWeights(random, type, kOutputs, kCols);
+    const auto up_bytes = RandomWeights(random, type, kOutputs, kCols);
+    const auto gate = ops->Pack({type, gate_bytes.data(), kOutputs, kCols});
+    const auto up = ops->Pack({type, up_bytes.data(), kOutputs, kCols});
+    for (const int rows : {1, 3, 4, 7}) {
+      for (const auto activation : {Activation::kSilu, Activation::kGeluTanh}) {
+        std::vector<float> y(rows * kOutputs), z(y.size()), expected(y.size()), factor(y.size());
+        ops->Matmul(*gate, x.data(), rows, expected.data());
+        ops->Matmul(*up, x.data(), rows, factor.data());
+        ops->ActivateMul(activation, expected.data(), factor.data(), rows * kOutputs);
+        ops->MatmulGated(activation, {gate.get(), y.data()}, {up.get(), z.data()}, x.data(), rows);
+        EXPECT_EQ(y, expected) << WeightTypeName(type) << " rows " << rows;
+      }
+    }
+  }
+}
+
 TEST_P(InvarianceTest, RowsOfTheOthersDoNotSeeEachOther) {
   auto random = SeededRandom(1);
   const auto ops = MakeOps(GetParam());

@@ -125,6 +125,12 @@ struct RopeArgs {
   double scale = 1;
 };
 
+// y[R, N] = x[R, K] * w[N, K]^T
+struct Product {
+  const Matrix* w = nullptr;
+  float* y = nullptr;
+};
+
 class Ops {
  public:
   virtual ~Ops() = default;
@@ -142,6 +148,17 @@ class Ops {
 
   // y[R, N] = x[R, K] * w[N, K]^T
   virtual void Matmul(const Matrix& w, const float* x, int rows, float* y) = 0;
+  // Several products of one x, to the bit as Matmul gives them; faster for few rows.
+  virtual void MatmulAll(std::span<const Product> products, const float* x, int rows) {
+    for (const Product& product : products) Matmul(*product.w, x, rows, product.y);
+  }
+  // gate.y = activation(gate) * up: MatmulAll and ActivateMul, to the bit.
+  virtual void MatmulGated(Activation activation, const Product& gate, const Product& up,
+                           const float* x, int rows) {
+    const Product both[] = {gate, up};
+    MatmulAll(both, x, rows);
+    ActivateMul(activation, gate.y, up.y, gate.w->rows() * rows);
+  }
   // out[i, :] = table row ids[i], dequantised; 0 <= ids[i] < table.rows
   virtual void EmbedRows(const WeightView& table, std::span<const int32_t> ids, float* out) = 0;
   // out[R, dim] = x / sqrt(mean(x^2) + eps) * weight[dim]; out may be x

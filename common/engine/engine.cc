@@ -203,12 +203,16 @@ void Engine::Leave(const LayerPass& pass) {
   w.rows.spans = w.batch_spans;
 }
 
+bool Engine::HasOnlyLogitRows() const {
+  return static_cast<int>(workspace_->logit_rows.size()) == workspace_->rows.count;
+}
+
 // Once the last layer's keys and values are stored, only rows whose logits are wanted have a
 // reader.
 void Engine::KeepLogitRows() {
   Workspace& w = *workspace_;
   Rows& rows = w.rows;
-  if (static_cast<int>(w.logit_rows.size()) == rows.count) return;
+  if (HasOnlyLogitRows()) return;
   CompactRows(rows.x, w.logit_rows, model_->config.hidden);
   CompactRows(rows.normed, w.logit_rows, model_->config.hidden);
   CompactRows(rows.positions, w.logit_rows, 1);
@@ -234,9 +238,10 @@ StepResult Engine::Step(std::span<const SequenceRange> batch, const LayerPass& p
   for (int layer = 0; layer < layers; ++layer) {
     if (has_pass && layer == pass.layer_begin) Join(pass);
     if (w.rows.count == 0) continue;
-    forward_->ComputeKv(layer, *storage_, w.rows);
+    const bool is_last = layer == layers - 1;
+    forward_->ComputeKv(layer, *storage_, !is_last || HasOnlyLogitRows(), w.rows);
     if (layer_done) layer_done(layer);
-    if (layer == layers - 1) KeepLogitRows();
+    if (is_last) KeepLogitRows();
     if (w.rows.count > 0) forward_->AttendAndFeedForward(layer, *storage_, w.rows);
     if (has_pass && layer + 1 == pass.layer_end && layer + 1 < layers) Leave(pass);
   }

@@ -55,7 +55,7 @@ struct StepResult {
   std::span<const float> logits;  // [logit rows, vocab], in the order of the ranges
   // For each range of the batch, then of the pass, its first logit row, or -1.
   std::span<const int> first_row;
-  int64_t kv_bytes_read = 0;  // by attention, all layers
+  int64_t kv_bytes_read = 0;      // by attention, all layers
   int64_t expert_bytes_read = 0;  // weights of the experts that rows were routed to, all layers
 };
 
@@ -95,6 +95,7 @@ class Engine {
   void Append(const SequenceRange& range, bool gives_logits);
   void Join(const LayerPass& pass);
   void Leave(const LayerPass& pass);
+  bool HasOnlyLogitRows() const;
   void KeepLogitRows();
 
   std::shared_ptr<const model::Model> model_;

@@ -23,9 +23,8 @@ void FeedForward::Run(kernels::Ops& ops, const float* x, int rows, Scratch& scra
   for (auto* buffer : {&scratch.gate, &scratch.up}) {
     if (buffer->size() < static_cast<size_t>(inner)) buffer->resize(static_cast<size_t>(inner));
   }
-  ops.Matmul(*gate_, x, rows, scratch.gate.data());
-  ops.Matmul(*up_, x, rows, scratch.up.data());
-  ops.ActivateMul(activation_, scratch.gate.data(), scratch.up.data(), inner);
+  ops.MatmulGated(activation_, {gate_.get(), scratch.gate.data()}, {up_.get(), scratch.up.data()},
+                  x, rows);
   ops.Matmul(*down_, scratch.gate.data(), rows, y);
 }
 

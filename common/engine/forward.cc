@@ -68,14 +68,17 @@ void Forward::FinishHeads(int layer, const Rows& rows, const float* bias, const 
              .scale = rope.scale});
 }
 
-void Forward::ComputeKv(int layer, kv::KvStorage& storage, Rows& rows) {
+void Forward::ComputeKv(int layer, kv::KvStorage& storage, bool all_go_on, Rows& rows) {
   const model::ModelConfig& config = model_.config;
   const Layer& packed = layers_[static_cast<size_t>(layer)];
   const model::LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
   ops_.RmsNorm(rows.x.data(), weights.attn_norm, config.rms_eps, rows.count, config.hidden,
                rows.normed.data());
-  ops_.Matmul(*packed.k, rows.normed.data(), rows.count, rows.k.data());
-  ops_.Matmul(*packed.v, rows.normed.data(), rows.count, rows.v.data());
+  const kernels::Product products[] = {{packed.k.get(), rows.k.data()},
+                                       {packed.v.get(), rows.v.data()},
+                                       {packed.q.get(), rows.q.data()}};
+  ops_.MatmulAll(std::span(products).first(all_go_on ? 3 : 2), rows.normed.data(), rows.count);
+  rows.has_q = all_go_on;
   FinishHeads(layer, rows, weights.k_bias, weights.k_norm, config.kv_heads, rows.k.data());
   if (weights.v_bias != nullptr) {
     ops_.encoder().AddBias(rows.v.data(), weights.v_bias, rows.count,
@@ -93,7 +96,7 @@ void Forward::AttendAndFeedForward(int layer, kv::KvStorage& storage, Rows& rows
   const model::ModelConfig& config = model_.config;
   const Layer& packed = layers_[static_cast<size_t>(layer)];
   const model::LayerWeights& weights = model_.layers[static_cast<size_t>(layer)];
-  ops_.Matmul(*packed.q, rows.normed.data(), rows.count, rows.q.data());
+  if (!rows.has_q) ops_.Matmul(*packed.q, rows.normed.data(), rows.count, rows.q.data());
   FinishHeads(layer, rows, weights.q_bias, weights.q_norm, config.heads, rows.q.data());
   ops_.Attention({.q = rows.q.data(),
                   .positions = rows.positions.data(),

@@ -26,12 +26,13 @@ struct Rows {
   std::vector<kernels::SequenceSpan> spans;  // cover every row once
   std::vector<float> x;                      // [count, hidden], the residual stream
   std::vector<float> normed;                 // [count, hidden]
-  std::vector<float> q;                      // [count, heads, head_dim]
+  std::vector<float> q;                      // [count, heads, head_dim]; maybe made with k and v
   std::vector<float> k, v;                   // [count, kv_heads, head_dim]
   std::vector<float> attn;                   // [count, heads, head_dim]
   std::vector<float> projected;              // [count, hidden]
   FeedForward::Scratch ffn;
   Experts::Scratch experts;
+  bool has_q = false;
   int64_t kv_bytes_read = 0;      // by attention, added up
   int64_t expert_bytes_read = 0;  // weights of routed experts, added up
 
@@ -49,9 +50,9 @@ class Forward {
 
   void Embed(std::span<const int32_t> ids, Rows& rows);
   // First half of a layer: keys and values of all rows are in the storage afterwards, and `normed`
-  // is what the second half starts from.
-  void ComputeKv(int layer, kv::KvStorage& storage, Rows& rows);
-  // Second half. Rows may have been dropped in between.
+  // is what the second half starts from. Where all rows go on, their queries may be made here.
+  void ComputeKv(int layer, kv::KvStorage& storage, bool all_go_on, Rows& rows);
+  // Second half. Rows may have been dropped in between, unless all were to go on.
   void AttendAndFeedForward(int layer, kv::KvStorage& storage, Rows& rows);
   // logits[count, vocab]; rows that went through all layers.
   void ComputeLogits(Rows& rows, float* logits);

@@ -19,6 +19,8 @@ namespace {
 // Waking another thread costs a few microseconds; below these sizes one thread is faster.
 constexpr int64_t kElementsPerPart = 16384;
 constexpr int64_t kProductsPerPart = 65536;
+constexpr int64_t kTileOutputs = int64_t{kPanelOutputs} * kTilePanels;
+constexpr size_t kMostShared = 3;  // matrices that take the same rows
 // Half a tile of oneDNN's: with fewer rows the padding costs more than the tile gains.
 constexpr int kDenseRows = DenseMatmul::kTileRows / 2;
 
@@ -65,25 +67,42 @@ class CpuOps final : public Ops {
     if (rows <= 0) return;
     const auto& matrix = static_cast<const PackedMatrix&>(w);
     if (DenseMatmul* dense = DenseFor(matrix, rows)) return dense->Run(x, rows, y);
-    MatmulTask task;
-    task.kind = matrix.kind();
-    task.panels = matrix.panels();
-    task.panel_bytes = matrix.panel_bytes();
-    task.n = matrix.rows();
-    task.k = matrix.cols();
-    task.rows = rows;
-    task.x = x;
-    task.y = y;
-    if (BlockElems(matrix.view().type) > 1) Quantise(task);
-    // A tile of many rows takes kTilePanels panels, so whole tiles go to a thread.
-    const int64_t tile_products = task.k * kPanelOutputs * kTilePanels * rows;
-    const int64_t grain = std::max<int64_t>(1, kProductsPerPart / tile_products);
-    const int64_t tiles = (matrix.panel_count() + kTilePanels - 1) / kTilePanels;
-    pool_.ParallelFor(tiles, grain, [&](int64_t begin, int64_t end, int) {
-      MatmulTask part = task;
-      part.panel_begin = begin * kTilePanels;
-      part.panel_end = std::min(end * kTilePanels, matrix.panel_count());
-      kernels_.matmul(part);
+    const MatmulTask task = PrepareTask(matrix, x, rows, y);
+    ForPanels(PanelsOf(task), task.k * rows,
+              [&](int64_t begin, int64_t end) { RunPanels(task, begin, end); });
+  }
+
+  // Few rows: one preparation of x and one wait for the threads instead of several.
+  void MatmulAll(std::span<const Product> products, const float* x, int rows) override {
+    MatmulTask tasks[kMostShared];
+    if (!ShareRows(products, x, rows, tasks)) return Ops::MatmulAll(products, x, rows);
+    int64_t panels = 0;
+    for (size_t i = 0; i < products.size(); ++i) panels += WholeTiles(PanelsOf(tasks[i]));
+    ForPanels(panels, tasks[0].k * rows, [&](int64_t begin, int64_t end) {
+      for (size_t i = 0; i < products.size() && end > 0; ++i) {
+        const int64_t own = PanelsOf(tasks[i]);
+        RunPanels(tasks[i], std::max<int64_t>(begin, 0), std::min(end, own));
+        begin -= WholeTiles(own);
+        end -= WholeTiles(own);
+      }
+    });
+  }
+
+  void MatmulGated(Activation activation, const Product& gate, const Product& up, const float* x,
+                   int rows) override {
+    const Product both[] = {gate, up};
+    MatmulTask tasks[kMostShared];
+    if (!ShareRows(both, x, rows, tasks)) {
+      return Ops::MatmulGated(activation, gate, up, x, rows);
+    }
+    const int64_t n = tasks[0].n;
+    KERNELS_CHECK(n == tasks[1].n);
+    ForPanels(PanelsOf(tasks[0]), 2 * tasks[0].k * rows, [&](int64_t begin, int64_t end) {
+      for (const MatmulTask& task : {tasks[0], tasks[1]}) RunPanels(task, begin, end);
+      const int64_t first = begin * kPanelOutputs, last = std::min(end * kPanelOutputs, n);
+      for (int64_t at = first; at < first + rows * n; at += n) {
+        Gate(activation, gate.y + at, up.y + at, last - first);
+      }
     });
   }
 
@@ -137,13 +156,8 @@ class CpuOps final : public Ops {
   void Attention(const AttentionArgs& args) override { attention_.Run(args); }
 
   void ActivateMul(Activation activation, float* gate, const float* up, int64_t count) override {
-    KERNELS_CHECK(activation == Activation::kSilu || activation == Activation::kGeluTanh);
     pool_.ParallelFor(count, kElementsPerPart, [&](int64_t begin, int64_t end, int) {
-      if (activation == Activation::kSilu) {
-        return kernels_.silu_mul(gate + begin, up + begin, end - begin);
-      }
-      kernels_.encoder.activate(activation, gate + begin, end - begin);
-      for (int64_t i = begin; i < end; ++i) gate[i] *= up[i];
+      Gate(activation, gate + begin, up + begin, end - begin);
     });
   }
 
@@ -186,6 +200,84 @@ class CpuOps final : public Ops {
     if (options_.isa == Isa::kAmx) return matrix.Dense(DenseType::kBF16, options_.isa, pool_);
     if (options_.isa == Isa::kAvx2 || BlockElems(matrix.view().type) > 1) return nullptr;
     return matrix.Dense(DenseType::kF32, options_.isa, pool_);
+  }
+
+  void Gate(Activation activation, float* gate, const float* up, int64_t count) const {
+    KERNELS_CHECK(activation == Activation::kSilu || activation == Activation::kGeluTanh);
+    if (activation == Activation::kSilu) return kernels_.silu_mul(gate, up, count);
+    kernels_.encoder.activate(activation, gate, count);
+    for (int64_t i = 0; i < count; ++i) gate[i] *= up[i];
+  }
+
+  static int64_t PanelsOf(const MatmulTask& task) {
+    return (task.n + kPanelOutputs - 1) / kPanelOutputs;
+  }
+
+  // A tile of many rows takes kTilePanels panels, so whole tiles go to a thread.
+  static int64_t WholeTiles(int64_t panels) {
+    return (panels + kTilePanels - 1) / kTilePanels * kTilePanels;
+  }
+
+  // Calls fn(begin, end) in several threads for all panels, in whole tiles. `products` is the
+  // multiplications of one output.
+  template <typename Fn>
+  void ForPanels(int64_t panels, int64_t products, const Fn& fn) {
+    const int64_t grain = std::max<int64_t>(1, kProductsPerPart / (products * kTileOutputs));
+    pool_.ParallelFor(WholeTiles(panels) / kTilePanels, grain,
+                      [&](int64_t begin, int64_t end, int) {
+                        fn(begin * kTilePanels, std::min(end * kTilePanels, panels));
+                      });
+  }
+
+  void RunPanels(const MatmulTask& task, int64_t begin, int64_t end) const {
+    if (begin >= end) return;
+    MatmulTask part = task;
+    part.panel_begin = begin;
+    part.panel_end = end;
+    kernels_.matmul(part);
+  }
+
+  MatmulTask PrepareTask(const PackedMatrix& matrix, const float* x, int rows, float* y) {
+    MatmulTask task;
+    task.kind = matrix.kind();
+    task.panels = matrix.panels();
+    task.panel_bytes = matrix.panel_bytes();
+    task.n = matrix.rows();
+    task.k = matrix.cols();
+    task.rows = rows;
+    task.x = x;
+    task.y = y;
+    if (BlockElems(matrix.view().type) > 1) Quantise(task);
+    return task;
+  }
+
+  // Whether matrices take activations in the same form.
+  static bool AreAlike(const PackedMatrix& a, const PackedMatrix& b) {
+    const auto is_float = [](const PackedMatrix& m) { return BlockElems(m.view().type) == 1; };
+    return a.cols() == b.cols() && is_float(a) == is_float(b) &&
+           QuantPanelOf(a.kind()).nibbles == QuantPanelOf(b.kind()).nibbles;
+  }
+
+  // Fills the tasks of all products from one preparation of x; false where there is none.
+  bool ShareRows(std::span<const Product> products, const float* x, int rows, MatmulTask* tasks) {
+    if (rows <= 0 || rows > kMostFewRows || products.empty() || products.size() > kMostShared) {
+      return false;
+    }
+    const auto& first = static_cast<const PackedMatrix&>(*products[0].w);
+    for (const Product& product : products) {
+      if (!AreAlike(first, static_cast<const PackedMatrix&>(*product.w))) return false;
+    }
+    tasks[0] = PrepareTask(first, x, rows, products[0].y);
+    for (size_t i = 1; i < products.size(); ++i) {
+      const auto& matrix = static_cast<const PackedMatrix&>(*products[i].w);
+      tasks[i] = tasks[0];
+      tasks[i].kind = matrix.kind();
+      tasks[i].panels = matrix.panels();
+      tasks[i].panel_bytes = matrix.panel_bytes();
+      tasks[i].n = matrix.rows();
+      tasks[i].y = products[i].y;
+    }
+    return true;
   }
 
   // Fills task.quantised from task.x.
