@@ -97,8 +97,10 @@ TEST(Engine, RotatesAsTheFileAsks) {
   std::vector<Logits> last_logits;
   for (const char* scaling : {"", "linear", "yarn", "llama3", "longrope"}) {
     SCOPED_TRACE(scaling);
-    TestEngine test = MakeTestEngine({.isa = kernels::BestIsa(), .threads = 2},
-                                     LoadTinyModel({.layers = 2, .rope_scaling = scaling}));
+    // kFast may round more than the rotations differ.
+    TestEngine test = MakeTestEngine(
+        {.isa = kernels::BestIsa(), .numerics = kernels::Numerics::kBatchInvariant, .threads = 2},
+        LoadTinyModel({.layers = 2, .rope_scaling = scaling}));
     Prompt prompt;
     for (int32_t i = 0; i < 75; ++i) prompt.ids.push_back(100 + i % 7);
     prompt.table = {7, 100, 3, 1, 9};
