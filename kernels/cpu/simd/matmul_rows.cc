@@ -8,14 +8,15 @@ namespace {
 #ifdef __AVX512VNNI__
 using Place = TwoPlaces;
 constexpr int kPanels = 2;
-constexpr bool kUnrolled = true;
 #else
 using Place = const uint8_t*;
 constexpr int kPanels = 1;
-constexpr bool kUnrolled = false;
 #endif
 using Ints = decltype(LoadInts(Place()));
 using Floats = decltype(LoadHalfs(Place()));
+
+// Where the registers are enough.
+constexpr bool IsUnrolled(int rows) { return kPanels == 2 || rows == 1; }
 
 // Far enough for memory to answer, near enough for the second-level cache.
 constexpr int64_t kAheadBytes = 4096;
@@ -45,7 +46,7 @@ template <PanelKind kKind, int kRows>
 inline void DotGroup(Place block, int g, const uint8_t* q, int64_t low_part, Ints* dot) {
   Ints low[kRows];
   TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) dot[r] = low[r] = Ints();
-  EachNibbles<kKind, kUnrolled>(block, g, [&](int i, Ints weights) TRIVIUM_INLINE {
+  EachNibbles<kKind, IsUnrolled(kRows)>(block, g, [&](int i, Ints weights) TRIVIUM_INLINE {
     TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
       const uint8_t* four = q + 4 * (i * kRows + r);
       dot[r] = DotBytes(dot[r], weights, FillFours<Ints>(LoadFour(four)));
@@ -55,11 +56,28 @@ inline void DotGroup(Place block, int g, const uint8_t* q, int64_t low_part, Int
   TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) dot[r] = AddLow(WholeOfHigh(dot[r]), low[r]);
 }
 
+// Of one row, the low parts of which may be left out.
+template <PanelKind kKind>
+inline Ints DotGroupOfOne(Place block, int g, const uint8_t* q, int64_t low_part, bool with_low) {
+  constexpr int kSteps = 8 / QuantPanelOf(kKind).groups;
+  Ints weights[kSteps], high = Ints(), low = Ints();
+  EachNibbles<kKind, true>(block, g, [&](int i, Ints four) TRIVIUM_INLINE {
+    weights[i - g * kSteps] = four;
+    high = DotBytes(high, four, FillFours<Ints>(LoadFour(q + 4 * i)));
+  });
+  if (!with_low) return WholeOfHigh(high);
+  q += low_part + g * kSteps * 4;
+  TRIVIUM_UNROLL for (int i = 0; i < kSteps; ++i) {
+    low = DotBytes(low, weights[i], FillFours<Ints>(LoadFour(q + 4 * i)));
+  }
+  return AddLow(WholeOfHigh(high), low);
+}
+
 // Of words.
 template <PanelKind kKind, int kRows>
 inline void DotGroupOfWords(Place block, int g, const uint8_t* q, Ints* dot) {
   TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) dot[r] = Ints();
-  EachPair<kKind, kUnrolled>(block, g, [&](int i, Ints weights) TRIVIUM_INLINE {
+  EachPair<kKind, IsUnrolled(kRows)>(block, g, [&](int i, Ints weights) TRIVIUM_INLINE {
     TRIVIUM_UNROLL for (int r = 0; r < kRows; ++r) {
       dot[r] = DotWords(dot[r], weights, FillFours<Ints>(LoadFour(q + 4 * (i * kRows + r))));
     }
@@ -81,7 +99,10 @@ inline void RunTile(const MatmulTask& task, const Tile& tile, Floats* acc) {
     block = scales.Begin(b, block);
     TRIVIUM_UNROLL for (int g = 0; g < kPanel.groups; ++g) {
       Ints dot[kRows];
-      if constexpr (kPanel.nibbles) {
+      if constexpr (kPanel.nibbles && kRows == 1) {
+        const bool with_low = rows.low_blocks[b / 32] >> b % 32 & 1;
+        dot[0] = DotGroupOfOne<kKind>(block, g, q, task.k, with_low);
+      } else if constexpr (kPanel.nibbles) {
         DotGroup<kKind, kRows>(block, g, q, task.k * kRows, dot);
       } else {
         DotGroupOfWords<kKind, kRows>(block, g, q, dot);
