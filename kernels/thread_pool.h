@@ -6,6 +6,10 @@
 // Invariants: threads() - 1 workers exist for the life of the pool and the caller takes part, so
 // that no more than threads() threads ever run. Workers and the caller spin for some microseconds
 // and then sleep, so that an idle or crowded pool does not hold a core.
+//
+// A step makes some hundred calls of a few microseconds, so a call costs few transfers of cache
+// lines between cores: all that a worker needs to begin lies in one line, and it says once that it
+// is done.
 #pragma once
 
 #include <atomic>
@@ -41,26 +45,31 @@ class ThreadPool {
  private:
   using Body = void (*)(const void* context, int64_t begin, int64_t end, int thread);
 
-  // Of one thread: what nobody has taken yet.
+  // What nobody has taken yet of one thread's part of a call. The number of the call and how many
+  // units are left change together, and who has changed them holds the call open until he says that
+  // he is done: only then may he read the rest.
   struct alignas(64) Share {
-    std::atomic<int64_t> next{0};
-    int64_t end = 0;
+    std::atomic<uint64_t> open{0};  // call, units left
+    std::atomic<uint32_t> least_piece{1};
+    Body body = nullptr;
+    const void* context = nullptr;
+    int64_t n = 0;
+    int64_t unit = 1;  // items
+    int64_t end = 0;   // in units
   };
 
   void Run(Body body, const void* context, int64_t n, int64_t grain);
   void TakePieces(int thread);
-  void TakeFrom(Share& share, int thread);
+  uint32_t TakeFrom(Share& share, int thread);
   void Work(int thread, void (*on_start)());
+  void AwaitCall(const Share& share, uint32_t done);
+  void AwaitOthers();
 
   std::vector<std::thread> workers_;
   std::unique_ptr<Share[]> shares_;  // [threads]
-  // The current call: written while nobody is inside, published by state_.
-  Body body_ = nullptr;
-  const void* context_ = nullptr;
-  int64_t least_piece_ = 0;
   std::atomic<bool> stop_{false};
-  // The number of the call, whether workers may still come in, and how many are inside.
-  alignas(64) std::atomic<uint32_t> state_{0};
+  alignas(64) std::atomic<uint32_t> call_{0};  // where workers sleep
+  alignas(64) std::atomic<uint32_t> left_{0};  // units of the call that are not done
 };
 
 }  // namespace trivium::kernels
