@@ -157,15 +157,10 @@ void AttentionPlan::Finish(const AttentionArgs& args, int group, const Attention
                   args.lse == nullptr ? nullptr : args.lse + head, args.heads);
 }
 
-// Later blocks of a prompt see more keys, and blocks differ in rows, so neighbours are dealt out in
-// turn.
 template <typename Fn>
 void AttentionPlan::Deal(int64_t items, const Fn& fn) {
-  const int threads = pool_.threads();
-  pool_.ParallelFor(threads, 1, [&](int64_t begin, int64_t end, int thread) {
-    for (int64_t first = begin; first < end; ++first) {
-      for (int64_t item = first; item < items; item += threads) fn(item, thread);
-    }
+  pool_.ParallelFor(items, 1, [&](int64_t begin, int64_t end, int thread) {
+    for (int64_t item = begin; item < end; ++item) fn(item, thread);
   });
 }
 

@@ -1,7 +1,7 @@
 // Attention of some query rows over one chunk of keys, in three passes: scores, softmax, values.
 // Keys and values are read and converted to float32 one tile at a time, once for all neighbours
 // that have them in the same pages.
-#include "kernels/cpu/simd/kv_tile.h"
+#include "kernels/cpu/simd/kv_stream.h"
 #include "kernels/cpu/simd/simd.h"
 
 namespace trivium::kernels::TRIVIUM_SIMD {
@@ -337,12 +337,52 @@ void WeighTiles(const AttentionTask& task, Range rows, Tiles tiles, const Attent
   }
 }
 
+// Calls use(keys, rows, tile) for the tiles of a streamed task, with the seen keys of each.
+template <typename Use>
+void ForStreamedTiles(const AttentionTask& task, Tiles tiles, const AttentionScratch& s,
+                      int64_t offset, const Use& use) {
+  for (int t = tiles.begin; t < tiles.end; t += kTileKeys) {
+    const Range keys = TileKeys(task, 0, tiles.chunk, t);
+    TileRows rows;
+    FindRows(task, task.rows[0].block_table, tiles.chunk * kChunkKeys + t, keys, offset, &rows);
+    *s.loaded_rows += keys.end - keys.begin;
+    use(keys, rows, t);
+  }
+}
+
+void StreamScores(const AttentionTask& task, Tiles tiles, const AttentionScratch& s) {
+  ForStreamedTiles(task, tiles, s, 0, [&](Range keys, const TileRows& rows, int t) {
+    if (t + kTileKeys < tiles.end) {
+      PrefetchTile(task, 0, tiles.chunk * kChunkKeys + t + kTileKeys, 0);
+    }
+    PrefetchRows(task, rows, task.values_offset);
+    WithTypeAndHeads(task, [&]<KvType kType, int kHeads>() {
+      ScoreStreamed<kType, kHeads>(task, s.q, rows, keys, ScoresAt(task, s, 0, t));
+    });
+  });
+}
+
+void StreamValues(const AttentionTask& task, Tiles tiles, const AttentionScratch& s, float* out) {
+  ForStreamedTiles(task, tiles, s, task.values_offset,
+                   [&](Range keys, const TileRows& rows, int t) {
+                     PrefetchTile(task, 0, (tiles.chunk + 1) * kChunkKeys + t, 0);
+                     WithTypeAndHeads(task, [&]<KvType kType, int kHeads>() {
+                       WeighStreamed<kType, kHeads>(task, ScoresAt(task, s, 0, t), rows, keys, out);
+                     });
+                   });
+}
+
 // Rows of which each has keys of this chunk in common with the one before it.
 void AttendSharers(const AttentionTask& task, Range rows, int chunk, const AttentionScratch& s,
                    const AttentionPartial& partial) {
   const Range keys = KeysOfRows(task, rows, chunk * kChunkKeys, kChunkKeys);
   const Tiles tiles = {chunk, keys.begin / kTileKeys * kTileKeys, keys.end};
-  ScoreTiles(task, rows, tiles, s);
+  const bool is_streamed = IsStreamed(task);
+  if (is_streamed) {
+    StreamScores(task, tiles, s);
+  } else {
+    ScoreTiles(task, rows, tiles, s);
+  }
   for (int i = rows.begin * task.heads; i < rows.end * task.heads; ++i) {
     const Range seen = ChunkKeys(task, i / task.heads, chunk);
     if (seen.empty()) continue;
@@ -350,6 +390,7 @@ void AttendSharers(const AttentionTask& task, Range rows, int chunk, const Atten
     float* out = partial.out + int64_t{i} * task.padded_dim;
     for (int d = 0; d < task.padded_dim; d += 8) _mm256_storeu_ps(out + d, _mm256_setzero_ps());
   }
+  if (is_streamed) return StreamValues(task, tiles, s, partial.out);
   WeighTiles(task, rows, tiles, s, partial.out);
 }
 

@@ -37,17 +37,21 @@ inline void FindRows(const AttentionTask& task, const int32_t* block_table, int 
   for (int i = part.end; i < kTileKeys; ++i) rows->at[i] = rows->at[part.end - 1];
 }
 
+inline void PrefetchRows(const AttentionTask& task, const TileRows& rows, int64_t offset) {
+  for (const uint8_t* row : rows.at) {
+    for (int byte = 0; byte < 2 * task.head_dim; byte += 64) {
+      _mm_prefetch(reinterpret_cast<const char*>(row + offset + byte), _MM_HINT_T0);
+    }
+  }
+}
+
 // Asks for rows that are read next: pages are strewn about, so the processor can't guess them.
 inline void Prefetch(const AttentionTask& task, const int32_t* block_table, int first, int keys,
                      int64_t offset) {
   if (keys <= 0) return;
   TileRows rows;
   FindRows(task, block_table, first, {0, keys < kTileKeys ? keys : kTileKeys}, offset, &rows);
-  for (int i = 0; i < kTileKeys; ++i) {
-    for (int byte = 0; byte < 2 * task.head_dim; byte += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(rows.at[i] + byte), _MM_HINT_T0);
-    }
-  }
+  PrefetchRows(task, rows, 0);
 }
 
 constexpr int ElementBytes(KvType type) { return type == KvType::kInt8 ? 1 : 2; }
