@@ -33,6 +33,7 @@ struct StepRecord {
   double seconds = 0;
   // Why it held no more of prompts; none: it held nothing of a prompt.
   std::optional<PromptStep::Limit> limit{};
+  int64_t expert_bytes = 0;  // weights of routed experts that were read
 };
 
 // Where the KV of a prompt came from, in tokens.

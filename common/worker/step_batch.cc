@@ -56,6 +56,7 @@ void StepBatch::Report(const PromptStep& plan, TimePoint begin) {
     record.load = record.load + load.Share(range.layer_end - range.layer_begin, layers);
   }
   if (!plan.chunks.empty()) record.limit = plan.limit;
+  record.expert_bytes = result_.expert_bytes_read;
   record.seconds = SecondsBetween(begin, context_.clock->Now());
   context_.probe->OnStep(record);
 }

@@ -38,7 +38,7 @@ struct WorkerMetrics::Handles {
   void AddPrefixCounters(Metrics& metrics);
 
   Histogram *step_seconds, *step_rows, *first_token_seconds, *token_gap_seconds;
-  Counter *steps, *rows;
+  Counter *steps, *rows, *expert_bytes;
   std::map<PromptStep::Limit, Counter*> prompt_steps;
   std::map<absl::StatusCode, Counter*> requests;
   Gauge *running, *waiting, *draining;
@@ -121,6 +121,8 @@ void WorkerMetrics::Handles::AddStepMetrics(Metrics& metrics) {
   steps = &metrics.AddCounter("steps_total", "Engine steps");
   rows = &metrics.AddCounter("rows_total",
                              "Rows of all engine steps, in parts where they passed some layers");
+  expert_bytes = &metrics.AddCounter("expert_bytes_read_total",
+                                     "Weights of routed experts that engine steps have read");
   for (const auto& [limit, name] : {std::pair(PromptStep::Limit::kWork, "work"),
                                     {PromptStep::Limit::kRows, "rows"},
                                     {PromptStep::Limit::kSeconds, "seconds"}}) {
@@ -164,6 +166,7 @@ void WorkerMetrics::OnStep(const StepRecord& step) {
   handles_->step_rows->Observe(static_cast<double>(step.load.rows));
   handles_->steps->Add();
   handles_->rows->Add(static_cast<double>(step.load.rows));
+  handles_->expert_bytes->Add(static_cast<double>(step.expert_bytes));
   if (step.limit.has_value()) handles_->prompt_steps.at(*step.limit)->Add();
 }
 

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <atomic>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -72,10 +73,24 @@ class Sink final : public DecodeSink {
   bool is_ended_ = false;
 };
 
+// Counts what the steps have read of experts' weights.
+class ExpertProbe final : public worker::LoopProbe {
+ public:
+  void OnStep(const worker::StepRecord& step) override { bytes_ += step.expert_bytes; }
+  void OnFirstToken(double) override {}
+  void OnTokenGap(double) override {}
+  void OnPrompt(const worker::PromptRecord&) override {}
+  void OnEnd(const absl::Status&) override {}
+  int64_t bytes() const { return bytes_; }
+
+ private:
+  std::atomic<int64_t> bytes_{0};
+};
+
 class Bench {
  public:
   Bench(const Flags& flags, worker::WorkerRuntime& runtime)
-      : flags_(flags), vocab_(runtime.model().config.vocab), loop_(runtime.loop_context()) {}
+      : flags_(flags), vocab_(runtime.model().config.vocab), loop_(WithProbe(runtime)) {}
 
   nlohmann::json Run() {
     Prompt();  // warms up, and lets the worker learn what steps take
@@ -89,7 +104,10 @@ class Bench {
     }
     result["gaps_alone_ms"] = GapsSince(alone);
     const TimePoint mixed = Clock::Real().Now();
+    const int64_t bytes = probe_.bytes();
     result["prefill_mixed"] = PrefillRate();
+    result["expert_megabytes_a_prompt"] =
+        static_cast<double>(probe_.bytes() - bytes) * 1e-6 / flags_.prompts;
     result["gaps_mixed_ms"] = GapsSince(mixed);
     result["first_token_s"] = first_token_s_;
     for (auto& [sink, number] : streams_) {
@@ -100,6 +118,12 @@ class Bench {
   }
 
  private:
+  worker::LoopContext WithProbe(worker::WorkerRuntime& runtime) {
+    worker::LoopContext context = runtime.loop_context();
+    context.probe = &probe_;
+    return context;
+  }
+
   struct Stream {
     std::unique_ptr<Sink> sink;
     uint64_t number;
@@ -153,6 +177,7 @@ class Bench {
   int requests_ = 0;
   std::vector<double> first_token_s_;
   std::vector<Stream> streams_;  // outlive the loop, which tells them its end
+  ExpertProbe probe_;
   StepLoop loop_;
 };
 

@@ -111,7 +111,8 @@ def print_row(name, m):
     alone, mixed = m['gaps_alone_ms'], m['gaps_mixed_ms']
     print(f'| {name} | {statistics.median(alone):.1f}, {p99(alone):.1f} | {statistics.median(mixed):.1f}, {p99(mixed):.1f}, '
           f'{max(mixed):.0f} | {gap_ratio(m):.2f} | {m["prefill_alone"]:.0f} | {m["prefill_mixed"]:.0f} '
-          f'({m["prefill_mixed"] / m["prefill_alone"]:.2f}) | {statistics.median(m["first_token_s"]):.2f} |')
+          f'({m["prefill_mixed"] / m["prefill_alone"]:.2f}) | {statistics.median(m["first_token_s"]):.2f} | '
+          f'{m.get("expert_megabytes_a_prompt", 0):.0f} |')
 
 
 def main():
@@ -143,8 +144,8 @@ def main():
     print(f'{args.streams} answers behind {args.context} tokens, prompts of {args.prompt}, best of {args.rounds} rounds; '
           f'threads of a mixed worker and of the peers: {args.threads}')
     print('| engine | gap alone: p50, p99 (ms) | gap beside prompts: p50, p99, longest | p99 ratio | prompt tok/s alone | '
-          'beside answers (ratio) | first token (s) |')
-    print('| --- | ---: | ---: | ---: | ---: | ---: | ---: |')
+          'beside answers (ratio) | first token (s) | MB of experts a prompt |')
+    print('| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |')
     for name, measured in best.items():
         print_row(name, measured)
 
