@@ -158,10 +158,11 @@ int64_t WeightBytes(const model::Model& model) {
   return sum;
 }
 
-// GB/s of all threads reading 128 MiB once, best of the repeats.
-double ReadBandwidth(const Flags& flags) {
+// GB/s of all threads reading once as many bytes as a step reads of weights, which the last cache
+// may hold; best of the repeats.
+double ReadBandwidth(const Flags& flags, int64_t bytes) {
   kernels::ThreadPool pool(flags.threads);
-  const std::vector<uint64_t> words(size_t{128} << 17, 1);
+  const std::vector<uint64_t> words(static_cast<size_t>(bytes / 8), 1);
   std::vector<uint64_t> sums(static_cast<size_t>(flags.threads) * 8);
   double best = 1e30;
   for (int i = 0; i <= flags.repeats; ++i) {
@@ -245,7 +246,7 @@ absl::Status Run(const Flags& flags) {
   const int blocks = std::max(most * each, longest / layout.block_tokens + 2);
   ASSIGN_OR_RETURN(std::shared_ptr<kv::KvStorage> storage,
                    kv::KvStorage::Create(layout, model->config.layers, blocks));
-  const double weights = static_cast<double>(WeightBytes(*model)) * 1e-6;
+  const int64_t weights = WeightBytes(*model);
   const double pool = static_cast<double>(blocks) * model->config.layers *
                       static_cast<double>(layout.PageBytes()) * 1e-6;
   Bench bench(std::move(model), options, flags, std::move(storage));
@@ -256,8 +257,8 @@ absl::Status Run(const Flags& flags) {
   report["load_to_first_token_seconds"] = load.count();
   report["resident_megabytes_after_load"] = resident;
   report["kv_pool_megabytes"] = pool;
-  report["weight_megabytes_a_step"] = weights;
-  report["read_gigabytes_per_second"] = ReadBandwidth(flags);
+  report["weight_megabytes_a_step"] = static_cast<double>(weights) * 1e-6;
+  report["read_gigabytes_per_second"] = ReadBandwidth(flags, weights);
   Print(flags, report);
   return absl::OkStatus();
 }
