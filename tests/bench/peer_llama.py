@@ -7,6 +7,7 @@ one token each a step. Best of --repeats.
 """
 import ctypes
 import json
+import os
 import random
 import time
 
@@ -41,6 +42,23 @@ def make_context(model, threads, tokens, sequences):
     if hasattr(params, 'kv_unified'):
         params.kv_unified = True
     return lc.llama_init_from_model(model, params)
+
+
+def load(path, own_layouts):
+    params = lc.llama_model_default_params()
+    params.use_extra_bufts = own_layouts
+    return lc.llama_model_load_from_file(path.encode(), params)
+
+
+def load_model(path):
+    """With weights in llama.cpp's own layouts, unless it dies of them: its AMX products do on some virtual machines."""
+    child = os.fork()
+    if child == 0:
+        batch = lc.llama_batch_init(32, 0, 1)
+        fill(batch, [(100 + p, p, 0, p == 31) for p in range(32)])
+        decode(make_context(load(path, True), 1, 64, 1), batch)
+        os._exit(0)
+    return load(path, os.waitpid(child, 0)[1] == 0)
 
 
 def prefill_rate(model, args, ids):
@@ -85,7 +103,7 @@ def main():
     quiet = lc.llama_log_callback(lambda level, text, data: None)
     lc.llama_log_set(quiet, ctypes.c_void_p(0))
     lc.llama_backend_init()
-    model = lc.llama_model_load_from_file(args.model.encode(), lc.llama_model_default_params())
+    model = load_model(args.model)
     ids = range(100, 40000)
     result = {'engine': 'llama.cpp', 'version': lc.__version__, 'threads': args.threads,
               'system': lc.llama_print_system_info().decode(),
