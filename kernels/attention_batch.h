@@ -81,6 +81,8 @@ class Batch {
   void SetPosition(int row, int position) { positions_[row] = position; }
   void SetWindow(int window) { window_ = window; }
   void SetSoftcap(float softcap) { softcap_ = softcap; }
+  // CheckExact allows rounding to bfloat16 of all that is multiplied.
+  void AllowBfloat(bool bfloat) { bfloat_ = bfloat; }
   int rows() const { return static_cast<int>(positions_.size()); }
   int64_t row_elems() const { return int64_t{dims_.heads} * dims_.dim; }
   const std::vector<SequenceSpan>& spans() const { return spans_; }
@@ -140,7 +142,9 @@ class Batch {
     }
     for (double& w : weights) total += w = std::exp(w - largest);
     const double relative =
-        0x1p-23 * (score_size * (softcap_ > 0 ? 6 : 2) + 2 * std::sqrt(weights.size()) + 8);
+        bfloat_
+            ? 0x1p-8 * (score_size + 2)
+            : 0x1p-23 * (score_size * (softcap_ > 0 ? 6 : 2) + 2 * std::sqrt(weights.size()) + 8);
     ASSERT_NEAR(result.lse[r * dims_.heads + h], largest + std::log(total),
                 relative + std::abs(largest) * 0x1p-22);
     std::vector<double> exact(dims_.dim), sizes(dims_.dim);
@@ -168,6 +172,7 @@ class Batch {
   std::vector<float> q_;
   int window_ = 0;
   float softcap_ = 0;
+  bool bfloat_ = false;
 };
 
 }  // namespace trivium::kernels

@@ -167,12 +167,43 @@ TEST_P(MatmulTest, AgreesOnModelShapes) {
   Check(WeightType::kQ4_1, {1536, 576}, {17}, random);
   Check(WeightType::kQ4_1, {576, 1536}, {17}, random);
   Check(WeightType::kQ8_0, {1536, 576}, {3}, random);
+  Check(WeightType::kQ4_1, {40, 1536}, {400}, random);  // more rows than stay in a cache
 }
 
 TEST_P(MatmulTest, FloatTypesTakeAnyInputCount) {
   auto random = SeededRandom(2);
   for (const WeightType type : {WeightType::kF32, WeightType::kF16, WeightType::kBF16}) {
     for (const int64_t k : {1, 7, 33}) Check(type, {19, k}, {9}, random);
+  }
+}
+
+// Several products of one x, and one gated by another, are what each gives by itself.
+TEST_P(MatmulTest, ManyRowsShareTheirProducts) {
+  auto random = SeededRandom(6);
+  const auto ops = MakeOps(GetParam());
+  constexpr int64_t kCols = 512, kOutputs = 332;  // the last panel is not full
+  constexpr int kMostRows = 1100;                 // more than stay in a cache
+  const auto x = RandomFloats(random, kMostRows * kCols);
+  for (const WeightType type : AllWeightTypes()) {
+    const bool all = type == WeightType::kQ4_1 && GetParam().isa != Isa::kReference;
+    const auto gate_bytes = RandomWeights(random, type, kOutputs, kCols);
+    const auto up_bytes = RandomWeights(random, type, kOutputs, kCols);
+    const auto gate = ops->Pack({type, gate_bytes.data(), kOutputs, kCols});
+    const auto up = ops->Pack({type, up_bytes.data(), kOutputs, kCols});
+    for (const int rows : {5, 16, 40, all ? kMostRows : 70}) {
+      std::vector<float> y(rows * kOutputs), z(y.size()), expected(y.size()), factor(y.size());
+      ops->Matmul(*gate, x.data(), rows, expected.data());
+      ops->Matmul(*up, x.data(), rows, factor.data());
+      const Product products[] = {{gate.get(), y.data()}, {up.get(), z.data()}};
+      ops->MatmulAll(products, x.data(), rows);
+      EXPECT_TRUE(y == expected && z == factor) << WeightTypeName(type) << " rows " << rows;
+      ops->MatmulGated(Activation::kSilu, products[0], products[1], x.data(), rows);
+      ops->ActivateMul(Activation::kSilu, expected.data(), factor.data(), rows * kOutputs);
+      for (size_t i = 0; i < y.size(); ++i) {
+        ASSERT_NEAR(y[i], expected[i], 1e-5 * std::abs(expected[i]) + 1e-30)
+            << WeightTypeName(type) << " rows " << rows << " value " << i;
+      }
+    }
   }
 }
 

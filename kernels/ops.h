@@ -152,7 +152,7 @@ class Ops {
   virtual void MatmulAll(std::span<const Product> products, const float* x, int rows) {
     for (const Product& product : products) Matmul(*product.w, x, rows, product.y);
   }
-  // gate.y = activation(gate) * up: MatmulAll and ActivateMul, to the bit.
+  // gate.y = activation(gate) * up, up.y is lost; under kBatchInvariant as MatmulAll and ActivateMul.
   virtual void MatmulGated(Activation activation, const Product& gate, const Product& up,
                            const float* x, int rows) {
     const Product both[] = {gate, up};

@@ -28,6 +28,10 @@ int64_t ScratchLines(int64_t queries, int64_t padded_dim) {
   return LinesOf(queries * (padded_dim + kChunkKeys) + kTileKeys * padded_dim);
 }
 
+int64_t TileLines(int64_t queries, int64_t head_dim) {
+  return AmxScratchBytes(queries, head_dim) / int64_t{sizeof(float) * kLineFloats};
+}
+
 int32_t WindowOf(const AttentionArgs& args) {
   return args.window == 0 ? kAllKeys : std::min(args.window, kAllKeys);
 }
@@ -43,8 +47,10 @@ void AttentionPlan::Run(const AttentionArgs& args) {
   KERNELS_CHECK(args.layout.kv_heads >= 1 && args.heads % args.layout.kv_heads == 0);
   KERNELS_CHECK(args.layout.head_dim >= 1 && args.layout.block_tokens >= 1);
   groups_ = args.layout.kv_heads;
-  padded_dim_ = (args.layout.head_dim + 7) / 8 * 8;
+  head_dim_ = args.layout.head_dim;
+  padded_dim_ = (head_dim_ + 7) / 8 * 8;
   KERNELS_CHECK(args.window >= 0 && args.softcap >= 0);
+  may_use_tiles_ = amx_ != nullptr && AmxHead(head_dim_) && args.softcap == 0;
   FindBlocks(args);
   if (blocks_.empty()) return;
   loaded_rows_.assign(pool_.threads(), {});
@@ -58,13 +64,21 @@ void AttentionPlan::Run(const AttentionArgs& args) {
     *args.kv_bytes_read += rows.value * args.layout.RowWords() * 2 / groups_;
 }
 
+// Only of those that sharing leaves alone: a row's bits do not depend on it.
+bool AttentionPlan::OnTiles(const Block& block) const {
+  return may_use_tiles_ && block.one_sequence && block.rows > kBlockRows;
+}
+
 void AttentionPlan::FindBlocks(const AttentionArgs& args) {
+  const int block_rows = may_use_tiles_ ? kAmxBlockRows : kBlockRows;
   rows_.clear();
   blocks_.clear();
   for (const SequenceSpan& span : args.spans) {
-    const bool joins = !blocks_.empty() && MayJoin(span, blocks_.back().rows);
+    const bool joins =
+        !blocks_.empty() && !OnTiles(blocks_.back()) && MayJoin(span, blocks_.back().rows);
+    if (joins) blocks_.back().one_sequence = false;
     for (int i = 0; i < span.row_count; ++i) {
-      if (i % kBlockRows == 0 && !joins) {
+      if (i % block_rows == 0 && !joins) {
         blocks_.push_back({static_cast<int>(rows_.size()), 0, {INT_MAX, 0}});
       }
       const int row = span.row_begin + i;
@@ -102,6 +116,10 @@ bool AttentionPlan::FewItemsHoldTheWork() const {
 void AttentionPlan::SizeWorkspaces(int64_t partials) {
   const auto scratch = static_cast<size_t>(pool_.threads() * ScratchLines(queries_, padded_dim_));
   if (scratch_.size() < scratch) scratch_.resize(scratch);
+  if (may_use_tiles_) {
+    const auto tiles = static_cast<size_t>(pool_.threads() * TileLines(queries_, head_dim_));
+    if (tiles_.size() < tiles) tiles_.resize(tiles);
+  }
   partial_queries_ = partials;
   const auto lines = static_cast<size_t>(LinesOf(partials * (padded_dim_ + 2)));
   if (partials_.size() < lines) partials_.resize(lines);
@@ -138,6 +156,14 @@ AttentionScratch AttentionPlan::ScratchOf(int thread) {
   return {tile + int64_t{kTileKeys} * padded_dim_, scores, tile, &loaded_rows_[thread].value};
 }
 
+void AttentionPlan::AttendChunk(const AttentionTask& task, bool on_tiles, int chunk, int thread,
+                                const AttentionPartial& partial) {
+  if (!on_tiles) return kernels_.attend_chunk(task, chunk, ScratchOf(thread), partial);
+  Line* scratch = &tiles_[thread * TileLines(queries_, task.head_dim)];
+  amx_->attend_chunk(task, chunk, reinterpret_cast<uint8_t*>(scratch), &loaded_rows_[thread].value,
+                     partial);
+}
+
 // Of queries `query` and following ones.
 AttentionPartial AttentionPlan::PartialAt(int64_t query) {
   float* out = partials_[0].floats;
@@ -168,14 +194,13 @@ void AttentionPlan::Deal(int64_t items, const Fn& fn) {
 void AttentionPlan::RunWhole(const AttentionArgs& args) {
   SizeWorkspaces(int64_t{2} * pool_.threads() * queries_);
   Deal(static_cast<int64_t>(blocks_.size()) * groups_, [&](int64_t item, int thread) {
-    const AttentionScratch scratch = ScratchOf(thread);
     const AttentionPartial total = PartialAt(int64_t{2} * thread * queries_);
     const AttentionPartial next = PartialAt((int64_t{2} * thread + 1) * queries_);
     const Block& block = blocks_[item / groups_];
     const int group = static_cast<int>(item % groups_);
     const AttentionTask task = TaskOf(args, block, group);
     for (int chunk = block.chunks.begin; chunk < block.chunks.end; ++chunk) {
-      kernels_.attend_chunk(task, chunk, scratch, next);
+      AttendChunk(task, OnTiles(block), chunk, thread, next);
       kernels_.merge_chunk(task, chunk, total, next);
     }
     Finish(args, group, task, total);
@@ -206,8 +231,8 @@ void AttentionPlan::AttendPass(const AttentionArgs& args, Chunks pass) {
     if (chunk < block.chunks.begin || chunk >= block.chunks.end) return;
     const AttentionTask task = TaskOf(args, block, group);
     const int64_t slot = 1 + chunk - pass.begin;
-    kernels_.attend_chunk(task, chunk, ScratchOf(thread),
-                          PartialAt(slot * queries + FirstQuery(args, block, group)));
+    AttendChunk(task, OnTiles(block), chunk, thread,
+                PartialAt(slot * queries + FirstQuery(args, block, group)));
   });
 }
 

@@ -16,7 +16,9 @@ namespace trivium::kernels {
 
 class AttentionPlan {
  public:
-  AttentionPlan(const KernelTable& kernels, ThreadPool& pool) : kernels_(kernels), pool_(pool) {}
+  // `amx`: null, or what attends blocks of many rows.
+  AttentionPlan(const KernelTable& kernels, const AmxKernels* amx, ThreadPool& pool)
+      : kernels_(kernels), amx_(amx), pool_(pool) {}
 
   void Run(const AttentionArgs& args);
 
@@ -28,6 +30,7 @@ class AttentionPlan {
     int row_begin;  // in rows_
     int rows;
     Chunks chunks;  // from the first key that one of the rows sees to the last
+    bool one_sequence = true;
     int64_t work() const { return int64_t{rows} * (chunks.end - chunks.begin); }
   };
   // Vectors must not straddle cache lines.
@@ -39,6 +42,9 @@ class AttentionPlan {
     int64_t value = 0;
   };
   void FindBlocks(const AttentionArgs& args);
+  bool OnTiles(const Block& block) const;
+  void AttendChunk(const AttentionTask& task, bool on_tiles, int chunk, int thread,
+                   const AttentionPartial& partial);
   bool FewItemsHoldTheWork() const;
   void SizeWorkspaces(int64_t partials);
   AttentionTask TaskOf(const AttentionArgs& args, const Block& block, int group) const;
@@ -55,14 +61,18 @@ class AttentionPlan {
   void Deal(int64_t items, const Fn& fn);
 
   const KernelTable& kernels_;
+  const AmxKernels* const amx_;
   ThreadPool& pool_;
   std::vector<AttentionRow> rows_;
   std::vector<Block> blocks_;
   Chunks chunks_;    // of all blocks
   int queries_ = 0;  // most queries of a block: rows * heads of a group
   int groups_ = 0;
+  int head_dim_ = 0;
   int padded_dim_ = 0;
-  std::vector<Line> scratch_;   // [threads, lines of one]
+  std::vector<Line> scratch_;  // [threads, lines of one]
+  bool may_use_tiles_ = false;
+  std::vector<Line> tiles_;     // [threads, lines of one] their scratch
   std::vector<Line> partials_;  // room for partial_queries_ sums, maxima and totals
   int64_t partial_queries_ = 0;
   std::vector<Counter> loaded_rows_;  // by thread

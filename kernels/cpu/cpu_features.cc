@@ -46,7 +46,8 @@ CpuFeatures Detect() {
       saves(0x6) && Bit(leaf1.c, 28) && Bit(leaf1.c, 12) && Bit(leaf1.c, 29) && Bit(leaf7.b, 5);
   cpu.avx512 = saves(0xe6) && Bit(leaf7.b, 16) && Bit(leaf7.b, 17) && Bit(leaf7.b, 30) &&
                Bit(leaf7.b, 31) && Bit(leaf7.c, 11);
-  cpu.amx = saves(0x60000) && Bit(leaf7.d, 22) && Bit(leaf7.d, 24) && RequestTileState();
+  cpu.amx = saves(0x60000) && Bit(leaf7.d, 22) && Bit(leaf7.d, 24) && Bit(Cpuid(7, 1).a, 5) &&
+            RequestTileState();
   return cpu;
 }
 

@@ -11,6 +11,7 @@
 #include "kernels/cpu/kernel_table.h"
 #include "kernels/cpu/packed_matrix.h"
 #include "kernels/cpu/rope_table.h"
+#include "kernels/cpu/tile_matmul.h"
 #include "kernels/thread_pool.h"
 
 namespace trivium::kernels {
@@ -52,7 +53,7 @@ class CpuOps final : public Ops {
       : options_(options),
         kernels_(options.isa == Isa::kAvx2 ? Avx2Kernels() : Avx512Kernels()),
         pool_(options.threads, DenseMatmul::StayInThisThread),
-        attention_(kernels_, pool_) {}
+        attention_(kernels_, UsesTiles() ? &AmxTileKernels() : nullptr, pool_) {}
 
   Isa isa() const override { return options_.isa; }
   Numerics numerics() const override { return options_.numerics; }
@@ -66,14 +67,21 @@ class CpuOps final : public Ops {
   void Matmul(const Matrix& w, const float* x, int rows, float* y) override {
     if (rows <= 0) return;
     const auto& matrix = static_cast<const PackedMatrix&>(w);
+    const Product product = {&w, y};
+    if (OnTiles(rows) && TileMatmul::CanShare({&product, 1})) {
+      return tiles_.Run({&product, 1}, x, rows);
+    }
     if (DenseMatmul* dense = DenseFor(matrix, rows)) return dense->Run(x, rows, y);
     const MatmulTask task = PrepareTask(matrix, x, rows, y);
     ForPanels(PanelsOf(task), task.k * rows,
               [&](int64_t begin, int64_t end) { RunPanels(task, begin, end); });
   }
 
-  // Few rows: one preparation of x and one wait for the threads instead of several.
+  // One preparation of x and one wait for the threads instead of several.
   void MatmulAll(std::span<const Product> products, const float* x, int rows) override {
+    if (!products.empty() && OnTiles(rows) && TileMatmul::CanShare(products)) {
+      return tiles_.Run(products, x, rows);
+    }
     MatmulTask tasks[kMostShared];
     if (!ShareRows(products, x, rows, tasks)) return Ops::MatmulAll(products, x, rows);
     int64_t panels = 0;
@@ -90,6 +98,9 @@ class CpuOps final : public Ops {
 
   void MatmulGated(Activation activation, const Product& gate, const Product& up, const float* x,
                    int rows) override {
+    if (OnTiles(rows) && TileMatmul::CanGate(activation, gate, up)) {
+      return tiles_.RunGated(gate, up, x, rows);
+    }
     const Product both[] = {gate, up};
     MatmulTask tasks[kMostShared];
     if (!ShareRows(both, x, rows, tasks)) {
@@ -193,13 +204,16 @@ class CpuOps final : public Ops {
     return ropes_[last_rope_];
   }
 
-  // Large batches under kFast. With AMX, bfloat16 tiles beat everything; with AVX-512, oneDNN's
-  // float32 beats our float kernels but not the integers; with AVX2 ours are the faster ones.
+  bool UsesTiles() const {
+    return options_.isa == Isa::kAmx && options_.numerics == Numerics::kFast;
+  }
+  bool OnTiles(int rows) const { return UsesTiles() && rows > kMostFewRows; }
+
+  // Large batches of float matrices under kFast but on AVX2: there oneDNN is slower.
   DenseMatmul* DenseFor(const PackedMatrix& matrix, int rows) {
     if (options_.numerics != Numerics::kFast || rows < kDenseRows) return nullptr;
-    if (options_.isa == Isa::kAmx) return matrix.Dense(DenseType::kBF16, options_.isa, pool_);
     if (options_.isa == Isa::kAvx2 || BlockElems(matrix.view().type) > 1) return nullptr;
-    return matrix.Dense(DenseType::kF32, options_.isa, pool_);
+    return matrix.Dense(options_.isa, pool_);
   }
 
   void Gate(Activation activation, float* gate, const float* up, int64_t count) const {
@@ -325,6 +339,7 @@ class CpuOps final : public Ops {
   ThreadPool pool_;
   PanelMemory panel_memory_;
   AttentionPlan attention_;
+  TileMatmul tiles_{pool_};
   CpuEncoder encoder_{kernels_, pool_};
   // Models have at most two kinds of layers, with angles of their own.
   RopeTable ropes_[2];

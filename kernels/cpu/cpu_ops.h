@@ -2,8 +2,8 @@
 //
 // Quantised matrices are multiplied by integers: each row of activations is rounded to 14
 // bits or more, with a scale for each 32 inputs. Float matrices are multiplied in float32. Under
-// kFast, large batches go to oneDNN where that is faster: in bfloat16 with AMX, float matrices in
-// float32 elsewhere.
+// kFast, more than a few rows are multiplied in bfloat16 on tiles with AMX, and with AVX-512 large
+// batches of float matrices go to oneDNN.
 #pragma once
 
 #include <memory>

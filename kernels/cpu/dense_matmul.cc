@@ -1,8 +1,6 @@
 #include "kernels/cpu/dense_matmul.h"
 
 #include <algorithm>
-#include <bit>
-#include <cstring>
 #include <oneapi/dnnl/dnnl.hpp>
 #include <vector>
 
@@ -16,13 +14,6 @@ using Type = dnnl::memory::data_type;
 
 constexpr int64_t kSliceOutputs = 32;  // slices begin at multiples of the blocks that oneDNN likes
 
-// Round to nearest even; NaN stays NaN.
-uint16_t ToBFloat(float value) {
-  const uint32_t bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>(bits >> 16 | 0x40u);
-  return static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
-}
-
 void CapIsa(Isa isa) {
   static const bool capped = [isa] {
     if (isa == Isa::kAvx2) dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
@@ -35,11 +26,11 @@ void CapIsa(Isa isa) {
 // The outputs n_begin … n_end - 1 of a matrix. Made and executed by one thread of the pool.
 class Slice {
  public:
-  Slice(const WeightView& view, Type type, int64_t n_begin, int64_t n_end)
+  Slice(const WeightView& view, int64_t n_begin, int64_t n_end)
       : engine_(dnnl::engine::kind::cpu, 0), stream_(engine_), n_begin_(n_begin) {
     const int64_t n = n_end - n_begin, k = view.cols;
-    const dnnl::memory::desc src({DenseMatmul::kTileRows, k}, type, Tag::ab);
-    const dnnl::memory::desc weights({k, n}, type, Tag::any);
+    const dnnl::memory::desc src({DenseMatmul::kTileRows, k}, Type::f32, Tag::ab);
+    const dnnl::memory::desc weights({k, n}, Type::f32, Tag::any);
     const dnnl::memory::desc dst({DenseMatmul::kTileRows, n}, Type::f32,
                                  dnnl::memory::dims{view.rows, 1});
     dnnl::primitive_attr attr;
@@ -54,8 +45,8 @@ class Slice {
   }
 
   // One tile; `y` is the first output of its first row in the whole result.
-  void Run(const void* x, float* y) {
-    src_.set_data_handle(const_cast<void*>(x));
+  void Run(const float* x, float* y) {
+    src_.set_data_handle(const_cast<float*>(x));
     dst_.set_data_handle(y + n_begin_);
     matmul_.execute(stream_, {{DNNL_ARG_SRC, src_},
                               {DNNL_ARG_WEIGHTS, weights_},
@@ -87,8 +78,8 @@ class Slice {
 
 class OneDnnMatmul final : public DenseMatmul {
  public:
-  OneDnnMatmul(const WeightView& view, DenseType type, ThreadPool& pool)
-      : n_(view.rows), k_(view.cols), bfloat_(type == DenseType::kBF16), pool_(pool) {
+  OneDnnMatmul(const WeightView& view, ThreadPool& pool)
+      : n_(view.rows), k_(view.cols), pool_(pool) {
     const int64_t units = (n_ + kSliceOutputs - 1) / kSliceOutputs;
     slices_.resize(std::min<int64_t>(units, pool.threads()));
     const auto count = static_cast<int64_t>(slices_.size());
@@ -96,7 +87,7 @@ class OneDnnMatmul final : public DenseMatmul {
       const int64_t begin = units * s / count * kSliceOutputs;
       const int64_t end = std::min(n_, units * (s + 1) / count * kSliceOutputs);
       try {
-        slices_[s] = std::make_unique<Slice>(view, bfloat_ ? Type::bf16 : Type::f32, begin, end);
+        slices_[s] = std::make_unique<Slice>(view, begin, end);
       } catch (const dnnl::error&) {
         slices_[s] = nullptr;  // no such primitive on this machine
       }
@@ -129,38 +120,25 @@ class OneDnnMatmul final : public DenseMatmul {
   }
 
   void RunTiles(const float* x, int rows, float* y) {
-    if (bfloat_) Narrow(x, rows);
     ForSlices([&](int64_t s) {
       for (int64_t row = 0; row < rows; row += kTileRows) {
-        const void* tile = bfloat_ ? static_cast<const void*>(narrow_.data() + row * k_)
-                                   : static_cast<const void*>(x + row * k_);
-        slices_[s]->Run(tile, y + row * n_);
+        slices_[s]->Run(x + row * k_, y + row * n_);
       }
     });
   }
 
-  void Narrow(const float* x, int rows) {
-    narrow_.resize(std::max<size_t>(narrow_.size(), rows * k_));
-    pool_.ParallelFor(rows * k_, 16384, [&](int64_t begin, int64_t end, int) {
-      for (int64_t i = begin; i < end; ++i) narrow_[i] = ToBFloat(x[i]);
-    });
-  }
-
   const int64_t n_, k_;
-  const bool bfloat_;
   ThreadPool& pool_;
   std::vector<std::unique_ptr<Slice>> slices_;
-  std::vector<uint16_t> narrow_;
   std::vector<float> padded_x_, padded_y_;
 };
 
 }  // namespace
 
-std::unique_ptr<DenseMatmul> DenseMatmul::Make(const WeightView& view, DenseType type, Isa isa,
-                                               ThreadPool& pool) {
+std::unique_ptr<DenseMatmul> DenseMatmul::Make(const WeightView& view, Isa isa, ThreadPool& pool) {
   CapIsa(isa);
   StayInThisThread();  // the caller, which is thread 0 of the pool
-  auto matmul = std::make_unique<OneDnnMatmul>(view, type, pool);
+  auto matmul = std::make_unique<OneDnnMatmul>(view, pool);
   return matmul->usable() ? std::move(matmul) : nullptr;
 }
 

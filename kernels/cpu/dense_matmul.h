@@ -1,10 +1,9 @@
-// Large batches through oneDNN: a matrix dequantised to float32 or bfloat16, cut into one slice of
-// outputs a thread, each slice a primitive of its own that its thread executes alone.
+// Large batches through oneDNN: a matrix in float32, cut into one slice of outputs a thread, each
+// slice a primitive of its own that its thread executes alone.
 //
 // Rows go in tiles of kTileRows, so that one primitive a slice serves every batch size. K is never
 // split. Not thread-safe; belongs to the thread that drives the Ops. Where oneDNN has no such
-// primitive (bfloat16 below AVX512_BF16, or a process that was capped to a smaller instruction
-// set), Make returns null.
+// primitive, Make returns null.
 #pragma once
 
 #include <cstdint>
@@ -15,8 +14,6 @@
 
 namespace trivium::kernels {
 
-enum class DenseType : uint8_t { kF32, kBF16 };
-
 class DenseMatmul {
  public:
   static constexpr int kTileRows = 64;
@@ -24,8 +21,7 @@ class DenseMatmul {
   virtual ~DenseMatmul() = default;
 
   // `isa` caps what oneDNN may use; the first call decides for the process.
-  static std::unique_ptr<DenseMatmul> Make(const WeightView& view, DenseType type, Isa isa,
-                                           ThreadPool& pool);
+  static std::unique_ptr<DenseMatmul> Make(const WeightView& view, Isa isa, ThreadPool& pool);
   // Call in each thread of the pool before its first matrix: keeps OpenMP, inside oneDNN, to that
   // thread.
   static void StayInThisThread();

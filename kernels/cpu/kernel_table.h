@@ -141,6 +141,27 @@ struct MatmulTask {
   float* y = nullptr;        // [rows, n]
 };
 
+// Products in bfloat16 on the tiles of AMX.
+inline constexpr int kAmxRows = 16;    // rows of activations in a tile
+inline constexpr int kAmxInputs = 32;  // inputs of a step; the last one is padded with zeros
+inline constexpr int kAmxPanels = 4;   // multiplied together: two tiles of outputs
+
+// y[rows, n] for the panels panel_begin … panel_end - 1, kAmxPanels at a time from panel_begin on.
+// With a second matrix of the same kind and shape, y = silu(y) * up_y, half as many panels at a
+// time.
+struct BfloatTask {
+  PanelKind kind = PanelKind::kF32;
+  const uint8_t* panels = nullptr;  // the first panel of the matrix
+  int64_t panel_bytes = 0;
+  int64_t n = 0, k = 0;
+  int64_t panel_begin = 0, panel_end = 0;
+  int64_t rows = 0;
+  const uint16_t* x = nullptr;  // [tiles of rows, steps, kAmxRows, kAmxInputs], as narrow_rows does
+  float* y = nullptr;           // [rows, n]
+  const uint8_t* up_panels = nullptr;
+  float* up_y = nullptr;  // [rows, n], with anything in it afterwards
+};
+
 // Keys are attended in chunks of this many positions; the chunk borders are multiples of it,
 // whatever the batch, so that a row is always the same merge of the same partial results.
 inline constexpr int kChunkKeys = 256;
@@ -197,12 +218,33 @@ struct AttentionScratch {
   int64_t* loaded_rows = nullptr;  // grows by the keys and values read, counted where it is done
 };
 
+// Of AmxKernels: query rows of a sequence that share a conversion, and the scratch of a thread, in
+// whole cache lines.
+inline constexpr int kAmxBlockRows = 64;
+constexpr bool AmxHead(int head_dim) { return head_dim % 32 == 0; }
+constexpr int64_t AmxScratchBytes(int64_t queries, int64_t head_dim) {
+  return 2 * head_dim * ((queries + 31) / 32 * 32 + 2 * kChunkKeys) + 32 * 6 * kChunkKeys +
+         32 * 32 * 4;
+}
+
 // Softmax over some keys, not yet divided: out = sum(exp(s - max) * v), sum = sum(exp(s - max)).
 // Query i = place of the row in the task * heads + head.
 struct AttentionPartial {
   float* out = nullptr;  // [row_count * heads, padded_dim]
   float* max = nullptr;  // [row_count * heads]
   float* sum = nullptr;  // [row_count * heads]
+};
+
+struct AmxKernels {
+  // Up to kAmxRows rows to bfloat16, the missing ones zero, each step's inputs in the order that
+  // weights of this kind are multiplied in: tile[steps][kAmxRows][kAmxInputs].
+  void (*narrow_rows)(PanelKind kind, const float* x, int64_t k, int64_t rows, uint16_t* tile);
+  void (*matmul)(const BfloatTask& task);
+  // As KernelTable::attend_chunk, for rows of one sequence in heads of AmxHead sizes and without a
+  // cap of scores, in bfloat16; rows that see no key of the chunk are undefined afterwards. A row
+  // that sees a value which is not finite becomes NaN as a whole.
+  void (*attend_chunk)(const AttentionTask& task, int chunk, uint8_t* scratch, int64_t* loaded_rows,
+                       const AttentionPartial& partial);
 };
 
 struct KernelTable {
@@ -236,5 +278,6 @@ struct KernelTable {
 
 const KernelTable& Avx2Kernels();
 const KernelTable& Avx512Kernels();  // with VNNI; the same results bit for bit
+const AmxKernels& AmxTileKernels();
 
 }  // namespace trivium::kernels

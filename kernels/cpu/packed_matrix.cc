@@ -134,8 +134,8 @@ PackedMatrix::PackedMatrix(const WeightView& view, PanelMemory& memory, ThreadPo
   });
 }
 
-DenseMatmul* PackedMatrix::Dense(DenseType type, Isa isa, ThreadPool& pool) const {
-  if (!dense_tried_) dense_ = DenseMatmul::Make(view_, type, isa, pool);
+DenseMatmul* PackedMatrix::Dense(Isa isa, ThreadPool& pool) const {
+  if (!dense_tried_) dense_ = DenseMatmul::Make(view_, isa, pool);
   dense_tried_ = true;
   return dense_.get();
 }

@@ -37,8 +37,8 @@ class PackedMatrix final : public Matrix {
   const uint8_t* panels() const { return panels_.get(); }
   int64_t panel_bytes() const { return panel_bytes_; }
   int64_t panel_count() const { return (view_.rows + kPanelOutputs - 1) / kPanelOutputs; }
-  // The form for large batches; null where there is none.
-  DenseMatmul* Dense(DenseType type, Isa isa, ThreadPool& pool) const;
+  // The form for large batches in float32; null where there is none.
+  DenseMatmul* Dense(Isa isa, ThreadPool& pool) const;
 
  private:
   void PackFloats(const uint8_t* row, int output, uint8_t* panel) const;

@@ -9,32 +9,8 @@ namespace {
 
 constexpr int kTileVectors = kTileKeys / 8;
 
-inline int Clamp(int x, int size) { return x < 0 ? 0 : x < size ? x : size; }
-
-// The keys that a row sees among `size` ones from position `first` on.
-inline Range SeenKeys(const AttentionTask& task, int row, int first, int size) {
-  const int end = task.rows[row].position + 1;
-  return {Clamp(end - task.window - first, size), Clamp(end - first, size)};
-}
-
-inline Range ChunkKeys(const AttentionTask& task, int row, int chunk) {
-  return SeenKeys(task, row, chunk * kChunkKeys, kChunkKeys);
-}
-
 inline Range TileKeys(const AttentionTask& task, int row, int chunk, int tile_begin) {
   return SeenKeys(task, row, chunk * kChunkKeys + tile_begin, kTileKeys);
-}
-
-// From the first key that one of the rows sees to the last.
-inline Range KeysOfRows(const AttentionTask& task, Range rows, int first, int size) {
-  Range all = {size, 0};
-  for (int row = rows.begin; row < rows.end; ++row) {
-    const Range keys = SeenKeys(task, row, first, size);
-    if (keys.empty()) continue;
-    if (keys.begin < all.begin) all.begin = keys.begin;
-    if (keys.end > all.end) all.end = keys.end;
-  }
-  return all;
 }
 
 // The first rows of the range, up to one that has less than `keys` leading keys in common with the

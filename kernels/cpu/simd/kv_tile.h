@@ -15,6 +15,30 @@ struct Range {
   bool empty() const { return begin >= end; }
 };
 
+inline int Clamp(int x, int size) { return x < 0 ? 0 : x < size ? x : size; }
+
+// The keys that a row sees among `size` ones from position `first` on.
+inline Range SeenKeys(const AttentionTask& task, int row, int first, int size) {
+  const int end = task.rows[row].position + 1;
+  return {Clamp(end - task.window - first, size), Clamp(end - first, size)};
+}
+
+inline Range ChunkKeys(const AttentionTask& task, int row, int chunk) {
+  return SeenKeys(task, row, chunk * kChunkKeys, kChunkKeys);
+}
+
+// From the first key that one of the rows sees to the last.
+inline Range KeysOfRows(const AttentionTask& task, Range rows, int first, int size) {
+  Range all = {size, 0};
+  for (int row = rows.begin; row < rows.end; ++row) {
+    const Range keys = SeenKeys(task, row, first, size);
+    if (keys.empty()) continue;
+    if (keys.begin < all.begin) all.begin = keys.begin;
+    if (keys.end > all.end) all.end = keys.end;
+  }
+  return all;
+}
+
 // Where the keys or values of a tile lie: the slices of one kv head.
 struct TileRows {
   const uint8_t* at[kTileKeys];
