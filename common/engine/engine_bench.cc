@@ -158,6 +158,45 @@ int64_t WeightBytes(const model::Model& model) {
   return sum;
 }
 
+// A layer's matrices but those of experts.
+std::vector<kernels::WeightView> MatricesOf(const model::LayerWeights& layer) {
+  std::vector<kernels::WeightView> all = {layer.q, layer.k, layer.v, layer.attn_out};
+  for (const kernels::WeightView& w : {layer.ffn.gate, layer.ffn.up, layer.ffn.down}) {
+    if (w.rows > 0) all.push_back(w);
+  }
+  return all;
+}
+
+// Multiplications and additions of a prompt token in these matrices of all layers, in GFLOP.
+double GigaflopsOfToken(const model::Model& model) {
+  double sum = 0;
+  for (const model::LayerWeights& layer : model.layers) {
+    for (const auto& w : MatricesOf(layer)) sum += 2e-9 * static_cast<double>(w.rows * w.cols);
+  }
+  return sum;
+}
+
+// GFLOP/s of products with one layer's matrices and 512 rows, each the best of the repeats: what
+// prefill would reach if it did nothing else.
+double MatmulPeak(const Flags& flags, const kernels::OpsOptions& options,
+                  const model::Model& model) {
+  constexpr int kRows = 512;
+  const auto ops = kernels::MakeOps(options);
+  double gigaflops = 0, seconds = 0;
+  for (const kernels::WeightView& w : MatricesOf(model.layers[0])) {
+    const auto matrix = ops->Pack(w);
+    const std::vector<float> x(static_cast<size_t>(kRows * w.cols), 0.5f);
+    std::vector<float> y(static_cast<size_t>(kRows * w.rows));
+    double best = 1e30;
+    for (int i = 0; i <= flags.repeats; ++i) {
+      best = std::min(best, SecondsOf([&] { ops->Matmul(*matrix, x.data(), kRows, y.data()); }));
+    }
+    gigaflops += 2e-9 * kRows * static_cast<double>(w.rows * w.cols);
+    seconds += best;
+  }
+  return gigaflops / seconds;
+}
+
 // GB/s of all threads reading once as many bytes as a step reads of weights, which the last cache
 // may hold; best of the repeats.
 double ReadBandwidth(const Flags& flags, int64_t bytes) {
@@ -225,7 +264,8 @@ void Print(const Flags& flags, const nlohmann::json& report) {
   }
   for (const char* name :
        {"load_to_first_token_seconds", "resident_megabytes_after_load", "kv_pool_megabytes",
-        "weight_megabytes_a_step", "read_gigabytes_per_second"}) {
+        "weight_megabytes_a_step", "gigaflops_a_prompt_token", "matmul_gigaflops_per_second",
+        "read_gigabytes_per_second"}) {
     fmt::print("{}: {:.2f}\n", name, report[name].get<double>());
   }
 }
@@ -247,6 +287,8 @@ absl::Status Run(const Flags& flags) {
   ASSIGN_OR_RETURN(std::shared_ptr<kv::KvStorage> storage,
                    kv::KvStorage::Create(layout, model->config.layers, blocks));
   const int64_t weights = WeightBytes(*model);
+  const double token_gigaflops = GigaflopsOfToken(*model);
+  const std::shared_ptr<const model::Model> layers = model;
   const double pool = static_cast<double>(blocks) * model->config.layers *
                       static_cast<double>(layout.PageBytes()) * 1e-6;
   Bench bench(std::move(model), options, flags, std::move(storage));
@@ -258,6 +300,8 @@ absl::Status Run(const Flags& flags) {
   report["resident_megabytes_after_load"] = resident;
   report["kv_pool_megabytes"] = pool;
   report["weight_megabytes_a_step"] = static_cast<double>(weights) * 1e-6;
+  report["gigaflops_a_prompt_token"] = token_gigaflops;
+  report["matmul_gigaflops_per_second"] = MatmulPeak(flags, options, *layers);
   report["read_gigabytes_per_second"] = ReadBandwidth(flags, weights);
   Print(flags, report);
   return absl::OkStatus();

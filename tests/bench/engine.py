@@ -28,6 +28,9 @@ def engine(args, isa, numerics, machine):
         machine[name] = min(got[name], machine.get(name, got[name]))
     machine['weight_megabytes_a_step'] = got['weight_megabytes_a_step']
     machine['read_gigabytes_per_second'] = max(got['read_gigabytes_per_second'], machine.get('read_gigabytes_per_second', 0))
+    machine['gigaflops_a_prompt_token'] = got['gigaflops_a_prompt_token']
+    peak = f'matmul {isa} {numerics}'
+    machine[peak] = max(got['matmul_gigaflops_per_second'], machine.get(peak, 0))
     return {**{f'prefill {p["prompt"]}': p['tokens_per_second'] for p in got['prefill']},
             **{f'decode {d["sequences"]}': d['tokens_per_second'] for d in got['decode']}}
 
@@ -55,6 +58,14 @@ def report_machine(args, best, machine):
     for name, rates in best.items():
         if name not in PEERS and 'decode 1' in rates:
             print(f'  {name}: one sequence at {rates["decode 1"] / bound:.2f} of it')
+    print('products of a layer with 512 rows, and what part of that speed prefill has in its matrices:')
+    for name, rates in best.items():
+        if name in PEERS:
+            continue
+        peak = machine[f'matmul {name}']
+        parts = ', '.join(f'{rate * machine["gigaflops_a_prompt_token"] / peak:.2f} ({column})'
+                          for column, rate in rates.items() if column.startswith('prefill'))
+        print(f'  {name}: {peak:.0f} GFLOP/s; {parts}')
 
 
 def supported_isas():
