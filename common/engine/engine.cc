@@ -41,8 +41,10 @@ struct Engine::Workspace {
   Rows rows;
   int batch_rows = 0, all_rows = 0;
   std::vector<kernels::SequenceSpan> batch_spans, all_spans;
+  // What enters the first layer: ids to be embedded, and rows that take the place of some.
   std::vector<int32_t> ids;
-  std::vector<int> logit_rows;  // the packed rows whose logits are wanted, ascending
+  std::vector<GivenRows> given;  // `first` counts packed rows
+  std::vector<int> logit_rows;   // the packed rows whose logits are wanted, ascending
   std::vector<kernels::SequenceSpan> logit_spans;
   std::vector<int> first_row;
   std::vector<bool> written;  // by block of the storage; all false between steps
@@ -150,9 +152,34 @@ void Engine::Append(const SequenceRange& range, bool gives_logits) {
   for (int i = count - wanted; i < count; ++i) w.logit_rows.push_back(begin + i);
 }
 
+void Engine::AddInput(const SequenceRange& range) {
+  Workspace& w = *workspace_;
+  const auto begin = static_cast<int32_t>(w.ids.size());
+  const int64_t tokens = std::ssize(range.tokens), hidden = model_->config.hidden;
+  w.ids.insert(w.ids.end(), range.tokens.begin(), range.tokens.end());
+  for (const GivenRows& given : range.given) {
+    const int64_t rows = std::ssize(given.rows) / hidden;
+    TRIVIUM_CHECK(rows >= 1 && rows * hidden == std::ssize(given.rows) && given.first >= 0 &&
+                      given.first + rows <= tokens,
+                  "{} values given from token {} on, of {} tokens", given.rows.size(), given.first,
+                  tokens);
+    w.given.push_back({begin + given.first, given.rows});
+  }
+}
+
+void Engine::Embed() {
+  Workspace& w = *workspace_;
+  w.rows.count = static_cast<int>(w.ids.size());
+  forward_->Embed(w.ids, w.rows);
+  for (const GivenRows& given : w.given) {
+    std::ranges::copy(given.rows, w.rows.x.begin() + int64_t{given.first} * model_->config.hidden);
+  }
+}
+
 void Engine::Gather(std::span<const SequenceRange> batch, const LayerPass& pass) {
   Workspace& w = *workspace_;
   w.ids.clear();
+  w.given.clear();
   w.rows.positions.clear();
   w.all_spans.clear();
   w.logit_rows.clear();
@@ -169,11 +196,10 @@ void Engine::Gather(std::span<const SequenceRange> batch, const LayerPass& pass)
   TRIVIUM_CHECK(w.logit_rows.size() <= kMaxLogitRows, "logits of {} rows wanted, at most {}",
                 w.logit_rows.size(), kMaxLogitRows);
   CheckWrites(batch, pass.ranges);
-  const auto add_ids = [&w](const SequenceRange& range) {
-    w.ids.insert(w.ids.end(), range.tokens.begin(), range.tokens.end());
-  };
-  std::ranges::for_each(batch, add_ids);
-  if (pass.layer_begin == 0) std::ranges::for_each(pass.ranges, add_ids);
+  for (const SequenceRange& range : batch) AddInput(range);
+  if (pass.layer_begin == 0) {
+    for (const SequenceRange& range : pass.ranges) AddInput(range);
+  }
   const int block_tokens = storage_->layout().block_tokens;
   const size_t logits = w.logit_rows.size() * static_cast<size_t>(model_->config.vocab);
   if (w.logits.size() < logits) w.logits.resize(logits);
@@ -229,8 +255,7 @@ StepResult Engine::Step(std::span<const SequenceRange> batch, const LayerPass& p
   w.rows.count = w.all_rows;
   w.rows.Reserve(model_->config);
   w.rows.kv_bytes_read = w.rows.expert_bytes_read = 0;
-  w.rows.count = static_cast<int>(w.ids.size());
-  forward_->Embed(w.ids, w.rows);
+  Embed();
   const int layers = model_->config.layers;
   const bool has_pass = !pass.ranges.empty();
   w.rows.count = w.batch_rows;

@@ -26,11 +26,20 @@ namespace trivium::engine {
 
 enum class LogitsWanted : uint8_t { kNone, kLast, kAll };
 
+// Rows that enter the first layer as they are, instead of the embeddings of their tokens: those of
+// pictures. Read while the step runs.
+struct GivenRows {
+  int32_t first = 0;            // of the range's tokens
+  std::span<const float> rows;  // [at least 1, hidden]
+};
+
 struct SequenceRange {
   std::span<const int32_t> tokens;       // ids to process, at least one, each below vocab
   int32_t position = 0;                  // of tokens[0]
   std::span<const int32_t> block_table;  // covers position + tokens.size()
   LogitsWanted logits = LogitsWanted::kLast;
+  // The ids in these places are not looked at, beyond being below vocab. None over another.
+  std::span<const GivenRows> given = {};
 };
 
 class Forward;
@@ -93,6 +102,8 @@ class Engine {
   void CheckWrites(std::span<const SequenceRange> batch, std::span<const SequenceRange> pass);
   void Gather(std::span<const SequenceRange> batch, const LayerPass& pass);
   void Append(const SequenceRange& range, bool gives_logits);
+  void AddInput(const SequenceRange& range);
+  void Embed();
   void Join(const LayerPass& pass);
   void Leave(const LayerPass& pass);
   bool HasOnlyLogitRows() const;

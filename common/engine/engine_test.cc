@@ -7,6 +7,7 @@
 #include <string>
 
 #include "common/engine/counting_ops.h"
+#include "common/engine/generate.h"
 #include "common/engine/naive_forward.h"
 #include "common/engine/test_setup.h"
 
@@ -222,6 +223,50 @@ TEST_P(EngineTest, WhereBlocksLieChangesNoBit) {
   EXPECT_EQ(KvBits(*test.storage, prompt), kv);
 }
 
+// Rows that are given stand for tokens: the embeddings of some, given behind other ids, make the
+// same answer, in whatever chunks and company.
+TEST_P(EngineTest, GivenRowsStandForTheTokensWhoseEmbeddingsTheyAre) {
+  TestEngine test = Make();
+  std::mt19937 random(18);
+  const auto prompts = RandomPrompts(random, test, 2, 60);
+  Prompt pictured = prompts[0];
+  pictured.ids = RandomIds(random, 60, test.config().vocab);
+  pictured.table.clear();
+  for (int32_t block = 100; pictured.table.size() < 4; --block) {
+    if (std::ranges::count(prompts[1].table, block) == 0) pictured.table.push_back(block);
+  }
+  const Logits whole = RunWhole(*test.engine, pictured);
+  const auto kv = KvBits(*test.storage, pictured);
+
+  const int64_t hidden = test.config().hidden;
+  const std::vector<int32_t> ids = pictured.ids;
+  std::vector<float> embedded(ids.size() * static_cast<size_t>(hidden));
+  kernels::MakeOps({.isa = Isa::kReference})
+      ->EmbedRows(test.engine->model().embedding, ids, embedded.data());
+  const auto rows = [&](int32_t begin, int32_t end) {
+    return GivenRows{begin,
+                     std::span(embedded).subspan(static_cast<size_t>(begin * hidden),
+                                                 static_cast<size_t>((end - begin) * hidden))};
+  };
+  const std::vector<GivenRows> given = {rows(0, 5), rows(17, 18), rows(30, 60)};
+  for (const GivenRows& one : given) {
+    std::fill_n(pictured.ids.begin() + one.first, std::ssize(one.rows) / hidden, 0);
+  }
+  std::fill_n(test.storage->layer(0), test.storage->bytes() / 2, uint16_t{0});
+  StepResult last;
+  for (const auto& [begin, end] : {std::pair{0, 33}, {33, 34}, {34, 60}}) {
+    const auto inside = GivenIn(given, begin, end, hidden);
+    SequenceRange range = pictured.Range(static_cast<size_t>(begin),
+                                         static_cast<size_t>(end - begin), LogitsWanted::kLast);
+    range.given = inside;
+    const SequenceRange other = prompts[1].Whole(LogitsWanted::kLast);
+    const std::vector<SequenceRange> batch = {other, range};
+    last = test.engine->Step(batch);
+  }
+  ExpectSame(Row(last, 1, test.config().vocab), whole);
+  if (invariant()) EXPECT_EQ(KvBits(*test.storage, pictured), kv);
+}
+
 std::vector<Path> Paths() {
   std::vector<Path> paths;
   for (Isa isa : kernels::SupportedIsas()) {
@@ -364,8 +409,10 @@ TEST(EngineLayerDoneTest, ReportsEachLayerInOrderAndComplete) {
 
 class EngineDeathTest : public testing::Test {
  protected:
-  void Run(const std::vector<int32_t>& ids, int32_t position, const std::vector<int32_t>& table) {
-    const SequenceRange range{.tokens = ids, .position = position, .block_table = table};
+  void Run(const std::vector<int32_t>& ids, int32_t position, const std::vector<int32_t>& table,
+           const std::vector<GivenRows>& given = {}) {
+    const SequenceRange range{
+        .tokens = ids, .position = position, .block_table = table, .given = given};
     test_.engine->Step({&range, 1});
   }
   TestEngine test_ = MakeTestEngine({}, 4);
@@ -380,6 +427,8 @@ TEST_F(EngineDeathTest, BrokenPreconditionsEndTheProcess) {
   EXPECT_DEATH(Run({1}, 0, {-1}), "block -1 of 4");
   EXPECT_DEATH(Run({test_.config().vocab}, 0, {0}), "token");
   EXPECT_DEATH(Run({-1}, 0, {0}), "token -1");
+  const std::vector<float> rows(static_cast<size_t>(test_.config().hidden) * 2);
+  EXPECT_DEATH(Run({1, 2}, 0, {0}, {{.first = 1, .rows = rows}}), "values given from token 1 on");
 }
 
 }  // namespace

@@ -32,7 +32,8 @@ absl::Status ValidateRequest(const Engine& engine, std::span<const int32_t> prom
 // The logits of the last row, valid until the next step.
 std::span<const float> Prefill(Engine& engine, std::span<const int32_t> block_table,
                                std::span<const int32_t> prompt, const SamplingParams& params,
-                               int chunk_tokens, Generation* result) {
+                               int chunk_tokens, std::span<const GivenRows> given,
+                               Generation* result) {
   const int32_t vocab = engine.model().config.vocab;
   const bool scores = params.prompt_logprobs >= 0;
   const auto chunk_max =
@@ -41,12 +42,15 @@ std::span<const float> Prefill(Engine& engine, std::span<const int32_t> block_ta
   for (size_t done = 0; done < prompt.size();) {
     const size_t count = std::min(chunk_max, prompt.size() - done);
     const bool last = done + count == prompt.size();
+    const auto rows = GivenIn(given, static_cast<int32_t>(done), static_cast<int32_t>(done + count),
+                              engine.model().config.hidden);
     const SequenceRange chunk{.tokens = prompt.subspan(done, count),
                               .position = static_cast<int32_t>(done),
                               .block_table = block_table,
                               .logits = scores ? LogitsWanted::kAll
                                         : last ? LogitsWanted::kLast
-                                               : LogitsWanted::kNone};
+                                               : LogitsWanted::kNone,
+                              .given = rows};
     step = engine.Step({&chunk, 1});
     if (scores) {
       for (SampledToken& token :
@@ -61,6 +65,20 @@ std::span<const float> Prefill(Engine& engine, std::span<const int32_t> block_ta
 
 }  // namespace
 
+std::vector<GivenRows> GivenIn(std::span<const GivenRows> given, int32_t begin, int32_t end,
+                               int64_t hidden) {
+  std::vector<GivenRows> inside;
+  for (const GivenRows& one : given) {
+    const auto rows = static_cast<int32_t>(std::ssize(one.rows) / hidden);
+    const int32_t from = std::max(begin, one.first), to = std::min(end, one.first + rows);
+    if (from >= to) continue;
+    inside.push_back(
+        {from - begin, one.rows.subspan(static_cast<size_t>((from - one.first) * hidden),
+                                        static_cast<size_t>((to - from) * hidden))});
+  }
+  return inside;
+}
+
 std::vector<int32_t> Generation::Ids() const {
   std::vector<int32_t> ids;
   ids.reserve(tokens.size());
@@ -70,7 +88,8 @@ std::vector<int32_t> Generation::Ids() const {
 
 absl::StatusOr<Generation> GenerateLocal(Engine& engine, kv::BlockPool& pool,
                                          std::span<const int32_t> prompt_ids,
-                                         const SamplingParams& params, int chunk_tokens) {
+                                         const SamplingParams& params, int chunk_tokens,
+                                         std::span<const GivenRows> given) {
   RETURN_IF_ERROR(ValidateRequest(engine, prompt_ids, params, chunk_tokens));
   const auto prompt = static_cast<int32_t>(prompt_ids.size());
   const int block_tokens = engine.storage().layout().block_tokens;
@@ -80,7 +99,7 @@ absl::StatusOr<Generation> GenerateLocal(Engine& engine, kv::BlockPool& pool,
 
   Generation result;
   std::span<const float> logits =
-      Prefill(engine, blocks.block_table(), prompt_ids, params, chunk_tokens, &result);
+      Prefill(engine, blocks.block_table(), prompt_ids, params, chunk_tokens, given, &result);
   const auto end_ids = engine.model().tokenizer->end_of_generation_ids();
   TokenHistory history(params, prompt_ids, 0);
   for (int32_t index = 0;; ++index) {

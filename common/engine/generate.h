@@ -26,9 +26,16 @@ struct Generation {
 // Prefills the prompt in chunks of `chunk_tokens` (>= 1) rows, then decodes token by token.
 // INVALID_ARGUMENT for an empty prompt, ids outside the vocabulary, a prompt that with max_tokens
 // exceeds the context, or bad sampling parameters; RESOURCE_EXHAUSTED when the pool has too few
-// free blocks. The engine works on the storage that `pool` accounts for.
+// free blocks. The engine works on the storage that `pool` accounts for. `given`: by position in
+// the prompt, rising.
 absl::StatusOr<Generation> GenerateLocal(Engine& engine, kv::BlockPool& pool,
                                          std::span<const int32_t> prompt_ids,
-                                         const SamplingParams& params, int chunk_tokens);
+                                         const SamplingParams& params, int chunk_tokens,
+                                         std::span<const GivenRows> given = {});
+
+// Those of `given`, or parts of them, that lie in the tokens from `begin` to `end`, by place in
+// these.
+std::vector<GivenRows> GivenIn(std::span<const GivenRows> given, int32_t begin, int32_t end,
+                               int64_t hidden);
 
 }  // namespace trivium::engine

@@ -122,6 +122,25 @@ TEST_F(LayerPassTest, ChunksPassInGroupsToo) {
     }
   }
   EXPECT_EQ(last, whole);
+
+  // A picture's rows in the place of its tokens.
+  const auto hidden_size = static_cast<size_t>(test.config().hidden);
+  std::vector<float> rows(20 * hidden_size);
+  kernels::MakeOps({})->EmbedRows(test.engine->model().embedding,
+                                  std::span(prompt.ids).subspan(40, 20), rows.data());
+  std::fill_n(prompt.ids.begin() + 40, 20, 0);
+  for (const auto& [begin, end, first, count] :
+       {std::tuple(0, 48, 40, 8), std::tuple(48, 90, 0, 12)}) {
+    const GivenRows given{first, std::span(rows).subspan(begin == 0 ? 0 : 8 * hidden_size,
+                                                         static_cast<size_t>(count) * hidden_size)};
+    SequenceRange chunk = prompt.Range(static_cast<size_t>(begin), static_cast<size_t>(end - begin),
+                                       LogitsWanted::kLast);
+    chunk.given = {&given, 1};
+    for (int layer = 0; layer < kLayers; layer += 2) {
+      last = Copy(test.engine->Step({}, {{&chunk, 1}, layer, layer + 2, &hidden}, nullptr).logits);
+    }
+  }
+  EXPECT_EQ(last, whole);
 }
 
 // In its group the pass and the batch are one batch: one call of each operation a layer. In the
