@@ -20,6 +20,8 @@ namespace {
 constexpr int kWorkersMax = 1024;
 constexpr int kThreadsMax = 256;
 constexpr int kLayeredStepTokens = 8192;
+constexpr int64_t kEncodeMemoryBytes = int64_t{256} << 20;
+constexpr int kPublicPicturesMax = 256;
 constexpr size_t kTokenBytesMin = 16, kTokenBytesMax = 4096;
 
 int UsableCores() {
@@ -86,6 +88,42 @@ absl::Status CheckTiers(const v1::KvTiersConfig& tiers) {
   return InvalidArgument("engine.kv_tiers: needs both disk_path and disk_bytes, or neither");
 }
 
+absl::Status CheckPictures(const v1::WorkerPicturesConfig& pictures, std::string_view role) {
+  const bool is_local = pictures.encode() == "local";
+  if (role != "prefill" && (is_local || !pictures.tower().empty())) {
+    return InvalidArgument("pictures: encode and tower are of prefill workers");
+  }
+  if (is_local == pictures.tower().empty()) {
+    return InvalidArgument("pictures: needs both tower and \"encode: local\", or neither");
+  }
+  if ((is_local || role == "encode") && pictures.memory_bytes() == 0) {
+    return InvalidArgument("pictures.memory_bytes: is 0, but this worker encodes pictures");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckPictures(const v1::RouterPicturesConfig& pictures) {
+  if (pictures.bytes_max() > pictures.total_bytes_max()) {
+    return InvalidArgument("pictures.bytes_max: {} is above pictures.total_bytes_max, {}",
+                           pictures.bytes_max(), pictures.total_bytes_max());
+  }
+  if (pictures.public_pictures_size() > kPublicPicturesMax) {
+    return InvalidArgument("pictures.public_pictures: {}; allowed: 0 to {}",
+                           pictures.public_pictures_size(), kPublicPicturesMax);
+  }
+  std::set<std::string> seen;
+  for (int i = 0; i < pictures.public_pictures_size(); ++i) {
+    const v1::PublicPictureConfig& one = pictures.public_pictures(i);
+    if (one.id().empty() || one.file().empty()) {
+      return InvalidArgument("pictures.public_pictures[{}]: needs id and file", i);
+    }
+    if (!seen.insert(one.id()).second) {
+      return InvalidArgument("pictures.public_pictures[{}].id: {} is listed twice", i, one.id());
+    }
+  }
+  return absl::OkStatus();
+}
+
 // The machine's name as far as a worker id can hold it: letters, digits, . _ -. What tells the pods
 // of one set apart stands at the end of their names.
 std::string HostName(size_t bytes_max) {
@@ -122,7 +160,7 @@ absl::Status CheckWorkers(const v1::RouterConfig& config) {
     const v1::WorkerEndpoint& worker = config.workers(i);
     if (worker.address().empty()) return InvalidArgument("workers[{}].address: not set", i);
     if (worker.role().empty()) {
-      return InvalidArgument("workers[{}].role: not set; allowed: prefill, decode", i);
+      return InvalidArgument("workers[{}].role: not set; allowed: prefill, decode, encode", i);
     }
     if (!seen.insert(worker.address()).second) {
       return InvalidArgument("workers[{}].address: {} is listed twice", i, worker.address());
@@ -134,9 +172,15 @@ absl::Status CheckWorkers(const v1::RouterConfig& config) {
 }  // namespace
 
 absl::Status Complete(v1::WorkerConfig* config, std::string_view role) {
-  TRIVIUM_CHECK(role == "prefill" || role == "decode", "no such role: {}", role);
+  TRIVIUM_CHECK(role == "prefill" || role == "decode" || role == "encode", "no such role: {}",
+                role);
   if (config->server().listen().empty()) {
-    config->mutable_server()->set_listen(role == "prefill" ? "127.0.0.1:7401" : "127.0.0.1:7402");
+    config->mutable_server()->set_listen(role == "prefill"  ? "127.0.0.1:7401"
+                                         : role == "decode" ? "127.0.0.1:7402"
+                                                            : "127.0.0.1:7403");
+  }
+  if (role == "encode" && !config->pictures().has_memory_bytes()) {
+    config->mutable_pictures()->set_memory_bytes(kEncodeMemoryBytes);
   }
   if (!config->engine().has_threads()) config->mutable_engine()->set_threads(UsableCores());
   if (!config->engine().has_step_tokens() && config->engine().prefill_policy() == "layered") {
@@ -149,6 +193,7 @@ absl::Status Complete(v1::WorkerConfig* config, std::string_view role) {
   RETURN_IF_ERROR(CheckServer(config->server()));
   RETURN_IF_ERROR(CheckPorts(config->transfer()));
   RETURN_IF_ERROR(CheckTiers(config->engine().kv_tiers()));
+  RETURN_IF_ERROR(CheckPictures(config->pictures(), role));
   return CheckModel(config->model());
 }
 
@@ -159,6 +204,7 @@ absl::Status Complete(v1::RouterConfig* config) {
   RETURN_IF_ERROR(CheckHttp(config->http(), config->server()));
   RETURN_IF_ERROR(Complete(config->mutable_tenancy()));
   RETURN_IF_ERROR(CheckModel(config->model()));
+  RETURN_IF_ERROR(CheckPictures(config->pictures()));
   return CheckWorkers(*config);
 }
 

@@ -22,7 +22,7 @@ absl::Status ParseYamlInto(const std::string& text, const std::string& name,
 
 // Sets what is unset to the defaults stated in config.proto and checks every range, that a model is
 // named, and that without a cluster token `listen` is an address of this machine alone. Errors
-// start with the field's path. `role`: prefill or decode.
+// start with the field's path. `role`: prefill, decode or encode.
 absl::Status Complete(v1::WorkerConfig* config, std::string_view role);
 absl::Status Complete(v1::RouterConfig* config);
 // A part of the former. No tenants become the tenant "default".

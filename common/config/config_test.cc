@@ -62,7 +62,32 @@ TEST(CompleteTest, WorkerDefaults) {
           "expected\n  kv_tiers:\n    memory_bytes: 0\n    disk_bytes: 0\n"
           "  prefill_policy: chunked\n  step_target_ms: 0\n  kv_type: f16\ntransfer:\n"
           "  interface: lo\n  timeout_scale: 1\n  transports: posix,tcp,self\n"
-          "  port: 0\n  port_count: 256\n");
+          "  port: 0\n  port_count: 256\npictures:\n  memory_bytes: 0\n  encode: workers\n");
+}
+
+TEST(CompleteTest, PicturesNeedATowerWhereTheyAreEncoded) {
+  const auto error_of = [](const std::string& role, const std::string& encode,
+                           const std::string& tower, int64_t bytes) {
+    v1::WorkerConfig config = Worker();
+    config.mutable_pictures()->set_encode(encode);
+    config.mutable_pictures()->set_tower(tower);
+    config.mutable_pictures()->set_memory_bytes(bytes);
+    return Message(Complete(&config, role));
+  };
+  EXPECT_EQ(error_of("prefill", "local", "tower", 1 << 20), "");
+  EXPECT_EQ(error_of("prefill", "workers", "", 1 << 20), "");
+  const std::string half = "pictures: needs both tower and \"encode: local\", or neither";
+  EXPECT_EQ(error_of("prefill", "local", "", 1 << 20), half);
+  EXPECT_EQ(error_of("prefill", "workers", "tower", 1 << 20), half);
+  const std::string none = "pictures.memory_bytes: is 0, but this worker encodes pictures";
+  EXPECT_EQ(error_of("prefill", "local", "tower", 0), none);
+  EXPECT_EQ(error_of("encode", "workers", "", 0), none);
+  EXPECT_EQ(error_of("decode", "local", "tower", 1 << 20),
+            "pictures: encode and tower are of prefill workers");
+  v1::WorkerConfig encode = Worker();
+  ASSERT_TRUE(Complete(&encode, "encode").ok());
+  EXPECT_EQ(encode.server().listen(), "127.0.0.1:7403");
+  EXPECT_EQ(encode.pictures().memory_bytes(), int64_t{256} << 20);
 }
 
 TEST(CompleteTest, LayeredPrefillTakesLongSteps) {
@@ -106,7 +131,9 @@ TEST(CompleteTest, RouterDefaults) {
       "  body_bytes_max: 8388608\n  body_memory_bytes: 268435456\n  header_timeout_s: 10\n"
       "  body_timeout_s: 60\n  idle_timeout_s: 75\n  write_timeout_s: 30\n"
       "tenancy:\n  key_epoch: 0\n  tenants:\n    - id: default\n      kv_sharing: private\n"
-      "      kv_quota: 1\n      kv_floor: 0\n      weight: 1\nplacement: predicted_cost\n");
+      "      kv_quota: 1\n      kv_floor: 0\n      weight: 1\nplacement: predicted_cost\n"
+      "pictures:\n  count_max: 16\n  bytes_max: 8388608\n  total_bytes_max: 12582912\n"
+      "  side_max: 16384\n  pixels_max: 37748736\n  memory_bytes: 536870912\n");
 }
 
 TEST(CompleteTest, ZeroIsAValueWhereTheRangeHasIt) {
@@ -229,10 +256,11 @@ TEST(CompleteTest, RefusesWhatCannotRun) {
   EXPECT_EQ(Message(Complete(&router)), "workers[1].address: prefill:1 is listed twice");
   router = Router();
   router.mutable_workers(1)->clear_role();
-  EXPECT_EQ(Message(Complete(&router)), "workers[1].role: not set; allowed: prefill, decode");
-  router.mutable_workers(1)->set_role("encode");
   EXPECT_EQ(Message(Complete(&router)),
-            "workers[1].role: \"encode\" is not known; allowed: prefill, decode");
+            "workers[1].role: not set; allowed: prefill, decode, encode");
+  router.mutable_workers(1)->set_role("cook");
+  EXPECT_EQ(Message(Complete(&router)),
+            "workers[1].role: \"cook\" is not known; allowed: prefill, decode, encode");
   router.clear_workers();
   EXPECT_EQ(Message(Complete(&router)),
             "workers: none; list each as address and role (--worker prefill=HOST:PORT)");

@@ -51,6 +51,7 @@ constexpr FlagSpec kWorkerFlags[] = {
     {"--interface", "transfer.interface", "network device of the KV transfer"},
     {"--transports", "transfer.transports", "UCX transports"},
     {"--transfer-port", "transfer.port", "first TCP port of the KV transfer; 0: any"},
+    {"--pictures-memory", "pictures.memory_bytes", "memory of multimedia tokens, like 64MiB"},
     {"--timeout-scale", "transfer.timeout_scale", "stretches every transfer timeout"},
 };
 constexpr FlagSpec kRouterFlags[] = {
@@ -63,6 +64,7 @@ constexpr FlagSpec kRouterFlags[] = {
     {"--placement", "placement", "predicted_cost, least_loaded, round_robin"},
     {"--master-key-file", "tenancy.master_key_file", "secret that KV is kept apart by"},
     {"--http-listen", "http.listen", "HOST:PORT of the OpenAI-compatible API"},
+    {"--tower", "pictures.tower", "mmproj GGUF file of the vision tower; none: no pictures"},
 };
 
 // One program's flags as CLI11 fills them.
@@ -134,7 +136,7 @@ absl::Status OverrideWorkers(const CommandLine& line, v1::RouterConfig* config) 
     const size_t equals = text.find('=');
     if (equals == std::string::npos || equals == 0) {
       return InvalidArgument(
-          "--worker: \"{}\" is not ROLE=HOST:PORT with the role prefill or decode",
+          "--worker: \"{}\" is not ROLE=HOST:PORT with the role prefill, decode or encode",
           net::Escape(text, 80));
     }
     v1::WorkerEndpoint* worker = config->add_workers();
@@ -145,12 +147,17 @@ absl::Status OverrideWorkers(const CommandLine& line, v1::RouterConfig* config) 
   return absl::OkStatus();
 }
 
+absl::Status CheckReadable(std::string_view field, const std::string& path) {
+  if (access(path.c_str(), R_OK) == 0) return absl::OkStatus();
+  return InvalidArgument("{}: {}: {}", field, net::Escape(path, 300), std::strerror(errno));
+}
+
 template <typename Config>
 absl::Status CheckSharedFiles(const Config& config) {
   RETURN_IF_ERROR(ReadClusterToken(config.server().cluster_token_file()).status());
-  const std::string& path = config.model().path();
-  if (access(path.c_str(), R_OK) == 0) return absl::OkStatus();
-  return InvalidArgument("model.path: {}: {}", net::Escape(path, 300), std::strerror(errno));
+  RETURN_IF_ERROR(CheckReadable("model.path", config.model().path()));
+  const std::string& tower = config.pictures().tower();
+  return tower.empty() ? absl::OkStatus() : CheckReadable("pictures.tower", tower);
 }
 
 absl::Status CheckFiles(const v1::WorkerConfig& config) {
@@ -160,6 +167,9 @@ absl::Status CheckFiles(const v1::WorkerConfig& config) {
 }
 absl::Status CheckFiles(const v1::RouterConfig& config) {
   RETURN_IF_ERROR(CheckSharedFiles(config));
+  for (const v1::PublicPictureConfig& picture : config.pictures().public_pictures()) {
+    RETURN_IF_ERROR(CheckReadable("pictures.public_pictures", picture.file()));
+  }
   return ::trivium::config::CheckFiles(config.tenancy());
 }
 

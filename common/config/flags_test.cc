@@ -72,7 +72,7 @@ TEST(FlagsTest, WorkersOfTheRouter) {
   EXPECT_EQ(config.workers(0).role(), "prefill");
   EXPECT_EQ(config.workers(1).address(), "127.0.0.1:2");
   EXPECT_EQ(config.queue_requests(), 0);
-  for (const char* bad : {"prefill", "=a:1", "encode=a:1", "prefill=a"}) {
+  for (const char* bad : {"prefill", "=a:1", "cook=a:1", "prefill=a"}) {
     outcome = Router({"--model", "m", "--worker", bad}, &config);
     EXPECT_EQ(outcome.code, 1) << bad;
     EXPECT_EQ(outcome.err.substr(0, 26), "trivium-router: --worker: ") << outcome.err;

@@ -50,7 +50,7 @@ const std::vector<FieldRule>& Rules() {
       {.field = "TransferConfig.port_count", .min = 16, .max = 16384, .value = 256},
       {.field = "WorkerConfig.worker_id", .form = FieldRule::Form::kName},
       {.field = "WorkerEndpoint.address", .form = FieldRule::Form::kAddress},
-      {.field = "WorkerEndpoint.role", .choices = {"prefill", "decode"}},
+      {.field = "WorkerEndpoint.role", .choices = {"prefill", "decode", "encode"}},
       {.field = "RouterConfig.queue_requests", .min = 0, .max = 100000, .value = 1024},
       {.field = "RouterConfig.queue_timeout_s", .min = 0, .max = 86400, .value = 60},
       {.field = "RouterConfig.attempts_max", .min = 1, .max = 100, .value = 8},
@@ -103,6 +103,36 @@ const std::vector<FieldRule>& TenancyRules() {
       {.field = "PublicPrefixConfig.id", .form = FieldRule::Form::kName},
       {.field = "PublicPrefixConfig.chat_role", .form = FieldRule::Form::kName},
       {.field = "PublicPrefixConfig.pin_s", .min = 0, .max = 86400, .value = 600},
+  };
+  return *rules;
+}
+
+const std::vector<FieldRule>& PictureRules() {
+  static const auto* rules = new std::vector<FieldRule>{
+      {.field = "WorkerPicturesConfig.memory_bytes",
+       .min = 0,
+       .max = 16 * kMiB * kMiB,
+       .is_bytes = true},
+      {.field = "WorkerPicturesConfig.encode", .text = "workers", .choices = {"workers", "local"}},
+      {.field = "RouterPicturesConfig.count_max", .min = 1, .max = 256, .value = 16},
+      {.field = "RouterPicturesConfig.bytes_max",
+       .min = kKiB,
+       .max = 12 * kMiB,
+       .value = 8 * kMiB,
+       .is_bytes = true},
+      {.field = "RouterPicturesConfig.total_bytes_max",
+       .min = kKiB,
+       .max = 12 * kMiB,
+       .value = 12 * kMiB,
+       .is_bytes = true},
+      {.field = "RouterPicturesConfig.side_max", .min = 1, .max = 65500, .value = 16384},
+      {.field = "RouterPicturesConfig.pixels_max", .min = 1, .max = 256 * kMiB, .value = 36 * kMiB},
+      {.field = "RouterPicturesConfig.memory_bytes",
+       .min = kMiB,
+       .max = kMiB * kMiB,
+       .value = 512 * kMiB,
+       .is_bytes = true},
+      {.field = "PublicPictureConfig.id", .form = FieldRule::Form::kName},
   };
   return *rules;
 }
@@ -166,7 +196,8 @@ absl::Status CheckForm(FieldRule::Form form, std::string_view value) {
 
 const FieldRule* FindRule(const google::protobuf::FieldDescriptor& field) {
   const std::string name = field.containing_type()->name() + "." + field.name();
-  for (const std::vector<FieldRule>* rules : {&Rules(), &HttpRules(), &TenancyRules()}) {
+  for (const std::vector<FieldRule>* rules :
+       {&Rules(), &HttpRules(), &TenancyRules(), &PictureRules()}) {
     for (const FieldRule& rule : *rules) {
       if (rule.field == name) return &rule;
     }

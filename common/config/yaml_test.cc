@@ -27,7 +27,7 @@ TEST(YamlTest, GoldenErrors) {
        "step_tokens, requests_max, admission, kv_tiers, prefill_policy, step_target_ms, "
        "kv_type"},
       {"modle: x\n",
-       "w.yaml:1: unknown key \"modle\"; allowed: worker_id, server, model, engine, transfer"},
+       "w.yaml:1: unknown key \"modle\"; allowed: worker_id, server, model, engine, transfer, pictures"},
       {"engine:\n  threads: 2\n\n  threads: 3\n",
        "w.yaml:4: engine.threads: repeated; first on line 2"},
       {"engine:\n  threads: many\n",
@@ -72,11 +72,11 @@ TEST(YamlTest, GoldenErrors) {
       {"worker_id: \xff\n", "w.yaml:1: not valid UTF-8"},
       {"\nworker_id: a\x01\n", "w.yaml:2: control character 0x01"},
       {"? [a]\n: 1\n",
-       "w.yaml:1: unknown key \"\"; allowed: worker_id, server, model, engine, transfer"},
+       "w.yaml:1: unknown key \"\"; allowed: worker_id, server, model, engine, transfer, pictures"},
   };
   for (const auto& [text, error] : table) EXPECT_EQ(ErrorOf(text), error) << text;
-  EXPECT_EQ(RouterErrorOf("workers:\n  - address: a:1\n    role: encode\n"),
-            "r.yaml:3: workers[0].role: \"encode\" is not known; allowed: prefill, decode");
+  EXPECT_EQ(RouterErrorOf("workers:\n  - address: a:1\n    role: cook\n"),
+            "r.yaml:3: workers[0].role: \"cook\" is not known; allowed: prefill, decode, encode");
   EXPECT_EQ(RouterErrorOf("workers: {address: a:1}\n"),
             "r.yaml:1: workers: must be a list: one \"- …\" an item");
 }
