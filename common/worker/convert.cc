@@ -105,33 +105,33 @@ absl::StatusOr<scheduling::TenantShare> ToShare(const v1::TenantShare& message) 
   return scheduling::TenantShare{message.tenant(), message.weight()};
 }
 
-absl::StatusOr<kv::Domain> ToDomain(const v1::KvDomain& message) {
-  kv::Domain domain{.key = {},
-                    .token_end = message.token_end() == 0 ? INT32_MAX : message.token_end(),
-                    .quota = message.quota(),
-                    .floor = message.floor(),
-                    .pin_s = message.pin_s()};
-  if (message.key().size() != domain.key.bytes.size()) {
-    return InvalidArgument("kv_domains.key has {} bytes, must have {}", message.key().size(),
-                           domain.key.bytes.size());
+// Slices that end at `end` at the latest.
+absl::StatusOr<std::vector<kv::MediaSpan>> ToSlices(
+    const google::protobuf::RepeatedPtrField<v1::PictureSlice>& messages, int32_t end) {
+  std::vector<kv::MediaSpan> slices;
+  int32_t begin = 0;
+  for (const v1::PictureSlice& message : messages) {
+    kv::MediaSpan slice{.position = message.position(), .tokens = message.tokens()};
+    if (slice.position < begin || slice.tokens < 1 || slice.position >= end ||
+        slice.tokens > end - slice.position) {
+      return InvalidArgument("slices[{}] has {} tokens at {}, must lie in {} … {}", slices.size(),
+                             slice.tokens, slice.position, begin, end);
+    }
+    if (message.digest().size() != slice.digest.size()) {
+      return InvalidArgument("slices[{}].digest has {} bytes, must have {}", slices.size(),
+                             message.digest().size(), slice.digest.size());
+    }
+    std::copy(message.digest().begin(), message.digest().end(), slice.digest.begin());
+    begin = slice.position + slice.tokens;
+    slices.push_back(slice);
   }
-  std::copy(message.key().begin(), message.key().end(), domain.key.bytes.begin());
-  // Written so that NaN is refused too.
-  if (!(domain.quota > 0 && domain.quota <= 1)) {
-    return InvalidArgument("kv_domains.quota is {}, must be in (0, 1]", domain.quota);
-  }
-  if (!(domain.floor >= 0 && domain.floor < 1)) {
-    return InvalidArgument("kv_domains.floor is {}, must be in [0, 1)", domain.floor);
-  }
-  if (domain.pin_s < 0 || domain.pin_s > kPinMax_s) {
-    return InvalidArgument("kv_domains.pin_s is {}, must be 0 … {}", domain.pin_s, kPinMax_s);
-  }
-  return domain;
+  return slices;
 }
 
 absl::StatusOr<kv::BlockChain> ToChain(
     const google::protobuf::RepeatedPtrField<v1::KvDomain>& messages,
-    std::span<const int32_t> token_ids, const StageLimits& limits) {
+    std::span<const int32_t> token_ids, std::vector<kv::MediaSpan> slices,
+    const StageLimits& limits) {
   if (messages.empty()) return kv::BlockChain();
   if (messages.size() > kDomainsMax) {
     return InvalidArgument("kv_domains has {} entries, at most {} are taken", messages.size(),
@@ -146,7 +146,8 @@ absl::StatusOr<kv::BlockChain> ToChain(
                            .numerics_class = std::string(limits.numerics_class),
                            .kv_format = static_cast<uint32_t>(limits.kv_format),
                            .block_tokens = limits.block_tokens};
-  ASSIGN_OR_RETURN(kv::BlockChain chain, kv::BlockChain::Create(space, std::move(domains)));
+  ASSIGN_OR_RETURN(kv::BlockChain chain,
+                   kv::BlockChain::Create(space, std::move(domains), std::move(slices)));
   chain.Append(token_ids);
   return chain;
 }
@@ -187,7 +188,9 @@ absl::StatusOr<StageRequest> ToRequest(const Message& message, const StageLimits
   RETURN_IF_ERROR(engine::Validate(request.sampling, limits.vocab));
   RETURN_IF_ERROR(CheckLengths(request, limits));
   ASSIGN_OR_RETURN(request.choices, ToChoices(message.choices(), request.output_index));
-  ASSIGN_OR_RETURN(request.chain, ToChain(message.kv_domains(), request.token_ids, limits));
+  ASSIGN_OR_RETURN(request.slices, ToSlices(message.slices(), request.prompt_tokens()));
+  ASSIGN_OR_RETURN(request.chain,
+                   ToChain(message.kv_domains(), request.token_ids, request.slices, limits));
   return request;
 }
 
@@ -214,6 +217,30 @@ bool ParseFinish(const std::string& name, engine::FinishReason* finish) {
 }
 
 }  // namespace
+
+absl::StatusOr<kv::Domain> ToDomain(const v1::KvDomain& message) {
+  kv::Domain domain{.key = {},
+                    .token_end = message.token_end() == 0 ? INT32_MAX : message.token_end(),
+                    .quota = message.quota(),
+                    .floor = message.floor(),
+                    .pin_s = message.pin_s()};
+  if (message.key().size() != domain.key.bytes.size()) {
+    return InvalidArgument("kv_domains.key has {} bytes, must have {}", message.key().size(),
+                           domain.key.bytes.size());
+  }
+  std::copy(message.key().begin(), message.key().end(), domain.key.bytes.begin());
+  // Written so that NaN is refused too.
+  if (!(domain.quota > 0 && domain.quota <= 1)) {
+    return InvalidArgument("kv_domains.quota is {}, must be in (0, 1]", domain.quota);
+  }
+  if (!(domain.floor >= 0 && domain.floor < 1)) {
+    return InvalidArgument("kv_domains.floor is {}, must be in [0, 1)", domain.floor);
+  }
+  if (domain.pin_s < 0 || domain.pin_s > kPinMax_s) {
+    return InvalidArgument("kv_domains.pin_s is {}, must be 0 … {}", domain.pin_s, kPinMax_s);
+  }
+  return domain;
+}
 
 absl::StatusOr<transfer::Credentials> ToCredentials(const v1::RequestKey& key) {
   const std::string& id = key.request_id();
@@ -247,6 +274,11 @@ absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,
   if (message.has_share()) {
     ASSIGN_OR_RETURN(request.share, ToShare(message.share()));
   }
+  if (!request.slices.empty() && request.sampling.prompt_logprobs >= 0) {
+    return InvalidArgument(
+        "sampling.prompt_logprobs is {}, but there are slices of pictures: they have none",
+        request.sampling.prompt_logprobs);
+  }
   RETURN_IF_ERROR(TakePull(message, limits.block_tokens, &request));
   return request;
 }
@@ -265,7 +297,10 @@ absl::StatusOr<PrefixRequest> ToPrefixRequest(const v1::SendPrefixRequest& messa
                            message.token_ids_size(), limits.block_tokens);
   }
   const std::vector<int32_t> token_ids(message.token_ids().begin(), message.token_ids().end());
-  ASSIGN_OR_RETURN(kv::BlockChain chain, ToChain(message.kv_domains(), token_ids, limits));
+  // The prefix may end inside a slice.
+  ASSIGN_OR_RETURN(std::vector<kv::MediaSpan> slices, ToSlices(message.slices(), limits.context));
+  ASSIGN_OR_RETURN(kv::BlockChain chain,
+                   ToChain(message.kv_domains(), token_ids, std::move(slices), limits));
   ASSIGN_OR_RETURN(transfer::Ticket ticket, ToTicket(message.ticket(), message.token_ids_size()));
   return PrefixRequest{std::move(key), std::move(chain), std::move(ticket)};
 }
@@ -284,6 +319,10 @@ absl::StatusOr<StageRequest> ToStageRequest(const v1::DecodeRequest& message,
         "sampling.prompt_logprobs is {}, but prefills is set: no decode worker "
         "scores a prompt",
         request.sampling.prompt_logprobs);
+  }
+  if (message.prefills() && !request.slices.empty()) {
+    return InvalidArgument(
+        "slices are given, but prefills is set: no decode worker takes pictures");
   }
   request.priority = message.priority();
   request.preemptions = message.preemptions();

@@ -12,6 +12,7 @@
 
 namespace trivium::v1 {
 class DecodeRequest;
+class KvDomain;
 class LandingTicket;
 class PrefillRequest;
 class RequestKey;
@@ -33,6 +34,7 @@ struct StageLimits {
 };
 
 absl::StatusOr<transfer::Credentials> ToCredentials(const v1::RequestKey& key);
+absl::StatusOr<kv::Domain> ToDomain(const v1::KvDomain& message);
 
 absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,
                                             const StageLimits& limits);

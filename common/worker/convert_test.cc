@@ -342,6 +342,54 @@ TEST(ConvertTest, APrefixIsNamedAsItsOwnerNamesIt) {
   }
 }
 
+TEST(ConvertTest, SlicesOfPicturesAreAPartOfWhatBlocksHold) {
+  v1::PrefillRequest plain;
+  *plain.mutable_key() = Valid().key();
+  plain.set_fingerprint("print");
+  for (int i = 0; i < 40; ++i) plain.add_token_ids(i);
+  *plain.mutable_sampling() = Valid().sampling();
+  plain.mutable_sampling()->set_max_tokens(2);
+  plain.mutable_sampling()->set_prompt_logprobs(-1);
+  *plain.add_kv_domains() = OneDomain();
+  v1::PrefillRequest pictured = plain;
+  const auto add = [](auto& request, int32_t position, int32_t tokens, char digest) {
+    v1::PictureSlice* slice = request.add_slices();
+    slice->set_position(position);
+    slice->set_tokens(tokens);
+    slice->set_digest(std::string(32, digest));
+  };
+  add(pictured, 20, 16, 'd');
+  const auto request = ToStageRequest(pictured, kLimits);
+  ASSERT_TRUE(request.ok()) << request.status();
+  ASSERT_EQ(request->slices.size(), 1u);
+  EXPECT_EQ(request->slices[0].position, 20);
+  EXPECT_EQ(kv::CommonBlocks(request->chain, ToStageRequest(plain, kLimits)->chain), 1);
+
+  // A prefix names its blocks alike, also where it ends inside a slice.
+  v1::SendPrefixRequest prefix = ValidPrefix();
+  add(prefix, 20, 16, 'd');
+  ASSERT_TRUE(ToPrefixRequest(prefix, kLimits).ok());
+  EXPECT_EQ(kv::CommonBlocks(request->chain, ToPrefixRequest(prefix, kLimits)->chain), 2);
+
+  for (const auto& [position, tokens, digest] : {std::tuple(-1, 3, 32),
+                                                 {30, 0, 32},
+                                                 {39, 2, 32},
+                                                 {40, 1, 32},
+                                                 {2, INT32_MAX, 32},
+                                                 {INT32_MAX, INT32_MAX, 32},
+                                                 {30, 5, 32},
+                                                 {36, 4, 31}}) {
+    v1::PrefillRequest bad = pictured;
+    add(bad, position, tokens, 'e');
+    bad.mutable_slices(1)->mutable_digest()->resize(static_cast<size_t>(digest));
+    const absl::Status status = ToStageRequest(bad, kLimits).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_NE(Message(status).find("slices[1]"), std::string::npos) << status;
+  }
+  pictured.mutable_sampling()->set_prompt_logprobs(0);
+  EXPECT_EQ(ToStageRequest(pictured, kLimits).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
 TEST(ConvertTest, APrefixOfAnotherKindIsRefused) {
   struct Case {
     const char* field;

@@ -15,6 +15,9 @@ struct Load {
   int64_t prompt_tokens_waiting = 0;
   int32_t expected_output_tokens = 0;  // see kv::TokensToReserve
   int32_t blocks_spare = 0;            // that a new request has to leave free
+  // Slices of pictures: waiting or being encoded, together at most, and what one took lately.
+  int32_t slices_waiting = 0, slices_max = 0;
+  double seconds_per_slice = 0;  // 0: not measured
   bool draining = false;
 };
 

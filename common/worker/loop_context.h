@@ -11,6 +11,7 @@
 #include "common/base/status.h"
 #include "common/engine/engine.h"
 #include "common/kv/block_pool.h"
+#include "common/media/media_pool.h"
 #include "common/transfer/transport.h"
 #include "common/worker/load_board.h"
 #include "common/worker/promotion.h"
@@ -63,7 +64,8 @@ struct LoopContext {
   transfer::Transport* transport = nullptr;
   LoadBoard* board = nullptr;
   LoopProbe* probe = nullptr;
-  Promotion* promotion = nullptr;  // null: there are no tiers below the pool
+  Promotion* promotion = nullptr;           // null: there are no tiers below the pool
+  const media::MediaPool* media = nullptr;  // prefill; null: it takes no pictures
   Clock* clock = &Clock::Real();
   int32_t step_tokens = 512;  // rows of one step at most
   PrefillPolicy prefill_policy = PrefillPolicy::kChunked;

@@ -12,12 +12,18 @@ namespace trivium::worker {
 namespace {
 
 absl::Status Serve(const v1::WorkerConfig& config, WorkerRuntime& runtime, Stage& stage) {
-  WatchService watch([&runtime] { return runtime.State(); }, runtime.pool().events(),
-                     runtime.cluster_token());
+  const auto report = [&runtime, &stage] {
+    v1::WorkerState state = runtime.State();
+    stage.Report(&state);
+    return state;
+  };
+  WatchService watch(report, runtime.pool().events(), runtime.cluster_token());
   PrefixService prefixes(runtime);
+  std::vector<grpc::Service*> services = stage.services();
+  services.insert(services.end(), {&watch, &prefixes});
   ASSIGN_OR_RETURN(std::unique_ptr<net::Server> server,
                    net::Server::Start({.listen = config.server().listen(),
-                                       .services = {stage.service(), &watch, &prefixes},
+                                       .services = std::move(services),
                                        .loopback_only = runtime.cluster_token().empty(),
                                        .drain_timeout_s = config.server().drain_timeout_s()}));
   server->SetServing(true);
@@ -41,9 +47,10 @@ absl::Status Run(const v1::WorkerConfig& config, std::string_view role,
                  const StageFactory& make_stage) {
   ASSIGN_OR_RETURN(const std::unique_ptr<WorkerRuntime> runtime,
                    WorkerRuntime::Create(config, role, transfer::MakeUcxTransport));
-  const std::unique_ptr<Stage> stage = make_stage(*runtime);
+  ASSIGN_OR_RETURN(const std::unique_ptr<Stage> stage, make_stage(*runtime));
   const absl::Status status = Serve(config, *runtime, *stage);
   stage->Stop();
+  runtime->metrics().StopServing();  // scrapes read what the stage has
   return status;
 }
 

@@ -5,6 +5,7 @@
 #include <functional>
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "common/worker/runtime.h"
 
@@ -18,12 +19,14 @@ namespace trivium::worker {
 class Stage {
  public:
   virtual ~Stage() = default;
-  virtual grpc::Service* service() = 0;
+  virtual std::vector<grpc::Service*> services() = 0;
+  // What it adds to the state that routers watch.
+  virtual void Report(v1::WorkerState* state) const = 0;
   virtual void Drain() = 0;  // refuse new requests
   virtual void Stop() = 0;   // end what still runs; after the server is gone
 };
 
-using StageFactory = std::function<std::unique_ptr<Stage>(WorkerRuntime&)>;
+using StageFactory = std::function<absl::StatusOr<std::unique_ptr<Stage>>(WorkerRuntime&)>;
 
 // Runs until SIGTERM or SIGINT and gives the exit status. Prints the log event `ready` with the
 // port when the model is loaded and the server answers; a failed start is one line on stderr and

@@ -1,11 +1,11 @@
 #include "common/worker/runtime.h"
 
-#include <random>
 #include <utility>
 
 #include "common/config/config.h"
 #include "common/config/flags.h"
 #include "common/telemetry/process_metrics.h"
+#include "common/worker/setup.h"
 #include "kernels/kv_row.h"
 #include "kernels/ops.h"
 #include "trivium/v1/stage.pb.h"
@@ -14,41 +14,6 @@ namespace trivium::worker {
 namespace {
 
 constexpr int kBlockTokens = 16;
-
-std::string SupportedIsaNames() {
-  std::string names;
-  for (kernels::Isa isa : kernels::SupportedIsas()) {
-    if (!names.empty()) names += ", ";
-    names += kernels::IsaName(isa);
-  }
-  return names;
-}
-
-absl::StatusOr<std::unique_ptr<kernels::Ops>> CreateOps(const v1::EngineConfig& config) {
-  kernels::OpsOptions options{.isa = kernels::BestIsa(), .threads = config.threads()};
-  if (config.isa() != "auto" && !kernels::ParseIsa(config.isa(), &options.isa)) {
-    return InvalidArgument("engine.isa \"{}\" is none of auto, reference, avx2, avx512, amx",
-                           config.isa());
-  }
-  if (config.numerics() == "batch_invariant") {
-    options.numerics = kernels::Numerics::kBatchInvariant;
-  } else if (config.numerics() != "fast") {
-    return InvalidArgument("engine.numerics \"{}\" is none of fast, batch_invariant",
-                           config.numerics());
-  }
-  std::unique_ptr<kernels::Ops> ops = kernels::MakeOps(options);
-  if (ops == nullptr) {
-    return FailedPrecondition("engine.isa: this machine cannot run {}; it can run {}",
-                              kernels::IsaName(options.isa), SupportedIsaNames());
-  }
-  return ops;
-}
-
-WorkerEpoch DrawEpoch() {
-  std::random_device random;
-  const uint64_t value = uint64_t{random()} << 32 | random();
-  return {value == 0 ? 1 : value};
-}
 
 }  // namespace
 
@@ -63,7 +28,9 @@ absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
                    config::ReadClusterToken(config.server().cluster_token_file()));
   ASSIGN_OR_RETURN(runtime->model_, model::Model::Load(config.model().path()));
   RETURN_IF_ERROR(runtime->CreateEngine());
-  RETURN_IF_ERROR(runtime->CreateTransport(make_transport));
+  runtime->make_transport_ = make_transport;
+  RETURN_IF_ERROR(runtime->CreateTransport());
+  RETURN_IF_ERROR(runtime->CreateMedia());
   runtime->board_ = std::make_unique<LoadBoard>();
   runtime->metrics_ = std::make_unique<telemetry::Metrics>();
   telemetry::AddProcessMetrics(runtime->metrics_.get(), role, config::Version());
@@ -84,7 +51,7 @@ absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
 
 absl::Status WorkerRuntime::CreateEngine() {
   ASSIGN_OR_RETURN(std::unique_ptr<kernels::Ops> ops, CreateOps(config_.engine()));
-  numerics_class_ = fmt::format("{}/{}", config_.engine().numerics(), kernels::IsaName(ops->isa()));
+  numerics_class_ = NumericsClassOf(config_.engine(), *ops);
   kernels::KvType type = kernels::KvType::kF16;
   if (!kernels::ParseKvType(config_.engine().kv_type(), &type)) {
     return InvalidArgument("engine.kv_type \"{}\" is none of f16, bf16, int8",
@@ -114,15 +81,29 @@ absl::Status WorkerRuntime::CreateEngine() {
   return absl::OkStatus();
 }
 
-absl::Status WorkerRuntime::CreateTransport(const TransportFactory& make_transport) {
-  transfer::TransportOptions options;
+transfer::TransportOptions WorkerRuntime::transport_options(TransportUse use) const {
+  const int parts = picture_bytes() == 0 ? 1 : encodes() ? 3 : 2;
+  return TransportOptionsOf(config_.transfer(), epoch_, {static_cast<int>(use), parts});
+}
+
+int64_t WorkerRuntime::picture_bytes() const {
+  return role_ == "prefill" ? config_.pictures().memory_bytes() / (encodes() ? 2 : 1) : 0;
+}
+
+absl::Status WorkerRuntime::CreateMedia() {
+  if (picture_bytes() == 0) return absl::OkStatus();
+  ASSIGN_OR_RETURN(media_,
+                   media::MakeMediaPool({.hidden = model_->config.hidden,
+                                         .memory_bytes = picture_bytes(),
+                                         .transport = transport_options(TransportUse::kPictures)},
+                                        make_transport_));
+  return absl::OkStatus();
+}
+
+absl::Status WorkerRuntime::CreateTransport() {
+  transfer::TransportOptions options = transport_options(TransportUse::kKv);
   options.storage = storage_;
-  options.epoch = epoch_;
-  options.timeouts.scale = config_.transfer().timeout_scale();
-  options.interface = config_.transfer().interface();
-  options.transports = config_.transfer().transports();
-  options.ports = {config_.transfer().port(), config_.transfer().port_count()};
-  ASSIGN_OR_RETURN(transport_, make_transport(std::move(options)));
+  ASSIGN_OR_RETURN(transport_, make_transport_(std::move(options)));
   prefix_sender_ = std::make_unique<PrefixSender>(pool_.get(), transport_.get(),
                                                   model_->config.layers, kBlockTokens);
   return absl::OkStatus();
@@ -137,6 +118,7 @@ LoopContext WorkerRuntime::loop_context() const {
           .board = board_.get(),
           .probe = worker_metrics_.get(),
           .promotion = promotion_.get(),
+          .media = media_.blocks == nullptr ? nullptr : &media_,
           .clock = &Clock::Real(),
           .step_tokens = config_.engine().step_tokens(),
           .prefill_policy = config_.engine().prefill_policy() == "layered"
@@ -193,6 +175,11 @@ v1::WorkerState WorkerRuntime::State() const {
   state.set_step_cost_per_row_s(cost.b);
   state.set_step_cost_per_key_s(cost.c);
   if (offload_ != nullptr) ReportTiers(*offload_, &state);
+  if (media_.blocks != nullptr) {
+    const kv::BlockPool::Counts pictures = media_.blocks->counts();
+    state.set_picture_blocks_total(pictures.total);
+    state.set_picture_blocks_free(pictures.free);
+  }
   return state;
 }
 

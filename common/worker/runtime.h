@@ -49,6 +49,15 @@ class WorkerRuntime {
   const std::string& worker_id() const { return worker_id_; }
   const std::string& cluster_token() const { return cluster_token_; }
   const std::string& numerics_class() const { return numerics_class_; }
+  const v1::WorkerConfig& config() const { return config_; }
+  const TransportFactory& make_transport() const { return make_transport_; }
+  // All but the storage: the transports of one process share its ports.
+  enum class TransportUse : uint8_t { kKv, kPictures, kEncoder };
+  transfer::TransportOptions transport_options(TransportUse use) const;
+  // Whether the process has a vision tower beside its stage.
+  bool encodes() const { return config_.pictures().encode() == "local"; }
+  // Of blocks for multimedia tokens that prompts wait for; as much again for the tower's.
+  int64_t picture_bytes() const;
   const model::Model& model() const { return *model_; }
   kv::BlockPool& pool() const { return *pool_; }
   transfer::Transport& transport() const { return *transport_; }
@@ -62,9 +71,11 @@ class WorkerRuntime {
   WorkerRuntime() = default;
   transfer::WireFormat kv_format() const;
   absl::Status CreateEngine();
-  absl::Status CreateTransport(const TransportFactory& make_transport);
+  absl::Status CreateTransport();
+  absl::Status CreateMedia();
 
   v1::WorkerConfig config_;
+  TransportFactory make_transport_;
   std::string role_, worker_id_, cluster_token_, numerics_class_;
   WorkerEpoch epoch_;
   std::shared_ptr<const model::Model> model_;
@@ -76,6 +87,7 @@ class WorkerRuntime {
   std::unique_ptr<LoadBoard> board_;
   std::unique_ptr<transfer::Transport> transport_;
   std::unique_ptr<PrefixSender> prefix_sender_;
+  media::MediaPool media_;  // empty where no pictures are taken
   // Scrapes read all of the above: the registry stops first.
   std::unique_ptr<WorkerMetrics> worker_metrics_;
   std::unique_ptr<TierMetrics> tier_metrics_;

@@ -11,7 +11,8 @@ void StepBatch::AddAnswer(uint64_t number, const int32_t& newest, int32_t positi
 }
 
 void StepBatch::AddChunk(const PromptChunk& chunk, const StageRequest& request,
-                         std::span<const int32_t> block_table, bool scored) {
+                         std::span<const int32_t> block_table, bool scored,
+                         std::span<const engine::GivenRows> given) {
   const int32_t rows = chunk.end - chunk.begin;
   const bool is_last = chunk.end == request.prompt_tokens();
   chunks_.push_back(
@@ -21,7 +22,8 @@ void StepBatch::AddChunk(const PromptChunk& chunk, const StageRequest& request,
        .block_table = block_table,
        .logits = scored    ? engine::LogitsWanted::kAll
                  : is_last ? engine::LogitsWanted::kLast
-                           : engine::LogitsWanted::kNone});
+                           : engine::LogitsWanted::kNone,
+       .given = given});
   records_.push_back({chunk.number, chunk.begin, rows});
 }
 

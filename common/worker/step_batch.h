@@ -20,8 +20,10 @@ class StepBatch {
   void AddAnswer(uint64_t number, const int32_t& newest, int32_t position,
                  std::span<const int32_t> block_table);
   // Of the step that `schedule` has planned last, in its order. `scored`: every row gives logits.
+  // `given`: by place in the chunk.
   void AddChunk(const PromptChunk& chunk, const StageRequest& request,
-                std::span<const int32_t> block_table, bool scored);
+                std::span<const int32_t> block_table, bool scored,
+                std::span<const engine::GivenRows> given = {});
 
   void Run(PromptSchedule& schedule, const engine::LayerDone& layer_done);
   // Of an answer or chunk, by the order in which they were added: logits of all its rows that give

@@ -20,7 +20,7 @@ inline constexpr int32_t kChoicesMax = 16;
 // A request at one stage. Invariants (kept by convert.h): at least one token, every id below the
 // vocabulary, valid sampling, output_index < sampling.max_tokens, prompt plus remaining output
 // within the model's context, 1 … kChoicesMax choices, and only one where tokens were emitted
-// before.
+// before; slices inside the prompt, none over another.
 struct StageRequest {
   transfer::Credentials key;
   std::vector<int32_t> token_ids;  // the prompt and what earlier attempts have emitted
@@ -36,6 +36,8 @@ struct StageRequest {
   // another worker, and so long they are waited for. 0: none.
   int32_t pull_tokens = 0;
   Duration pull_for{};
+  // Slices of pictures, by position: their multimedia tokens stand for the ids in their places.
+  std::vector<kv::MediaSpan> slices{};
   // Of token_ids; has no block where nothing may be reused or kept.
   kv::BlockChain chain{};
 

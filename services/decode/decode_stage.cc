@@ -68,7 +68,8 @@ class DecodeStage final : public worker::Stage, private v1::Decode::CallbackServ
   explicit DecodeStage(worker::WorkerRuntime& runtime)
       : runtime_(runtime), loop_(runtime.loop_context()) {}
 
-  grpc::Service* service() override { return this; }
+  std::vector<grpc::Service*> services() override { return {this}; }
+  void Report(v1::WorkerState*) const override {}
   void Drain() override { loop_.Drain(); }
   void Stop() override { loop_.Stop(); }
 
@@ -99,7 +100,7 @@ class DecodeStage final : public worker::Stage, private v1::Decode::CallbackServ
 
 }  // namespace
 
-std::unique_ptr<worker::Stage> MakeDecodeStage(worker::WorkerRuntime& runtime) {
+absl::StatusOr<std::unique_ptr<worker::Stage>> MakeDecodeStage(worker::WorkerRuntime& runtime) {
   return std::make_unique<DecodeStage>(runtime);
 }
 

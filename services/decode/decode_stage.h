@@ -8,6 +8,6 @@
 namespace trivium::decode {
 
 // The runtime outlives the stage.
-std::unique_ptr<worker::Stage> MakeDecodeStage(worker::WorkerRuntime& runtime);
+absl::StatusOr<std::unique_ptr<worker::Stage>> MakeDecodeStage(worker::WorkerRuntime& runtime);
 
 }  // namespace trivium::decode
