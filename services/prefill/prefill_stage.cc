@@ -2,7 +2,9 @@
 
 #include <utility>
 
+#include "common/encode/encode_stage.h"
 #include "common/worker/convert.h"
+#include "common/worker/setup.h"
 #include "common/worker/stream_reactor.h"
 #include "services/prefill/step_loop.h"
 #include "trivium/v1/stage.grpc.pb.h"
@@ -30,6 +32,16 @@ class Call final : public worker::StreamReactor<v1::PrefillEvent>, public Prefil
   void OnPullTicket(const transfer::Ticket& ticket) override {
     v1::PrefillEvent event;
     worker::ToMessage(ticket, event.mutable_pull_ticket());
+    Push(std::move(event));
+  }
+  void OnSliceTickets(const std::vector<SliceTicket>& tickets) override {
+    v1::PrefillEvent event;
+    for (const SliceTicket& ticket : tickets) {
+      v1::SliceTicket* out = event.mutable_slice_tickets()->add_tickets();
+      out->set_slice(ticket.slice);
+      out->set_attempt(ticket.attempt);
+      worker::ToMessage(ticket.ticket, out->mutable_ticket());
+    }
     Push(std::move(event));
   }
   void OnPromptTokens(const std::vector<worker::OutputToken>& tokens) override {
@@ -84,12 +96,25 @@ class Call final : public worker::StreamReactor<v1::PrefillEvent>, public Prefil
 
 class PrefillStage final : public worker::Stage, private v1::Prefill::CallbackService {
  public:
-  explicit PrefillStage(worker::WorkerRuntime& runtime)
-      : runtime_(runtime), loop_(runtime.loop_context()) {}
+  // `encode`: null where other workers encode.
+  PrefillStage(worker::WorkerRuntime& runtime, std::unique_ptr<encode::EncodeStage> encode)
+      : runtime_(runtime), encode_(std::move(encode)), loop_(runtime.loop_context()) {}
 
-  grpc::Service* service() override { return this; }
-  void Drain() override { loop_.Drain(); }
-  void Stop() override { loop_.Stop(); }
+  std::vector<grpc::Service*> services() override {
+    if (encode_ == nullptr) return {this};
+    return {this, encode_->service()};
+  }
+  void Report(v1::WorkerState* state) const override {
+    if (encode_ != nullptr) encode_->Report(state);
+  }
+  void Drain() override {
+    loop_.Drain();
+    if (encode_ != nullptr) encode_->Drain();
+  }
+  void Stop() override {
+    if (encode_ != nullptr) encode_->Stop();
+    loop_.Stop();
+  }
 
  private:
   grpc::ServerWriteReactor<v1::PrefillEvent>* Prefill(grpc::CallbackServerContext* context,
@@ -100,13 +125,36 @@ class PrefillStage final : public worker::Stage, private v1::Prefill::CallbackSe
   }
 
   worker::WorkerRuntime& runtime_;
+  const std::unique_ptr<encode::EncodeStage> encode_;
   StepLoop loop_;
 };
 
+absl::StatusOr<std::unique_ptr<encode::EncodeStage>> MakeEncodeStage(
+    worker::WorkerRuntime& runtime) {
+  if (!runtime.encodes()) return nullptr;
+  const v1::WorkerConfig& config = runtime.config();
+  ASSIGN_OR_RETURN(std::unique_ptr<kernels::Ops> ops, worker::CreateOps(config.engine()));
+  ASSIGN_OR_RETURN(
+      std::unique_ptr<encode::EncodeStage> stage,
+      encode::EncodeStage::Create(
+          {.tower_path = config.pictures().tower(),
+           .memory_bytes = runtime.picture_bytes(),
+           .requests_max = config.engine().requests_max(),
+           .numerics_class = runtime.numerics_class(),
+           .ops = std::move(ops),
+           .transport = runtime.transport_options(worker::WorkerRuntime::TransportUse::kEncoder),
+           .cluster_token = runtime.cluster_token()},
+          runtime.make_transport(), &runtime.metrics()));
+  if (stage->media().hidden() == runtime.model().config.hidden) return stage;
+  return InvalidArgument("pictures.tower: its tokens have {} values, the model's {}",
+                         stage->media().hidden(), runtime.model().config.hidden);
+}
+
 }  // namespace
 
-std::unique_ptr<worker::Stage> MakePrefillStage(worker::WorkerRuntime& runtime) {
-  return std::make_unique<PrefillStage>(runtime);
+absl::StatusOr<std::unique_ptr<worker::Stage>> MakePrefillStage(worker::WorkerRuntime& runtime) {
+  ASSIGN_OR_RETURN(std::unique_ptr<encode::EncodeStage> encode, MakeEncodeStage(runtime));
+  return std::make_unique<PrefillStage>(runtime, std::move(encode));
 }
 
 }  // namespace trivium::prefill

@@ -7,7 +7,7 @@
 
 namespace trivium::prefill {
 
-// The runtime outlives the stage.
-std::unique_ptr<worker::Stage> MakePrefillStage(worker::WorkerRuntime& runtime);
+// The runtime outlives the stage. An error is one readable line.
+absl::StatusOr<std::unique_ptr<worker::Stage>> MakePrefillStage(worker::WorkerRuntime& runtime);
 
 }  // namespace trivium::prefill

@@ -25,6 +25,7 @@ void PromptQueue::Admit(TimePoint now, std::vector<Admitted> admitted, const Req
     if (IsBeingComputed(requests(number), admitted)) return {Verdict::kPassedOver};
     const absl::StatusOr<Admitted> started = start(number);
     if (absl::IsResourceExhausted(started.status())) return {Verdict::kNoRoom};
+    if (absl::IsAborted(started.status())) return {Verdict::kPassedOver};
     if (!started.ok()) return {Verdict::kTaken};
     admitted.push_back(*started);
     return {Verdict::kTaken, started->request->prompt_tokens() - started->reach};
@@ -34,7 +35,7 @@ void PromptQueue::Admit(TimePoint now, std::vector<Admitted> admitted, const Req
 bool PromptQueue::FillTwoSteps(const std::vector<Admitted>& admitted) const {
   int64_t rows = 0;
   for (const Admitted& one : admitted) {
-    if (one.reach > one.done) continue;
+    if (one.waits) continue;
     rows += std::min(one.request->prompt_tokens() - one.done,
                      IsScored(*one.request) ? kScoredRows : step_tokens_);
   }

@@ -32,11 +32,13 @@ class PromptQueue {
   // A prompt that has its blocks.
   struct Admitted {
     const worker::StageRequest* request = nullptr;
-    int32_t done = 0;   // tokens whose KV is there
-    int32_t reach = 0;  // and is to come from another worker; until then it needs no step
+    int32_t done = 0;    // tokens whose KV is there
+    int32_t reach = 0;   // and is to come from another worker
+    bool waits = false;  // for what another worker sends; until then it needs no step
   };
-  // `start` gives a prompt its blocks. RESOURCE_EXHAUSTED: it waits for some; after any other error
-  // it is the caller's to end. `requests`: what each of those that wait asks for.
+  // `start` gives a prompt its blocks. RESOURCE_EXHAUSTED: it waits for some; ABORTED: for
+  // something that nobody behind it needs; after any other error it is the caller's to end.
+  // `requests`: what each of those that wait asks for.
   using Start = std::function<absl::StatusOr<Admitted>(uint64_t number)>;
   using RequestOf = std::function<const worker::StageRequest&(uint64_t number)>;
   void Admit(TimePoint now, std::vector<Admitted> admitted, const RequestOf& requests,

@@ -9,7 +9,7 @@
 #include "common/worker/convert.h"
 #include "common/worker/first_tokens.h"
 #include "common/worker/step_batch.h"
-#include "services/prefill/pull.h"
+#include "services/prefill/job.h"
 
 namespace trivium::prefill {
 namespace {
@@ -24,39 +24,6 @@ struct Overloaded : F... {
 };
 
 }  // namespace
-
-struct StepLoop::Job {
-  // kFetching: it has its blocks, and some are being filled from a tier; kPulling: by another
-  // worker.
-  enum class State : uint8_t { kWaiting, kFetching, kPulling, kComputing, kSending };
-
-  uint64_t number = 0;
-  worker::StageRequest request;
-  transfer::Ticket ticket;
-  PrefillSink* sink = nullptr;
-  TimePoint submitted;
-
-  State state = State::kWaiting;
-  uint64_t turn = 0;   // in which it got its blocks
-  int32_t cached = 0;  // tokens whose KV was here already
-  int32_t loaded = 0;  // of these, from a tier
-  int32_t pulled = 0;  // and came from another worker
-  int32_t done = 0;    // tokens whose KV is there
-  TimePoint started;
-  TimePoint kv_computed;  // of the last layer's keys and values
-  double queue_s = 0, compute_s = 0;
-  int64_t kv_bytes_acked_before_end = 0;
-  // The sender goes first: it stops reading before the blocks go.
-  kv::Reservation blocks;
-  std::unique_ptr<transfer::Sender> sender;
-  std::unique_ptr<Pull> pull;
-  // Late callbacks of a request that has ended find this gone and post nothing.
-  std::shared_ptr<const uint64_t> alive;
-
-  // Tokens whose KV is there, or will be soon without being computed.
-  int32_t reach() const { return state == State::kPulling ? request.pull_tokens : done; }
-  bool is_scored() const { return IsScored(request); }
-};
 
 StepLoop::StepLoop(const worker::LoopContext& context)
     : context_(context),
@@ -78,6 +45,7 @@ absl::StatusOr<uint64_t> StepLoop::Submit(worker::StageRequest request, transfer
   if (blocks > total) {
     return InvalidArgument("token_ids needs {} KV blocks, this worker has {}", blocks, total);
   }
+  RETURN_IF_ERROR(PictureIntake::CheckFits(context_.media, request));
   RETURN_IF_ERROR(admission_.Enter());
   auto job = std::make_unique<Job>();
   const uint64_t number = next_number_++;
@@ -109,6 +77,7 @@ void StepLoop::Run() {
     for (Command& command : mailbox_->Take(IdleTime())) Apply(std::move(command));
     if (mailbox_->closed()) break;
     CheckPulls();
+    CheckPictures();
     Admit();
     PublishLoad();
     if (const std::vector<Chunk> chunks = Plan(); !chunks.empty()) RunStep(chunks);
@@ -120,8 +89,8 @@ void StepLoop::Run() {
 std::optional<Duration> StepLoop::IdleTime() const {
   bool waiting = false;
   for (const auto& [number, job] : jobs_) {
-    if (job->state == Job::State::kComputing) return Duration::zero();
-    waiting |= job->state == Job::State::kWaiting || job->state == Job::State::kPulling;
+    if (IsReady(*job)) return Duration::zero();
+    waiting |= job->state != Job::State::kFetching && job->state != Job::State::kSending;
   }
   if (waiting) return kLeasePoll;
   return std::nullopt;
@@ -151,6 +120,10 @@ void StepLoop::Apply(Command command) {
                         [this](Pulled& pulled) {
                           const auto job = jobs_.find(pulled.number);
                           if (job != jobs_.end()) EndPull(*job->second, pulled.arrival);
+                        },
+                        [this](SliceLanded& landed) {
+                          const auto job = jobs_.find(landed.number);
+                          if (job != jobs_.end()) OnSliceLanded(*job->second, landed);
                         }},
              command);
 }
@@ -175,19 +148,28 @@ void StepLoop::Admit() {
   for (const auto& [number, job] : jobs_) {
     const bool is_admitted =
         job->state != Job::State::kWaiting && job->state != Job::State::kSending;
-    if (is_admitted) admitted.push_back({&job->request, job->done, job->reach()});
+    if (is_admitted) admitted.push_back(AdmittedOf(*job));
   }
   std::vector<std::pair<uint64_t, absl::Status>> failed;
   const auto start = [&](uint64_t number) -> absl::StatusOr<PromptQueue::Admitted> {
     Job& job = *jobs_.at(number);
     absl::Status status = Start(job);
-    if (status.ok()) return PromptQueue::Admitted{&job.request, job.done, job.reach()};
-    if (!absl::IsResourceExhausted(status)) failed.emplace_back(number, status);
+    if (status.ok()) return AdmittedOf(job);
+    const bool waits = absl::IsResourceExhausted(status) || absl::IsAborted(status);
+    if (!waits) failed.emplace_back(number, status);
     return status;
   };
   const auto request = [&](uint64_t number) -> const auto& { return jobs_.at(number)->request; };
   waiting_.Admit(context_.clock->Now(), std::move(admitted), request, start);
   for (auto& [number, status] : failed) End(number, std::move(status));
+}
+
+PromptQueue::Admitted StepLoop::AdmittedOf(const Job& job) const {
+  return {.request = &job.request,
+          .done = job.done,
+          .reach = job.reach(),
+          .waits = job.state == Job::State::kPulling ||
+                   (job.state == Job::State::kComputing && !IsReady(job))};
 }
 
 absl::Status StepLoop::Start(Job& job) {
@@ -198,6 +180,10 @@ absl::Status StepLoop::Start(Job& job) {
   ASSIGN_OR_RETURN(
       job.blocks,
       context_.pool->Reserve(worker::BlocksFor(job.request.prompt_tokens(), block_tokens), prefix));
+  if (absl::Status status = StartPictures(job); !status.ok()) {
+    job.blocks = kv::Reservation();
+    return status;
+  }
   job.turn = ++turns_;
   return Fetch(job, prefix) ? absl::OkStatus() : Begin(job, 0);
 }
@@ -245,7 +231,7 @@ absl::Status StepLoop::BeginComputing(Job& job) {
              .layer_end = context_.engine->model().config.layers,
              .token_begin = 0,
              .token_end = job.done});
-  return absl::OkStatus();
+  return BeginPictures(job);
 }
 
 // What cannot come is computed.
@@ -270,6 +256,7 @@ void StepLoop::EndPull(Job& job, const absl::StatusOr<transfer::Arrival>& arriva
     // What is still on its way may touch these blocks as long as they are leased: it takes others.
     job.request.pull_tokens = job.cached = job.loaded = job.done = 0;
     job.blocks = kv::Reservation();
+    job.pictures = nullptr;
     job.state = Job::State::kWaiting;
     waiting_.Add(job.number, job.request, job.submitted, true);
     return;
@@ -297,12 +284,13 @@ void StepLoop::Send(Job& job, transfer::RowRange rows) {
 std::vector<StepLoop::Chunk> StepLoop::Plan() {
   std::vector<const Job*> computing;
   for (const auto& [number, job] : jobs_) {
-    if (job->state == Job::State::kComputing) computing.push_back(job.get());
+    if (IsReady(*job)) computing.push_back(job.get());
   }
   std::ranges::sort(computing, {}, &Job::turn);
+  const int32_t block_tokens = context_.engine->storage().layout().block_tokens;
   std::vector<worker::PromptTurn> prompts;
   for (const Job* job : computing) {
-    prompts.push_back({job->number, {job->done, job->request.prompt_tokens(), job->is_scored()}});
+    prompts.push_back({job->number, {job->done, job->ready_end(block_tokens), job->is_scored()}});
   }
   plan_ = schedule_.Plan(prompts, {},
                          {.rows = std::min(context_.step_tokens, engine::Engine::kMaxRows),
@@ -318,14 +306,23 @@ std::vector<StepLoop::Chunk> StepLoop::Plan() {
 void StepLoop::RunStep(const std::vector<Chunk>& chunks) {
   const TimePoint begin = context_.clock->Now();
   worker::StepBatch batch(context_);
-  for (const auto& [job, tokens] : chunks) {
+  std::vector<PictureRows> pictures(chunks.size());
+  for (size_t i = 0; i < chunks.size(); ++i) {
+    const auto& [job, tokens] = chunks[i];
     if (job->started == TimePoint{}) {
       job->started = begin;
       job->queue_s = worker::SecondsBetween(job->submitted, begin);
     }
-    batch.AddChunk(tokens, job->request, job->blocks.block_table(), job->is_scored());
+    if (job->pictures != nullptr && plan_.layer_begin == 0) {
+      pictures[i].given = job->pictures->Rows(tokens.begin, tokens.end, &pictures[i].values);
+    }
+    batch.AddChunk(tokens, job->request, job->blocks.block_table(), job->is_scored(),
+                   pictures[i].given);
   }
-  batch.Run(schedule_, [&](int layer) { SendLayers(chunks, layer); });
+  batch.Run(schedule_, [&](int layer) {
+    SendLayers(chunks, layer);
+    KeepPicturesAlive();  // a long step must not let them run out
+  });
   ++steps_;
   if (schedule_.is_through()) {
     for (size_t i = 0; i < chunks.size(); ++i) Advance(chunks[i], batch.logits(i));
@@ -340,6 +337,7 @@ void StepLoop::Advance(const Chunk& chunk, std::span<const float> logits) {
   context_.pool->Publish(job.blocks, job.request.chain,
                          std::min(job.done / context_.engine->storage().layout().block_tokens,
                                   job.request.chain.size()));
+  if (job.pictures != nullptr) job.pictures->Release(job.done);
   if (logits.empty()) return;
   if (job.is_scored()) ScorePrompt(chunk, logits);
   const auto vocab = static_cast<size_t>(context_.engine->model().config.vocab);
@@ -426,7 +424,8 @@ void StepLoop::PublishLoad() {
     } else {
       ++load.requests_running;
     }
-    if (job->state != Job::State::kSending) {
+    // What waits for pictures keeps nobody's tokens from being computed.
+    if (job->state != Job::State::kSending && (job->request.slices.empty() || IsReady(*job))) {
       load.prompt_tokens_waiting += job->request.prompt_tokens() - job->reach();
     }
   }

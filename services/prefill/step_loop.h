@@ -24,6 +24,7 @@
 #include "common/worker/mailbox.h"
 #include "common/worker/prompt_schedule.h"
 #include "common/worker/types.h"
+#include "services/prefill/picture_intake.h"
 #include "services/prefill/prompt_queue.h"
 
 namespace trivium::prefill {
@@ -37,12 +38,15 @@ struct SentReport {
 };
 
 // Where the outputs of one request go. Called on the engine's thread; must not block. Not touched
-// after OnEnd, until which it must live. Order: OnPullTicket, OnPromptTokens, OnFirstToken, OnSent,
-// OnEnd; all but the last may be missing.
+// after OnEnd, until which it must live. Order: OnPullTicket, OnSliceTickets any number of times,
+// OnPromptTokens, OnFirstToken, OnSent, OnEnd; all but the last may be missing.
 class PrefillSink {
  public:
   // Where request.pull_tokens may land, from whoever holds them. Nobody need come.
   virtual void OnPullTicket(const transfer::Ticket& ticket) = 0;
+  // Where slices may land, from whoever encodes them: all that the prompt needs, then anew those
+  // that were lost.
+  virtual void OnSliceTickets(const std::vector<SliceTicket>& tickets) = 0;
   // The next tokens of a prompt whose logprobs are wanted: each once over all calls, in order, the
   // first without logprob.
   virtual void OnPromptTokens(const std::vector<worker::OutputToken>& tokens) = 0;
@@ -63,7 +67,8 @@ class StepLoop {
 
   // Gives the request's number, for Cancel. An error ends the request at once, without OnEnd:
   // UNAVAILABLE while draining, RESOURCE_EXHAUSTED with a retry hint when requests_max are inside,
-  // INVALID_ARGUMENT for a prompt that this pool can never hold. OnEnd later gives: OK when every
+  // INVALID_ARGUMENT for a prompt that this pool can never hold, or slices that its pool of
+  // multimedia tokens cannot. OnEnd later gives: OK when every
   // row was acknowledged, UNAVAILABLE when the decode worker was lost (after OnFirstToken, if the
   // token was there), CANCELLED.
   absl::StatusOr<uint64_t> Submit(worker::StageRequest request, transfer::Ticket ticket,
@@ -95,10 +100,21 @@ class StepLoop {
     uint64_t number;
     absl::StatusOr<transfer::Arrival> arrival;
   };
-  using Command = std::variant<Arrived, Cancelled, Fetched, Delivered, Pulled>;
+  struct SliceLanded {
+    uint64_t number;
+    int32_t slice;
+    uint32_t attempt;
+    absl::Status status;
+  };
+  using Command = std::variant<Arrived, Cancelled, Fetched, Delivered, Pulled, SliceLanded>;
   struct Chunk {
     Job* job;
     worker::PromptChunk tokens;
+  };
+  // The rows of pictures in a chunk.
+  struct PictureRows {
+    std::vector<float> values;
+    std::vector<engine::GivenRows> given;
   };
 
   void Run();
@@ -108,7 +124,14 @@ class StepLoop {
   bool BeginPull(Job& job);
   void EndPull(Job& job, const absl::StatusOr<transfer::Arrival>& arrival);
   void CheckPulls();
+  absl::Status StartPictures(Job& job);
+  absl::Status BeginPictures(Job& job);
+  void OnSliceLanded(Job& job, const SliceLanded& landed);
+  void CheckPictures();
+  void KeepPicturesAlive();
+  bool IsReady(const Job& job) const;
   void Admit();
+  PromptQueue::Admitted AdmittedOf(const Job& job) const;
   absl::Status Start(Job& job);
   bool Fetch(Job& job, const kv::PrefixUse& prefix);
   absl::Status Begin(Job& job, int32_t fetched_blocks);
@@ -135,6 +158,7 @@ class StepLoop {
   worker::PromptStep plan_;  // of the step at hand
   uint64_t turns_ = 0;
   uint64_t steps_ = 0;
+  TimePoint pictures_kept_alive_{};
   std::thread thread_;
 };
 

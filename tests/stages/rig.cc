@@ -260,8 +260,10 @@ std::unique_ptr<Flight> Rig::Launch(const worker::StageRequest& request) {
 }
 
 std::unique_ptr<Flight> Rig::LaunchAt(prefill::StepLoop& at, const worker::StageRequest& request,
-                                      OnPullTicket on_pull_ticket) {
+                                      OnPullTicket on_pull_ticket,
+                                      OnSliceTickets on_slice_tickets) {
   auto flight = std::make_unique<Flight>();
+  flight->prefill.on_slice_tickets = std::move(on_slice_tickets);
   flight->prefill.on_pull_ticket = std::move(on_pull_ticket);
   auto landing = decode->Submit(request, &flight->decode);
   if (!landing.ok()) {

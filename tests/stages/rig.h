@@ -91,6 +91,10 @@ class Outcome : public prefill::PrefillSink, public decode::DecodeSink {
   void OnPullTicket(const transfer::Ticket& ticket) override {
     if (on_pull_ticket) on_pull_ticket(ticket);
   }
+  std::function<void(const std::vector<prefill::SliceTicket>&)> on_slice_tickets;  // as that
+  void OnSliceTickets(const std::vector<prefill::SliceTicket>& tickets) override {
+    if (on_slice_tickets) on_slice_tickets(tickets);
+  }
   void OnPromptTokens(const std::vector<worker::OutputToken>& tokens) override;
   void OnFirstToken(const worker::OutputToken& token) override { Add(token); }
   void OnToken(const worker::OutputToken& token) override { Add(token); }
@@ -136,8 +140,10 @@ class Rig {
   std::unique_ptr<Flight> Launch(const worker::StageRequest& request);
   // The same at another prefill worker, which may give a pull ticket.
   using OnPullTicket = std::function<void(const transfer::Ticket&)>;
+  using OnSliceTickets = std::function<void(const std::vector<prefill::SliceTicket>&)>;
   std::unique_ptr<Flight> LaunchAt(prefill::StepLoop& at, const worker::StageRequest& request,
-                                   OnPullTicket on_pull_ticket = nullptr);
+                                   OnPullTicket on_pull_ticket = nullptr,
+                                   OnSliceTickets on_slice_tickets = nullptr);
   // The whole answer; checks that both stages agree on the first token.
   absl::StatusOr<std::vector<worker::OutputToken>> Run(const worker::StageRequest& request);
   // The same on one engine of its own, alone, in chunks of step_tokens.

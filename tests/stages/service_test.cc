@@ -51,11 +51,14 @@ class TestWorker {
     auto created = worker::WorkerRuntime::Create(config, role, transfer::MakeInProcessTransport);
     TRIVIUM_CHECK(created.ok(), "{}", Message(created.status()));
     runtime = *std::move(created);
-    stage = make_stage(*runtime);
+    auto made = make_stage(*runtime);
+    TRIVIUM_CHECK(made.ok(), "{}", Message(made.status()));
+    stage = *std::move(made);
     watch = std::make_unique<worker::WatchService>(
         [this] { return runtime->State(); }, runtime->pool().events(), runtime->cluster_token());
-    auto started =
-        net::Server::Start({.listen = "127.0.0.1:0", .services = {stage->service(), watch.get()}});
+    std::vector<grpc::Service*> services = stage->services();
+    services.push_back(watch.get());
+    auto started = net::Server::Start({.listen = "127.0.0.1:0", .services = std::move(services)});
     TRIVIUM_CHECK(started.ok(), "{}", Message(started.status()));
     server = *std::move(started);
     server->SetServing(true);
