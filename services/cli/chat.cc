@@ -9,11 +9,13 @@
 #include "common/net/text.h"
 #include "services/cli/client.h"
 #include "services/cli/commands.h"
+#include "services/cli/prompt.h"
 
 namespace trivium::cli {
 namespace {
 
 constexpr int kInterruptedExitCode = 130;
+constexpr size_t kImageBytesMax = 12 << 20;
 
 // Ctrl-C stops the answer that is running; where none is, it ends the program. The thread that
 // waits for the signal lives as long as the process.
@@ -48,7 +50,7 @@ class Conversation {
   // turn is forgotten, so that it can be asked again.
   absl::Status Ask(const std::string& text) {
     if (!net::IsUtf8(text)) return InvalidArgument("the message is not valid UTF-8");
-    Append("user", text);
+    RETURN_IF_ERROR(AppendQuestion(text));
     Answer answer;
     const absl::Status status = client_.Generate(
         request_, &answer, [](const v1::Delta& delta) { PrintText(delta.text()); }, canceller_);
@@ -59,6 +61,7 @@ class Conversation {
       return status;
     }
     Append("assistant", answer.text());
+    has_shown_ = true;
     if (status.ok() && !options_.quiet) std::fprintf(stderr, "[%s]\n", answer.Figures().c_str());
     return absl::OkStatus();
   }
@@ -70,7 +73,24 @@ class Conversation {
     message->set_content(content);
   }
 
+  // Pictures stand before the first text that is answered.
+  absl::Status AppendQuestion(const std::string& text) {
+    if (options_.images.empty() || has_shown_) {
+      Append("user", text);
+      return absl::OkStatus();
+    }
+    v1::Message message;
+    message.set_role("user");
+    for (const std::string& path : options_.images) {
+      ASSIGN_OR_RETURN(*message.add_parts()->mutable_picture(), ReadFile(path, kImageBytesMax));
+    }
+    message.add_parts()->set_text(text);
+    *request_.mutable_chat()->add_messages() = std::move(message);
+    return absl::OkStatus();
+  }
+
   const Options& options_;
+  bool has_shown_ = false;
   Client client_;
   Canceller* const canceller_;
   v1::GenerateRequest request_;

@@ -113,6 +113,10 @@ void AddSampling(CLI::App* app, Options* o) {
 void AddChat(CLI::App* root, Options* o) {
   CLI::App* app = root->add_subcommand("chat", "talk; Ctrl-C stops an answer, Ctrl-D ends");
   app->add_option("--message", o->prompt, "one message instead of a conversation");
+  app->add_option("--image", o->images,
+                  "JPEG, PNG or WebP file before the first message; repeatable")
+      ->expected(1)
+      ->take_all();
   app->add_option("--system", o->system, "system message");
   AddSampling(app, o);
 }

@@ -51,6 +51,7 @@ struct Options {
   std::vector<int32_t> token_ids;
   bool as_chat = false;
   std::string system;
+  std::vector<std::string> images;  // of chat: files, before the first message
   std::string model;
   std::optional<int32_t> priority;
   v1::Sampling sampling;

@@ -66,13 +66,16 @@ class Ticker {
   std::thread thread_;
 };
 
-WorkerTable::Options TableOptions(const v1::RouterConfig& config, const std::string& fingerprint) {
+WorkerTable::Options TableOptions(const v1::RouterConfig& config, const std::string& fingerprint,
+                                  const std::string& tower) {
   WorkerTable::Options options;
   for (const v1::WorkerEndpoint& worker : config.workers()) {
-    options.workers.push_back(
-        {worker.address(), worker.role() == "prefill" ? Role::kPrefill : Role::kDecode});
+    options.workers.push_back({worker.address(), worker.role() == "prefill"  ? Role::kPrefill
+                                                 : worker.role() == "decode" ? Role::kDecode
+                                                                             : Role::kEncode});
   }
   options.fingerprint = fingerprint;
+  options.tower = tower;
   options.suspect_after = Seconds(config.worker_suspect_s());
   return options;
 }
@@ -80,12 +83,12 @@ WorkerTable::Options TableOptions(const v1::RouterConfig& config, const std::str
 // Everything of one router process, made in order of need and ended in the reverse.
 struct Router {
   Router(const v1::RouterConfig& config, const RequestValidator& validator, const Domains& domains,
-         const std::string& cluster_token)
+         const std::string& cluster_token, const std::string& tower)
       : tenants(config.tenancy()),
         metrics(&registry, tenants.ids()),
         channels(MakeChannels(config)),
         stages(channels, cluster_token),
-        dispatcher({.table = TableOptions(config, validator.model().fingerprint),
+        dispatcher({.table = TableOptions(config, validator.model().fingerprint, tower),
                     .queue = {.requests_max = config.queue_requests(),
                               .timeout = Seconds(config.queue_timeout_s()),
                               .stage_missing_timeout = Seconds(config.stage_missing_timeout_s())},
@@ -94,10 +97,12 @@ struct Router {
                     .run = {.tokenizer = validator.model().tokenizer.get(),
                             .vocab = validator.model().config.vocab,
                             .fingerprint = validator.model().fingerprint,
+                            .tower = tower,
                             .stages = &stages,
                             .host = nullptr,
                             .metrics = &metrics,
-                            .attempts_max = config.attempts_max()}}),
+                            .attempts_max = config.attempts_max(),
+                            .encode_patience = Seconds(config.stage_missing_timeout_s())}}),
         watches(channels, cluster_token,
                 {[this](WorkerIndex i, const v1::WorkerState& s) {
                    return dispatcher.OnWorkerState(i, s);
@@ -169,12 +174,19 @@ absl::Status Serve(const v1::RouterConfig& config) {
                    config::ReadClusterToken(config.server().cluster_token_file()));
   ASSIGN_OR_RETURN(std::shared_ptr<const model::Model> model,
                    model::Model::Load(config.model().path()));
-  const RequestValidator validator(std::move(model), config.default_max_tokens());
-  ASSIGN_OR_RETURN(const Domains domains,
-                   Domains::Create(config.tenancy(), [&](const v1::TokenizeRequest& request) {
-                     return validator.Tokenize(request);
-                   }));
-  Router router(config, validator, domains, token);
+  ASSIGN_OR_RETURN(const std::unique_ptr<const Pictures> pictures,
+                   Pictures::Create(config.pictures(), *model));
+  const RequestValidator validator(std::move(model), config.default_max_tokens(), pictures.get());
+  const auto public_pictures = pictures == nullptr
+                                   ? std::vector<std::pair<std::string, std::string>>()
+                                   : pictures->public_digests();
+  ASSIGN_OR_RETURN(const Domains domains, Domains::Create(
+                                              config.tenancy(),
+                                              [&](const v1::TokenizeRequest& request) {
+                                                return validator.Tokenize(request);
+                                              },
+                                              public_pictures));
+  Router router(config, validator, domains, token, pictures == nullptr ? "" : pictures->tower());
   if (!config.server().metrics_listen().empty()) {
     RETURN_IF_ERROR(router.registry.Serve(config.server().metrics_listen()));
   }

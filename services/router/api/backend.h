@@ -37,6 +37,10 @@ struct Backend {
     run.share = domains->ShareOf(caller.tenant);
     ASSIGN_OR_RETURN(run.kv_domains,
                      domains->For(caller.tenant, request.kv_sharing(), run.prompt_ids));
+    for (const std::shared_ptr<RunPicture>& picture : run.pictures) {
+      picture->domain = domains->ForPicture(picture->digest, run.kv_domains);
+      picture->key = Domains::KeyOf(picture->digest, picture->domain);
+    }
     return run;
   }
 

@@ -9,6 +9,7 @@
 
 #include "common/kv/answer_room.h"
 #include "common/net/text.h"
+#include "services/router/api/chat_text.h"
 #include "services/router/dispatch/random.h"
 
 namespace trivium::router {
@@ -100,8 +101,8 @@ std::string Slug(std::string_view name) {
 }
 
 RequestValidator::RequestValidator(std::shared_ptr<const model::Model> model,
-                                   int32_t default_max_tokens)
-    : model_(std::move(model)), default_max_tokens_(default_max_tokens) {
+                                   int32_t default_max_tokens, const Pictures* pictures)
+    : model_(std::move(model)), default_max_tokens_(default_max_tokens), pictures_(pictures) {
   const std::string stem = std::filesystem::path(model_->path).stem().string();
   const std::string& name = model_->config.name;
   for (const std::string& known : {name, Slug(name), stem, Slug(stem)}) {
@@ -138,30 +139,31 @@ absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const std::strin
   return tokenizer.Encode(text, {.add_bos = tokenizer.adds_bos(), .add_eos = tokenizer.adds_eos()});
 }
 
-absl::StatusOr<std::vector<int32_t>> RequestValidator::TokensOf(const v1::Messages& chat) const {
+absl::StatusOr<Pictures::Prompt> RequestValidator::PromptOf(const v1::Messages& chat) const {
   if (chat.messages().empty()) return InvalidArgument("chat.messages: is empty");
   // An empty message, too, takes some tokens.
   if (chat.messages_size() > model_->config.context) {
     return InvalidArgument("chat.messages: {} messages cannot fit into the context of {} tokens",
                            chat.messages_size(), model_->config.context);
   }
-  std::vector<model::ChatMessage> messages;
-  size_t bytes = 0;
+  ChatText text;
   for (int i = 0; i < chat.messages_size(); ++i) {
-    const v1::Message& message = chat.messages(i);
-    if (!net::IsUtf8(message.role()) || !net::IsUtf8(message.content())) {
-      return InvalidArgument("chat.messages[{}]: is not valid UTF-8", i);
-    }
-    bytes += message.content().size();
-    messages.push_back({message.role(), message.content()});
+    const absl::Status status = text.Add(chat.messages(i));
+    if (!status.ok()) return InvalidArgument("chat.messages[{}]: {}", i, Message(status));
   }
-  RETURN_IF_ERROR(CheckBytes(bytes, "chat.messages"));
-  ASSIGN_OR_RETURN(const std::string prompt, model_->chat_template.Render(messages));
+  if (!text.pictures().empty() && pictures_ == nullptr) {
+    return Unavailable("chat.messages: has pictures, and this cluster has no encode stage");
+  }
+  RETURN_IF_ERROR(CheckBytes(text.bytes(), "chat.messages"));
+  ASSIGN_OR_RETURN(const std::string prompt, model_->chat_template.Render(text.messages()));
+  ASSIGN_OR_RETURN(const std::vector<std::string> pieces, text.Split(prompt));
   const model::Tokenizer& tokenizer = *model_->tokenizer;
   // Many templates write the BOS themselves; it must not come twice.
   const bool add_bos =
       tokenizer.adds_bos() && !prompt.starts_with(tokenizer.Piece(tokenizer.bos_id(), true));
-  return tokenizer.Encode(prompt, {.add_bos = add_bos, .parse_special = true});
+  const model::Tokenizer::Options options{.add_bos = add_bos, .parse_special = true};
+  if (!text.pictures().empty()) return pictures_->Expand(pieces, text.pictures(), options);
+  return Pictures::Prompt{.ids = tokenizer.Encode(prompt, options), .pictures = {}, .slices = {}};
 }
 
 absl::Status RequestValidator::CheckId(int32_t id, std::string_view field, int index) const {
@@ -237,8 +239,14 @@ absl::StatusOr<RunRequest> RequestValidator::Prepare(const v1::GenerateRequest& 
   RETURN_IF_ERROR(CheckSampling(request.sampling()));
   absl::StatusOr<std::vector<int32_t>> ids =
       InvalidArgument("prompt: one of text, chat and token_ids is needed");
+  RunRequest run;
   if (request.has_text()) ids = TokensOf(request.text());
-  if (request.has_chat()) ids = TokensOf(request.chat());
+  if (request.has_chat()) {
+    ASSIGN_OR_RETURN(Pictures::Prompt prompt, PromptOf(request.chat()));
+    ids = std::move(prompt.ids);
+    run.pictures = std::move(prompt.pictures);
+    run.slices = std::move(prompt.slices);
+  }
   if (request.has_token_ids()) ids = TokensOf(request.token_ids());
   RETURN_IF_ERROR(ids.status());
   if (ids->empty()) return InvalidArgument("prompt: has nothing that the model has a token for");
@@ -248,7 +256,9 @@ absl::StatusOr<RunRequest> RequestValidator::Prepare(const v1::GenerateRequest& 
         "prompt: has {} tokens, at most {} fit: the model's context is {}, the answer included",
         ids->size(), context - 1, context);
   }
-  RunRequest run;
+  if (!run.slices.empty() && request.sampling().has_prompt_logprobs()) {
+    return InvalidArgument("sampling.prompt_logprobs: pictures have none");
+  }
   run.id = DrawRequestId();
   run.priority = request.priority();
   run.sampling = Complete(request.sampling(), static_cast<int32_t>(ids->size()));
@@ -262,7 +272,10 @@ absl::StatusOr<std::vector<int32_t>> RequestValidator::Tokenize(
     const v1::TokenizeRequest& request) const {
   RETURN_IF_ERROR(CheckModel(request.model()));
   if (request.has_text()) return TokensOf(request.text());
-  if (request.has_chat()) return TokensOf(request.chat());
+  if (request.has_chat()) {
+    ASSIGN_OR_RETURN(Pictures::Prompt prompt, PromptOf(request.chat()));
+    return std::move(prompt.ids);
+  }
   return InvalidArgument("input: one of text and chat is needed");
 }
 

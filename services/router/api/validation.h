@@ -11,6 +11,7 @@
 
 #include "common/base/status.h"
 #include "common/model/model.h"
+#include "services/router/api/pictures.h"
 #include "services/router/dispatch/run_types.h"
 #include "trivium/v1/inference.pb.h"
 
@@ -18,9 +19,12 @@ namespace trivium::router {
 
 class RequestValidator {
  public:
-  RequestValidator(std::shared_ptr<const model::Model> model, int32_t default_max_tokens);
+  // `pictures`: null where the cluster takes none; outlives this.
+  RequestValidator(std::shared_ptr<const model::Model> model, int32_t default_max_tokens,
+                   const Pictures* pictures = nullptr);
 
-  // INVALID_ARGUMENT, NOT_FOUND (model), UNIMPLEMENTED (chat with a template that is not known).
+  // INVALID_ARGUMENT, NOT_FOUND (model), UNIMPLEMENTED (chat with a template that is not known),
+  // UNAVAILABLE (pictures, and no stage for them), RESOURCE_EXHAUSTED (too many of them wait).
   // The deadline is left to the caller.
   absl::StatusOr<RunRequest> Prepare(const v1::GenerateRequest& request) const;
   absl::StatusOr<std::vector<int32_t>> Tokenize(const v1::TokenizeRequest& request) const;
@@ -32,7 +36,7 @@ class RequestValidator {
 
  private:
   absl::StatusOr<std::vector<int32_t>> TokensOf(const std::string& text) const;
-  absl::StatusOr<std::vector<int32_t>> TokensOf(const v1::Messages& chat) const;
+  absl::StatusOr<Pictures::Prompt> PromptOf(const v1::Messages& chat) const;
   absl::StatusOr<std::vector<int32_t>> TokensOf(const v1::TokenIds& ids) const;
   absl::Status CheckBytes(size_t bytes, std::string_view field) const;
   absl::Status CheckId(int32_t id, std::string_view field, int index) const;
@@ -41,6 +45,7 @@ class RequestValidator {
 
   const std::shared_ptr<const model::Model> model_;
   const int32_t default_max_tokens_;
+  const Pictures* const pictures_;
   std::string model_id_;
   std::vector<std::string> model_names_;
   size_t piece_bytes_max_ = 1;

@@ -37,7 +37,9 @@ std::shared_ptr<RequestRun> Dispatcher::Submit(RunRequest request,
     std::lock_guard lock(mutex_);
     spaces = table_.KeySpaces();
   }
-  request.kv_keys = KeysOf(request.prompt_ids, request.kv_domains, spaces);
+  std::vector<kv::MediaSpan> media;
+  for (const RunSlice& slice : request.slices) media.push_back(slice.span);
+  request.kv_keys = KeysOf(request.prompt_ids, request.kv_domains, spaces, media);
   RefuseReason reason = RefuseReason::kDraining;
   {
     std::lock_guard lock(mutex_);
@@ -183,7 +185,9 @@ bool Dispatcher::OnWorkerState(WorkerIndex worker, const v1::WorkerState& state)
   {
     std::lock_guard lock(mutex_);
     TellLost(table_.OnState(worker, state, context_.clock->Now()), &calls);
-    is_refused = table_.cluster().workers[worker].condition == WorkerCondition::kRefused;
+    const WorkerView& view = table_.cluster().workers[worker];
+    // What an encode worker holds is no KV.
+    is_refused = view.condition == WorkerCondition::kRefused || view.role == Role::kEncode;
     ledger_.OnReport(worker);
     Pump(&calls);
   }
@@ -282,6 +286,29 @@ void Dispatcher::Transferred(uint64_t ticket, int64_t kv_bytes, Duration time) {
 void Dispatcher::Pulled(uint64_t ticket, int64_t kv_bytes, Duration time) {
   std::lock_guard lock(mutex_);
   ledger_.Pulled(ticket, kv_bytes, std::chrono::duration<double>(time).count());
+}
+
+absl::StatusOr<std::vector<PlacedWorker>> Dispatcher::PlaceSlices(SlicesShape shape) {
+  std::lock_guard lock(mutex_);
+  for (SliceToPlace& slice : shape.slices) slice.holder = encoders_.Find(slice.key);
+  ASSIGN_OR_RETURN(const std::vector<WorkerIndex> workers, SpreadSlices(table_.cluster(), shape));
+  std::vector<PlacedWorker> placed;
+  for (size_t i = 0; i < workers.size(); ++i) {
+    placed.push_back(Describe(workers[i]));
+    ++table_.cluster().workers[workers[i]].own_slices;
+    encoders_.Remember(shape.slices[i].key, workers[i]);
+  }
+  return placed;
+}
+
+void Dispatcher::SlicesEnded(const PlacedWorker& worker, int32_t slices) {
+  Calls calls;
+  {
+    std::lock_guard lock(mutex_);
+    table_.cluster().workers[worker.worker].own_slices -= slices;
+    Pump(&calls);
+  }
+  Make(calls);
 }
 
 bool Dispatcher::IsGone(const PlacedWorker& worker) const {

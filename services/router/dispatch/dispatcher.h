@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "services/router/dispatch/encoder_memory.h"
 #include "services/router/dispatch/request_run.h"
 #include "services/router/dispatch/run_types.h"
 #include "services/router/membership/worker_table.h"
@@ -74,6 +75,8 @@ class Dispatcher final : public RunHost {
   void PrefillEnded(uint64_t ticket) override;
   void Transferred(uint64_t ticket, int64_t kv_bytes, Duration time) override;
   void Pulled(uint64_t ticket, int64_t kv_bytes, Duration time) override;
+  absl::StatusOr<std::vector<PlacedWorker>> PlaceSlices(SlicesShape shape) override;
+  void SlicesEnded(const PlacedWorker& worker, int32_t slices) override;
   bool IsGone(const PlacedWorker& worker) const override;
   void WorkerFailed(const PlacedWorker& worker, FailureAction action,
                     const std::string& why) override;
@@ -100,6 +103,7 @@ class Dispatcher final : public RunHost {
   WorkerTable table_;
   Ledger ledger_;
   AdmissionQueue queue_;
+  EncoderMemory encoders_;
   DecisionLog decisions_{kDecisionsKept};
   // By ticket: a request whose choices go on alone has several.
   std::map<uint64_t, std::shared_ptr<RequestRun>> runs_;

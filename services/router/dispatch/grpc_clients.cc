@@ -102,6 +102,7 @@ struct GrpcStageClients::Stubs {
   std::vector<std::unique_ptr<v1::Prefill::Stub>> prefill;
   std::vector<std::unique_ptr<v1::Decode::Stub>> decode;
   std::vector<std::unique_ptr<v1::Holder::Stub>> holder;
+  std::vector<std::unique_ptr<v1::Encode::Stub>> encode;
 };
 
 GrpcStageClients::GrpcStageClients(const std::vector<std::shared_ptr<grpc::Channel>>& channels,
@@ -114,6 +115,7 @@ GrpcStageClients::GrpcStageClients(const std::vector<std::shared_ptr<grpc::Chann
     stubs_->prefill.push_back(v1::Prefill::NewStub(channel));
     stubs_->decode.push_back(v1::Decode::NewStub(channel));
     stubs_->holder.push_back(v1::Holder::NewStub(channel));
+    stubs_->encode.push_back(v1::Encode::NewStub(channel));
   }
 }
 
@@ -151,6 +153,18 @@ std::shared_ptr<StageCall> GrpcStageClients::Decode(WorkerIndex worker,
       request, std::move(handlers), calls_);
   Prepare(call->context(), cluster_token_, request.key().request_id(), deadline, clock_.Now());
   stubs_->decode[worker]->async()->Decode(call->context(), call->request(), call.get());
+  call->Start(call);
+  return call;
+}
+
+std::shared_ptr<StageCall> GrpcStageClients::Encode(WorkerIndex worker,
+                                                    const v1::EncodeRequest& request,
+                                                    std::optional<TimePoint> deadline,
+                                                    StageHandlers<v1::SliceSent> handlers) {
+  auto call = std::make_shared<StreamCall<v1::EncodeRequest, v1::SliceSent>>(
+      request, std::move(handlers), calls_);
+  Prepare(call->context(), cluster_token_, request.key().request_id(), deadline, clock_.Now());
+  stubs_->encode[worker]->async()->Encode(call->context(), call->request(), call.get());
   call->Start(call);
   return call;
 }

@@ -32,6 +32,9 @@ class GrpcStageClients final : public StageClients {
   std::shared_ptr<StageCall> Decode(WorkerIndex worker, const v1::DecodeRequest& request,
                                     std::optional<TimePoint> deadline,
                                     StageHandlers<v1::DecodeEvent> handlers) override;
+  std::shared_ptr<StageCall> Encode(WorkerIndex worker, const v1::EncodeRequest& request,
+                                    std::optional<TimePoint> deadline,
+                                    StageHandlers<v1::SliceSent> handlers) override;
   void EndChoice(WorkerIndex worker, const v1::EndChoiceRequest& request) override;
 
  private:

@@ -64,6 +64,7 @@ void RequestRun::FailStage(Leg& leg, Role stage, const absl::Status& status, boo
 
 void RequestRun::TryAgain(Leg& leg, WorkerIndex prefers) {
   leg.CancelStreams();
+  DropEncodes(leg);
   leg.decode_before = prefers;
   const auto all = ChoicesOf(leg);
   const bool has_tokens =

@@ -20,6 +20,7 @@ void RequestRun::OnPullTicket(Leg& leg, const v1::LandingTicket& ticket) {
   request.set_numerics_class(at.prefill.numerics_class);
   request.mutable_token_ids()->Assign(request_.prompt_ids.begin(),
                                       request_.prompt_ids.begin() + at.pull_tokens);
+  FillSlices(request_.slices, at.pull_tokens, request.mutable_slices());
   *request.mutable_ticket() = ticket;
   const TimePoint begin = Now();
   TimePoint until = begin + at.pull_for;

@@ -44,6 +44,7 @@ RequestShape RequestRun::ShapeOf(const Leg& leg) const {
           .preemptions = leg.preemptions,
           .has_begun = account_.tokens() > 0,
           .needs_prefill_worker = !prompt_.is_complete(),
+          .picture_blocks = PictureBlocksOf(request_.slices),
           .turn = leg.ticket / kTicketStride + leg.ticket % kTicketStride,
           .decode_before = leg.decode_before,
           .blame = leg.blame};
@@ -143,6 +144,7 @@ Message RequestRun::RequestOf(const Leg& leg) const {
   request.set_choices(leg.choices);
   FillKey(leg, request.mutable_key());
   FillDomains(request_.kv_domains, request.mutable_kv_domains());
+  FillSlices(request_.slices, request.token_ids_size(), request.mutable_slices());
   *request.mutable_sampling() = request_.sampling;
   request.mutable_sampling()->set_seed(request_.sampling.seed() +
                                        static_cast<uint64_t>(leg.choice_begin));
@@ -215,9 +217,11 @@ void RequestRun::OnPrefillEvent(Leg& leg, const v1::PrefillEvent& event) {
       context_.metrics->Transferred(account_.transfer_time());
       context_.host->Transferred(leg.ticket, event.sent().kv_bytes(), account_.transfer_time());
     }
-    if (leg.phase == Phase::kFinishing) Complete(leg);
+    CompleteIfAccounted(leg);
   } else if (event.has_pull_ticket() && leg.phase == Phase::kRunning) {
     OnPullTicket(leg, event.pull_ticket());
+  } else if (event.has_slice_tickets() && leg.phase == Phase::kRunning) {
+    OnSliceTickets(leg, event.slice_tickets());
   } else if (event.has_prompt_logprobs() && leg.phase == Phase::kRunning) {
     OnPromptLogprobs(leg, event.prompt_logprobs());
   } else if (event.has_first_token() && leg.phase == Phase::kRunning) {
@@ -287,7 +291,7 @@ void RequestRun::OnStageEnd(Leg& leg, Role stage, const absl::Status& status) {
       }
       break;
     case Phase::kFinishing:
-      if (stage == Role::kPrefill) Complete(leg);
+      CompleteIfAccounted(leg);
       break;
     case Phase::kAnswered:
       if (leg.is_idle()) Close(leg);
@@ -303,6 +307,8 @@ void RequestRun::HandleLoss(Leg& leg, WorkerIndex worker, uint64_t epoch, const 
     return leg.At(stage).worker == worker && leg.At(stage).epoch == epoch;
   };
   if (leg.phase == Phase::kFinishing && is_at(Role::kPrefill)) Complete(leg);
+  if (leg.phase != Phase::kRunning) return;
+  HandleEncoderLoss(leg, worker, epoch, why);
   if (leg.phase != Phase::kRunning) return;
   if (is_at(Role::kDecode)) {
     FailStage(leg, Role::kDecode, Unavailable("{}", why), true);
@@ -321,6 +327,10 @@ void RequestRun::HandleTimer() {
                     waits ? "while waiting for room" : "on the workers", account_.tokens())));
   }
   for (Leg& leg : legs_) {
+    if (leg.phase == Phase::kRunning &&
+        leg.attempt.encode.retry_at.value_or(TimePoint::max()) <= now) {
+      AskForSlices(leg);
+    }
     if (leg.phase == Phase::kFinishing && now >= leg.linger_until) Complete(leg);
     if (leg.phase == Phase::kAnswered && now >= leg.linger_until) Close(leg);
   }
@@ -387,9 +397,18 @@ void RequestRun::Finish(Leg& leg) {
   const bool decodes_on =
       std::any_of(all.begin(), all.end(), [](const auto& one) { return one.is_cut(); });
   if (decodes_on && !leg.attempt.decode_ended) leg.attempt.decode->Cancel();
-  if (leg.attempt.has_sent || leg.attempt.prefill_ended) return Complete(leg);
   leg.linger_until = Now() + context_.linger;
   SetDue();
+  CompleteIfAccounted(leg);
+}
+
+// By the prefill worker, and by those that encoded for it.
+void RequestRun::CompleteIfAccounted(Leg& leg) {
+  if (leg.phase != Phase::kFinishing) return;
+  if (!leg.attempt.has_sent && !leg.attempt.prefill_ended) return;
+  const bool encodes = std::ranges::any_of(
+      leg.attempt.encode.calls, [](const EncodeCall& call) { return !call.slices.empty(); });
+  if (!encodes) Complete(leg);
 }
 
 void RequestRun::Complete(Leg& leg) {
@@ -438,6 +457,7 @@ void RequestRun::Fail(const absl::Status& status) {
 
 void RequestRun::Close(Leg& leg) {
   leg.CancelStreams();
+  DropEncodes(leg);
   leg.phase = Phase::kClosed;
   leg.attempt.decode = leg.attempt.prefill = leg.attempt.pull = nullptr;
   context_.host->Closed(leg.ticket);
@@ -471,6 +491,8 @@ void RequestRun::SetDue() {
   if (!has_ended_ && request_.deadline.has_value()) due = *request_.deadline;
   for (const Leg& leg : legs_) {
     if (leg.is_lingering()) due = std::min(due, leg.linger_until);
+    if (leg.phase == Phase::kRunning)
+      due = std::min(due, leg.attempt.encode.retry_at.value_or(due));
   }
   due_ns_.store(due.time_since_epoch().count(), std::memory_order_relaxed);
 }

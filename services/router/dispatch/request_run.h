@@ -75,6 +75,13 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
   void OnPullTicket(Leg& leg, const v1::LandingTicket& ticket);
   void OnPrefixSent(Leg& leg, const v1::PrefixSent& sent);
   void OnPullEnd(Leg& leg, const absl::Status& status, TimePoint begin);
+  void OnSliceTickets(Leg& leg, const v1::SliceTickets& tickets);
+  void AskForSlices(Leg& leg);
+  void OpenEncode(Leg& leg, const PlacedWorker& at, const std::vector<int32_t>& slices);
+  void OnSliceSent(Leg& leg, size_t call, const v1::SliceSent& sent);
+  void OnEncodeEnd(Leg& leg, size_t call, const absl::Status& status);
+  void HandleEncoderLoss(Leg& leg, WorkerIndex worker, uint64_t epoch, const std::string& why);
+  void DropEncodes(Leg& leg);
   void OnPromptLogprobs(Leg& leg, const v1::PromptLogprobs& message);
   void HoldToken(Leg& leg, const v1::StageToken& token);
   void AcceptHeld(Leg& leg);
@@ -93,6 +100,7 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
   bool IsPastDeadline(const absl::Status& status) const;
 
   void Finish(Leg& leg);
+  void CompleteIfAccounted(Leg& leg);
   void Complete(Leg& leg);
   void Answer();
   void Fail(const absl::Status& status);

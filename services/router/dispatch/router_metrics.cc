@@ -80,7 +80,7 @@ RouterMetrics::RouterMetrics(telemetry::Metrics* metrics, std::span<const Tenant
                                          "KV blocks beyond the bounds of the prefix index")),
       index_gaps_(metrics->AddCounter("router_index_gaps_total",
                                       "Watch messages with missing or bad KV events")) {
-  for (const Role role : {Role::kPrefill, Role::kDecode}) {
+  for (const Role role : {Role::kPrefill, Role::kDecode, Role::kEncode}) {
     AddReasons(metrics, "router_retries_total", "Attempts given up for another one", kRetryReasons,
                {{"stage", RoleName(role)}}, &retries_[static_cast<size_t>(role)]);
   }
@@ -152,7 +152,7 @@ void RouterMetrics::Cluster(int32_t waiting, int32_t running,
   running_.Set(running);
   std::map<std::pair<std::string, std::string>, int> count;
   for (const v1::WorkerStatus& worker : workers) ++count[{worker.role(), worker.state()}];
-  for (const Role role : {Role::kPrefill, Role::kDecode}) {
+  for (const Role role : {Role::kPrefill, Role::kDecode, Role::kEncode}) {
     for (int i = 0; i <= static_cast<int>(WorkerCondition::kRefused); ++i) {
       const char* state = ConditionName(static_cast<WorkerCondition>(i));
       metrics_

@@ -56,7 +56,7 @@ class RouterMetrics {
 
  private:
   telemetry::Metrics& metrics_;
-  std::array<std::array<telemetry::Counter*, size_t(RetryReason::kCount)>, 2> retries_;
+  std::array<std::array<telemetry::Counter*, size_t(RetryReason::kCount)>, 3> retries_;
   std::array<telemetry::Counter*, size_t(DropReason::kCount)> dropped_;
   std::array<telemetry::Counter*, size_t(RefuseReason::kCount)> refused_;
   std::array<telemetry::Counter*, size_t(PlacementReason::kCount)> placed_;

@@ -46,6 +46,11 @@ void RunAccount::Sent(const v1::PrefillSent& sent) {
 
 void RunAccount::Prefilled(const v1::Prefilled& prefilled) { Cached(prefilled.cached_tokens()); }
 
+void RunAccount::Encoded(const std::string& worker, bool cached) {
+  encode_workers_.insert(worker);
+  ++(cached ? slices_cached_ : slices_encoded_);
+}
+
 void RunAccount::Cached(int32_t tokens) {
   if (!cached_tokens_.has_value()) cached_tokens_ = std::clamp(tokens, 0, prompt_tokens_);
 }
@@ -63,6 +68,10 @@ void RunAccount::Fill(v1::Done* done) const {
   done->mutable_usage()->set_prompt_tokens(prompt_tokens_);
   done->mutable_usage()->set_completion_tokens(tokens_);
   done->mutable_usage()->set_cached_prompt_tokens(cached_tokens());
+  v1::ServedBy& served_by = *done->mutable_served_by();
+  for (const std::string& worker : encode_workers_) served_by.add_encode_workers(worker);
+  served_by.set_slices_encoded(slices_encoded_);
+  served_by.set_slices_cached(slices_cached_);
   v1::Timings& timings = *done->mutable_timings();
   timings.set_queue_ms(Milliseconds(queue_));
   timings.set_reserve_ms(Milliseconds(reserve_));

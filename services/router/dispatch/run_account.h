@@ -4,6 +4,8 @@
 
 #include <array>
 #include <optional>
+#include <set>
+#include <string>
 
 #include "common/base/clock.h"
 #include "services/router/scheduler/placement.h"
@@ -45,6 +47,7 @@ class RunAccount {
   Duration Token(int32_t choice, int32_t index, TimePoint now, const LegTimes& leg);
   void Sent(const v1::PrefillSent& sent);
   void Prefilled(const v1::Prefilled& prefilled);
+  void Encoded(const std::string& worker, bool cached);  // a slice
   // The longest leg counts.
   void LegEnded(const LegTimes& leg);
 
@@ -73,6 +76,8 @@ class RunAccount {
   std::optional<int32_t> cached_tokens_;
   double transfer_ms_ = 0;
   int64_t kv_bytes_ = 0, header_bytes_ = 0;
+  std::set<std::string> encode_workers_;
+  int32_t slices_encoded_ = 0, slices_cached_ = 0;
 };
 
 }  // namespace trivium::router

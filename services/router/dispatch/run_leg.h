@@ -8,8 +8,12 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "services/router/dispatch/run_account.h"
@@ -17,15 +21,45 @@
 
 namespace trivium::router {
 
+// Slices on their way from a worker that encodes.
+struct EncodeCall {
+  PlacedWorker at;
+  std::shared_ptr<StageCall> call;
+  // Of the request, with the attempt of each, that have not landed. Empty: it has ended, or will.
+  std::vector<std::pair<int32_t, uint32_t>> slices;
+};
+
+// What the prefill worker of an attempt waits for.
+struct EncodeState {
+  enum class Slice : uint8_t {
+    kWanted,  // by a ticket, and nobody is asked yet
+    kAsked,
+    kStray,  // a worker's tokens were not taken: the prefill worker knows why, and asks again
+    kLanded
+  };
+  struct Wanted {
+    uint32_t attempt = 0;
+    v1::LandingTicket ticket;
+    Slice state = Slice::kWanted;
+  };
+  std::map<int32_t, Wanted> slices;  // by number in the request
+  std::deque<EncodeCall> calls;      // grows; at most one a slice and failure
+  std::vector<WorkerIndex> failed;
+  int failures = 0;
+  std::optional<TimePoint> stuck_since;  // nobody could be asked
+  std::optional<TimePoint> retry_at;
+};
+
 struct RunAttempt {
   uint32_t number = 0;
   std::string secret;
   PlacedPair at;
   std::shared_ptr<StageCall> decode, prefill;
   std::shared_ptr<StageCall> pull;  // what becomes of it is the prefill worker's affair
-  bool has_begun = false;           // decode has answered: with its ticket, or with its own prefill
-  bool decode_has_kv = false;       // it has sent a token: the prefill worker is no longer needed
-  bool has_sent = false;            // the account of who prefilled has come
+  EncodeState encode;
+  bool has_begun = false;      // decode has answered: with its ticket, or with its own prefill
+  bool decode_has_kv = false;  // it has sent a token: the prefill worker is no longer needed
+  bool has_sent = false;       // the account of who prefilled has come
   bool decode_ended = false, prefill_ended = true;
   // The decode worker prefills.
   bool is_local() const { return at.prefill.worker == kNoWorker; }

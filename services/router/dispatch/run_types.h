@@ -15,6 +15,7 @@
 #include "services/router/dispatch/failure.h"
 #include "services/router/dispatch/stage_clients.h"
 #include "services/router/prefix_index/prompt_keys.h"
+#include "services/router/scheduler/encode_placement.h"
 #include "services/router/scheduler/placement.h"
 #include "trivium/v1/inference.pb.h"
 #include "trivium/v1/stage.pb.h"
@@ -27,6 +28,32 @@ class RouterMetrics;
 // From the ticket of one request to that of the next: behind each there is room for the tickets of
 // its choices, so that those that go on alone wait at its old place.
 inline constexpr uint64_t kTicketStride = kChoicesMax + 1;
+
+// A picture of a request, as it came.
+struct RunPicture {
+  std::string file;
+  std::string digest;                // 32 bytes of file and tower
+  std::optional<kv::Domain> domain;  // where its multimedia tokens are kept; none: nowhere
+  // Names it in that domain, for this router alone, as key + slice does its slices; 0: it is kept
+  // nowhere.
+  uint64_t key = 0;
+  std::shared_ptr<const void> memory;  // the file's share of what all requests may take
+};
+// A slice of it, and where its multimedia tokens stand in the prompt.
+struct RunSlice {
+  int32_t picture = 0, slice = 0;
+  kv::MediaSpan span;
+};
+
+// Of multimedia tokens that a prefill worker reserves for them, where it holds none.
+inline int32_t PictureBlocksOf(const std::vector<RunSlice>& slices) {
+  constexpr int32_t kBlockTokens = 16;
+  int32_t blocks = 0;
+  for (const RunSlice& slice : slices) {
+    blocks += (slice.span.tokens + kBlockTokens - 1) / kBlockTokens;
+  }
+  return blocks;
+}
 
 // A checked request: the prompt is not empty, prompt plus max_tokens fit into the context, the seed
 // is drawn.
@@ -42,6 +69,8 @@ struct RunRequest {
   std::optional<TimePoint> deadline;
   int32_t priority = 0;           // the lowest is served last, and preempted first
   scheduling::TenantShare share;  // by which its tenant competes
+  std::vector<std::shared_ptr<RunPicture>> pictures;  // nobody changes one that is submitted
+  std::vector<RunSlice> slices;                       // by position
 };
 
 // Takes the answer: any number of OnDelta, then exactly one OnDone or OnError. One call at a time,
@@ -82,6 +111,9 @@ class RunHost {
   virtual void Transferred(uint64_t ticket, int64_t kv_bytes, Duration time) = 0;
   // The prefill worker got so much of a prefix in this time, or has given it up.
   virtual void Pulled(uint64_t ticket, int64_t kv_bytes, Duration time) = 0;
+  // Who encodes each slice; they count as being there until SlicesEnded. UNAVAILABLE: nobody.
+  virtual absl::StatusOr<std::vector<PlacedWorker>> PlaceSlices(SlicesShape shape) = 0;
+  virtual void SlicesEnded(const PlacedWorker& worker, int32_t slices) = 0;
   // The worker was lost or has restarted since it was placed.
   virtual bool IsGone(const PlacedWorker& worker) const = 0;
   // What the stage's failure says about the worker.
@@ -97,6 +129,7 @@ struct RunContext {
   const model::Tokenizer* tokenizer = nullptr;
   int32_t vocab = 0;
   std::string fingerprint;
+  std::string tower;  // fingerprint of the vision tower; empty: no pictures
   StageClients* stages = nullptr;
   RunHost* host = nullptr;
   RouterMetrics* metrics = nullptr;
@@ -105,6 +138,8 @@ struct RunContext {
   // How long the end of an answer waits for the prefill worker's account of the transfer, and then
   // for both streams to end by themselves.
   Duration linger = std::chrono::seconds(2);
+  // How long slices wait for a worker that encodes.
+  Duration encode_patience = std::chrono::seconds(3);
 };
 
 }  // namespace trivium::router

@@ -76,6 +76,10 @@ class SimCluster final : public StageClients {
   std::shared_ptr<StageCall> Decode(WorkerIndex worker, const v1::DecodeRequest& request,
                                     std::optional<TimePoint> deadline,
                                     StageHandlers<v1::DecodeEvent> handlers) override;
+  std::shared_ptr<StageCall> Encode(WorkerIndex, const v1::EncodeRequest&, std::optional<TimePoint>,
+                                    StageHandlers<v1::SliceSent>) override {
+    TRIVIUM_CHECK(false, "these prefill workers ask for no slices");
+  }
   void EndChoice(WorkerIndex worker, const v1::EndChoiceRequest& request) override;
 
  private:

@@ -31,4 +31,16 @@ inline void FillDomains(const std::vector<kv::Domain>& domains,
   for (const kv::Domain& domain : domains) FillDomain(domain, out->Add());
 }
 
+// Those that begin before `end`.
+inline void FillSlices(const std::vector<RunSlice>& slices, int32_t end,
+                       google::protobuf::RepeatedPtrField<v1::PictureSlice>* out) {
+  for (const RunSlice& slice : slices) {
+    if (slice.span.position >= end) return;
+    v1::PictureSlice* message = out->Add();
+    message->set_position(slice.span.position);
+    message->set_tokens(slice.span.tokens);
+    message->set_digest(slice.span.digest.data(), slice.span.digest.size());
+  }
+}
+
 }  // namespace trivium::router

@@ -29,6 +29,15 @@ int32_t SumOrMax(int32_t a, int32_t b) {
 // A fit may give what no machine can do.
 double Plausible(double value) { return std::isfinite(value) ? std::max(0.0, value) : 0; }
 
+// Whoever has another tower counts as having none: its stage can do its part.
+void ReportPictures(const v1::WorkerState& state, const std::string& tower, WorkerView* view) {
+  view->encodes = !tower.empty() && state.tower() == tower;
+  view->slices_waiting = std::max(0, state.slices_waiting());
+  view->slices_max = std::max(0, state.slices_max());
+  view->seconds_per_slice = Plausible(state.seconds_per_slice());
+  view->picture_blocks_total = std::max(0, state.picture_blocks_total());
+}
+
 void Report(const v1::WorkerState& state, WorkerView* view) {
   view->epoch = state.epoch();
   view->numerics_class = state.numerics_class();
@@ -62,7 +71,13 @@ std::string WorkerTable::Objection(WorkerIndex worker, const v1::WorkerState& st
   if (state.role() != role) {
     return fmt::format("role is \"{}\", configured as \"{}\"", state.role(), role);
   }
-  if (state.fingerprint() != options_.fingerprint) {
+  const bool is_encoder = options_.workers[worker].role == Role::kEncode;
+  if (is_encoder && options_.tower.empty()) return "pictures.tower is not set at the router";
+  if (is_encoder && state.tower() != options_.tower) {
+    return fmt::format("fingerprint of its tower is {:.16}, that of the router's {:.16}",
+                       state.tower(), options_.tower);
+  }
+  if (!is_encoder && state.fingerprint() != options_.fingerprint) {
     return fmt::format("fingerprint of its model is {:.16}, the router's {:.16}",
                        state.fingerprint(), options_.fingerprint);
   }
@@ -108,6 +123,7 @@ std::vector<LostWorker> WorkerTable::OnState(WorkerIndex worker, const v1::Worke
     return lost;
   }
   Report(state, &cluster_.workers[worker]);
+  ReportPictures(state, options_.tower, &cluster_.workers[worker]);
   if (state.draining()) {
     Set(worker, WorkerCondition::kDraining, "it is shutting down");
   } else {
@@ -186,7 +202,8 @@ std::string WorkerTable::IdOf(WorkerIndex worker) const {
 std::vector<kv::KeySpace> WorkerTable::KeySpaces() const {
   std::vector<kv::KeySpace> spaces;
   for (const WorkerView& view : cluster_.workers) {
-    if (view.condition != WorkerCondition::kReady || spaces.size() == kKeySpacesMax) continue;
+    if (view.role == Role::kEncode || view.condition != WorkerCondition::kReady) continue;
+    if (spaces.size() == kKeySpacesMax) break;
     const bool is_known = std::any_of(spaces.begin(), spaces.end(), [&](const kv::KeySpace& one) {
       return one.numerics_class == view.numerics_class && one.kv_format == view.wire_format &&
              one.block_tokens == view.block_tokens;
@@ -220,6 +237,10 @@ std::vector<v1::WorkerStatus> WorkerTable::Status(TimePoint now) const {
     status.set_requests_waiting(entry.state.requests_waiting());
     status.set_steps(entry.state.steps());
     status.set_epoch(entry.state.epoch());
+    status.set_encodes(cluster_.workers[i].encodes);
+    status.set_slices_waiting(entry.state.slices_waiting());
+    status.set_picture_blocks_total(entry.state.picture_blocks_total());
+    status.set_picture_blocks_free(entry.state.picture_blocks_free());
     if (entry.last_report != TimePoint()) {
       status.set_seconds_since_update(
           std::chrono::duration<double>(now - entry.last_report).count());

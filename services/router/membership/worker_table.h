@@ -36,6 +36,7 @@ class WorkerTable {
   struct Options {
     std::vector<WorkerAddress> workers;
     std::string fingerprint;
+    std::string tower;  // fingerprint of the vision tower that encodes; empty: none does
     Duration suspect_after = std::chrono::milliseconds(1500);
   };
   explicit WorkerTable(Options options);

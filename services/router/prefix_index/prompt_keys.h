@@ -16,9 +16,11 @@ struct PromptKeys {
   std::vector<kv::CutKey> keys;  // of leading whole blocks; the last token stays to be computed
 };
 
-// No domains: no keys. Domains that make no chain in a space give none there.
+// `media`: pictures in the prompt. No domains: no keys. Domains that make no chain in a space give
+// none there.
 std::vector<PromptKeys> KeysOf(std::span<const int32_t> prompt,
                                const std::vector<kv::Domain>& domains,
-                               std::span<const kv::KeySpace> spaces);
+                               std::span<const kv::KeySpace> spaces,
+                               const std::vector<kv::MediaSpan>& media = {});
 
 }  // namespace trivium::router

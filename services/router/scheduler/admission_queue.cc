@@ -89,17 +89,25 @@ std::vector<AdmissionQueue::Expired> AdmissionQueue::Expire(TimePoint now,
   is_stage_missing_ = !stages.ok();
   const bool give_up =
       is_stage_missing_ && now - stage_missing_since_ >= options_.stage_missing_timeout;
+  const absl::Status pictures = CheckPictureStages(cluster);
+  if (pictures.ok() || !lacks_pictures_) pictures_missing_since_ = now;
+  lacks_pictures_ = !pictures.ok();
+  const bool gives_up_pictures =
+      lacks_pictures_ && now - pictures_missing_since_ >= options_.stage_missing_timeout;
   std::vector<Expired> expired;
   for (auto it = entries_.begin(); it != entries_.end();) {
-    if (!give_up && !IsLate(it->second.entry, now, cluster)) {
+    const bool lacks_pictures = gives_up_pictures && it->second.entry.shape.picture_blocks > 0;
+    if (!give_up && !lacks_pictures && !IsLate(it->second.entry, now, cluster)) {
       ++it;
       continue;
     }
     expired.push_back(
         {it->first,
          give_up ? stages
-                 : ResourceExhausted("no room on the workers within {:.1f} s",
-                                     std::chrono::duration<double>(options_.timeout).count())});
+         : lacks_pictures
+             ? pictures
+             : ResourceExhausted("no room on the workers within {:.1f} s",
+                                 std::chrono::duration<double>(options_.timeout).count())});
     order_.Remove(it->first);
     it = entries_.erase(it);
   }

@@ -90,6 +90,8 @@ class AdmissionQueue {
   scheduling::FairQueue order_;
   uint64_t placements_ = 0;
   bool is_stage_missing_ = false;
+  bool lacks_pictures_ = false;  // a stage that requests with pictures need
+  TimePoint pictures_missing_since_{};
   TimePoint stage_missing_since_;
 };
 

@@ -128,6 +128,7 @@ int64_t FreeBlocks(const WorkerView& worker) {
 Speeds FastestOf(const ClusterSnapshot& cluster) {
   Speeds speeds;
   for (const WorkerView& worker : cluster.workers) {
+    if (worker.role == Role::kEncode) continue;
     StepCost& fastest = worker.role == Role::kPrefill ? speeds.prefill : speeds.decode;
     const bool is_first = !IsMeasured(fastest);
     if (IsMeasured(worker.step_cost) && (is_first || worker.step_cost < fastest)) {

@@ -9,6 +9,7 @@
 #include "common/kv/answer_room.h"
 #include "services/router/scheduler/cost.h"
 #include "services/router/scheduler/decision.h"
+#include "services/router/scheduler/encode_placement.h"
 
 namespace trivium::router {
 namespace {
@@ -48,12 +49,16 @@ bool HasPlaces(const WorkerView& worker, const RequestShape& shape) {
   return PlacesAt(worker.role, shape) <= worker.requests_max;
 }
 
+bool TakesPictures(const WorkerView& worker, const RequestShape& shape) {
+  return worker.role != Role::kPrefill || shape.picture_blocks <= worker.picture_blocks_total;
+}
+
 // Whether the worker can hold this attempt.
 bool CouldHold(const WorkerView& worker, const RequestShape& shape) {
   const int64_t blocks = worker.role == Role::kPrefill
                              ? BlocksFor(shape.prompt_tokens, worker.block_tokens)
                              : BlocksWith(worker, shape, shape.output_tokens);
-  return HasPlaces(worker, shape) && blocks <= worker.blocks_total;
+  return HasPlaces(worker, shape) && blocks <= worker.blocks_total && TakesPictures(worker, shape);
 }
 
 // Tokens whose KV a worker must be able to hold for this attempt and every later one.
@@ -165,8 +170,35 @@ constexpr int32_t kLocalRowsMax = 256;
 
 bool MayPrefill(const WorkerView& worker, const RequestShape& shape, int32_t cached_tokens) {
   const int64_t rows = shape.prompt_tokens - cached_tokens;
-  return !shape.needs_prefill_worker && shape.blame.empty() && cached_tokens > 0 &&
-         !NeedsKept(worker, shape) && rows + worker.own_prompt_tokens <= kLocalRowsMax;
+  return !shape.needs_prefill_worker && shape.picture_blocks == 0 && shape.blame.empty() &&
+         cached_tokens > 0 && !NeedsKept(worker, shape) &&
+         rows + worker.own_prompt_tokens <= kLocalRowsMax;
+}
+
+// INVALID_ARGUMENT when every prefill worker has reported, and those that take pictures could not
+// hold these.
+absl::Status CheckPicturesFit(const ClusterSnapshot& cluster, const RequestShape& shape) {
+  if (shape.picture_blocks == 0) return absl::OkStatus();
+  int32_t most = 0;
+  for (const WorkerView& worker : cluster.workers) {
+    if (worker.role != Role::kPrefill || worker.condition == WorkerCondition::kRefused) continue;
+    if (worker.blocks_total == 0) return absl::OkStatus();
+    most = std::max(most, worker.picture_blocks_total);
+  }
+  if (most == 0 || shape.picture_blocks <= most) return absl::OkStatus();
+  return InvalidArgument(
+      "the pictures take {} blocks of multimedia tokens, more than any prefill worker holds: {}",
+      shape.picture_blocks, most);
+}
+
+// FAILED_PRECONDITION: no worker that encodes is there or has room.
+absl::Status CheckEncoders(const ClusterSnapshot& cluster, const RequestShape& shape) {
+  if (shape.picture_blocks == 0) return absl::OkStatus();
+  if (absl::Status status = CheckPictureStages(cluster); !status.ok()) {
+    return FailedPrecondition("{}", Message(status));
+  }
+  const bool has_room = std::ranges::any_of(cluster.workers, TakesMoreSlices);
+  return has_room ? absl::OkStatus() : FailedPrecondition("every encode worker has its hands full");
 }
 
 struct Pairing {
@@ -189,7 +221,8 @@ Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape, bool
     const bool holds = held != shape.held.end() && held->worker == i;
     const Held here = holds ? *held : Held{.worker = i};
     const WorkerView& worker = cluster.workers[i];
-    if (worker.condition != WorkerCondition::kReady || !CouldHold(worker, shape)) continue;
+    if (worker.role == Role::kEncode || worker.condition != WorkerCondition::kReady) continue;
+    if (!CouldHold(worker, shape)) continue;
     if (like == nullptr || worker.wire_format != like->wire_format ||
         worker.numerics_class != like->numerics_class) {
       at = &EntryOf(KeyOf(worker), &pairings);
@@ -243,7 +276,10 @@ Placement TakeLocal(const Offer& local, const Pairing& pairing, const RequestSha
 
 }  // namespace
 
-const char* RoleName(Role role) { return role == Role::kPrefill ? "prefill" : "decode"; }
+const char* RoleName(Role role) {
+  constexpr const char* kNames[] = {"prefill", "decode", "encode"};
+  return kNames[static_cast<size_t>(role)];
+}
 
 const char* ReasonName(PlacementReason reason) {
   constexpr const char* kNames[] = {"retry",        "only_fit", "cache_hit", "holder_busy",
@@ -298,7 +334,7 @@ absl::Status CheckStages(const ClusterSnapshot& cluster) {
   bool has_prefill = false, has_decode = false;
   std::vector<std::pair<PairKey, std::pair<bool, bool>>> keys;
   for (const WorkerView& worker : cluster.workers) {
-    if (worker.condition != WorkerCondition::kReady) continue;
+    if (worker.role == Role::kEncode || worker.condition != WorkerCondition::kReady) continue;
     auto& [prefill, decode] = EntryOf(KeyOf(worker), &keys);
     (worker.role == Role::kPrefill ? prefill : decode) = true;
     (worker.role == Role::kPrefill ? has_prefill : has_decode) = true;
@@ -314,7 +350,21 @@ absl::Status CheckStages(const ClusterSnapshot& cluster) {
       "no decode worker fits a prefill worker: numerics classes or wire formats differ");
 }
 
+absl::Status CheckPictureStages(const ClusterSnapshot& cluster) {
+  bool has_encoder = false, has_prefill = false;
+  for (const WorkerView& worker : cluster.workers) {
+    if (worker.condition != WorkerCondition::kReady) continue;
+    has_encoder |= worker.encodes;
+    has_prefill |= worker.role == Role::kPrefill && worker.picture_blocks_total > 0;
+  }
+  if (!has_encoder)
+    return Unavailable("no encode worker is reachable, and the prompt has pictures");
+  if (has_prefill) return absl::OkStatus();
+  return Unavailable("no reachable prefill worker takes pictures: pictures.memory_bytes is 0");
+}
+
 absl::Status CheckFits(const ClusterSnapshot& cluster, const RequestShape& shape) {
+  RETURN_IF_ERROR(CheckPicturesFit(cluster, shape));
   for (const Role role : {Role::kPrefill, Role::kDecode}) {
     const bool fits = std::ranges::any_of(cluster.workers, [&](const WorkerView& worker) {
       return worker.role == role && worker.condition != WorkerCondition::kRefused &&
@@ -349,6 +399,7 @@ absl::Status CheckFits(const ClusterSnapshot& cluster, const RequestShape& shape
 absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape,
                                  Decision* why) {
   RETURN_IF_ERROR(CheckFits(cluster, shape));
+  RETURN_IF_ERROR(CheckEncoders(cluster, shape));
   const Pairings pairings = Collect(cluster, shape, why != nullptr);
   bool could_hold = false;
   const std::pair<PairKey, Pairing>* best = nullptr;

@@ -5,9 +5,13 @@
 // The policy is part of the snapshot: by predicted cost, or for comparison by load alone, or in
 // turn. The last two know nothing of caches: their callers leave `RequestShape::held` empty.
 //
+// A request with pictures waits here until a worker that encodes has room for more, and nobody
+// waits behind it: what it lacks, others do not need.
+//
 // Four answers besides a placement are kept apart: wait for room (RESOURCE_EXHAUSTED), wait for a
 // larger worker that is away (FAILED_PRECONDITION; others need not wait behind it), give up
-// (INVALID_ARGUMENT, no worker could ever hold it) and a missing stage (UNAVAILABLE, naming it).
+// (INVALID_ARGUMENT, no worker could ever hold it) and a missing stage (UNAVAILABLE, naming it). Of
+// pictures, no room and a missing stage are FAILED_PRECONDITION too.
 #pragma once
 
 #include <compare>
@@ -21,7 +25,7 @@
 
 namespace trivium::router {
 
-enum class Role : uint8_t { kPrefill, kDecode };
+enum class Role : uint8_t { kPrefill, kDecode, kEncode };
 const char* RoleName(Role role);
 
 enum class WorkerCondition : uint8_t { kReady, kDraining, kSuspect, kUnreachable, kRefused };
@@ -70,6 +74,14 @@ struct WorkerView {
   int64_t own_blocks_unseen = 0;  // of these, not yet in blocks_free
   int64_t own_prompt_tokens = 0;  // sent to be computed, and not answered by a first token
   double own_recent_tokens = 0;   // sent to be computed, the older the less
+
+  // Pictures. Of a worker that encodes, in whichever role: slices that wait or are being encoded.
+  bool encodes = false;
+  int32_t slices_waiting = 0, slices_max = 0;
+  double seconds_per_slice = 0;  // 0: not measured
+  int32_t own_slices = 0;        // this router's, there and not landed
+  // Of a prefill worker: blocks for multimedia tokens; 0: it takes no pictures.
+  int32_t picture_blocks_total = 0;
 };
 
 // kLeastLoaded: fewest prompt tokens waiting, then fewest requests. kRoundRobin: the `turn`-th of
@@ -106,9 +118,10 @@ struct RequestShape {
   int32_t choices = 1;        // sequences that go on from the same tokens
   bool in_full = false;       // decode sets all of them aside at once
   int32_t preemptions = 0;
-  bool has_begun = false;                 // its client has some of the answer
-  bool needs_prefill_worker = false;      // no decode worker could do its part
-  uint64_t turn = 0;                      // decides ties; any counter
+  bool has_begun = false;             // its client has some of the answer
+  bool needs_prefill_worker = false;  // no decode worker could do its part
+  int32_t picture_blocks = 0;         // of multimedia tokens at the prefill worker; 0: no picture
+  uint64_t turn = 0;                  // decides ties; any counter
   WorkerIndex decode_before = kNoWorker;  // preferred among equals: the retry's former worker
   std::vector<WorkerBlame> blame;
   std::vector<Held> held = {};  // by worker, rising; who is missing holds nothing
@@ -153,6 +166,9 @@ absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestSh
 // OK when some ready prefill worker may exchange KV with some ready decode worker; else UNAVAILABLE
 // naming the missing stage.
 absl::Status CheckStages(const ClusterSnapshot& cluster);
+// OK when some ready worker encodes pictures, and some ready prefill worker takes them; else
+// UNAVAILABLE naming the stage. Requests without pictures need neither.
+absl::Status CheckPictureStages(const ClusterSnapshot& cluster);
 
 // INVALID_ARGUMENT when every worker of a stage has reported, and none could ever hold the request.
 // A prefill worker counts only where it could also prefill all but the last token of the answer: a

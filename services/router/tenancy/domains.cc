@@ -4,6 +4,7 @@
 #include <openssl/rand.h>
 
 #include <algorithm>
+#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -72,13 +73,20 @@ absl::Status Domains::AddPublic(const v1::TenancyConfig& config, std::string_vie
   return absl::OkStatus();
 }
 
-absl::StatusOr<Domains> Domains::Create(const v1::TenancyConfig& config, const Tokenize& tokenize) {
+absl::StatusOr<Domains> Domains::Create(
+    const v1::TenancyConfig& config, const Tokenize& tokenize,
+    std::span<const std::pair<std::string, std::string>> public_pictures) {
   Domains domains;
   ASSIGN_OR_RETURN(domains.prefixes_,
                    PublicPrefixes::Create(config, tokenize, kv::KeySpace().block_tokens));
   ASSIGN_OR_RETURN(std::string master, Master(config));
   absl::Status status = domains.AddTenants(config, master);
   if (status.ok()) status = domains.AddPublic(config, master);
+  for (const auto& [id, digest] : public_pictures) {
+    const auto domain = Derive(master, config, "picture:" + id);
+    if (status.ok()) status = domain.status();
+    if (domain.ok()) domains.public_pictures_.emplace(digest, *domain);
+  }
   OPENSSL_cleanse(master.data(), master.size());
   RETURN_IF_ERROR(status);
   return domains;
@@ -112,6 +120,21 @@ absl::StatusOr<std::vector<kv::Domain>> Domains::For(const TenantId& tenant,
   }
   domains.push_back(sharing == Sharing::kGroup ? groups_.at(policy.group) : policy.own);
   return domains;
+}
+
+std::optional<kv::Domain> Domains::ForPicture(const std::string& digest,
+                                              std::span<const kv::Domain> of_request) const {
+  const auto found = public_pictures_.find(digest);
+  if (found != public_pictures_.end()) return found->second;
+  if (of_request.empty()) return std::nullopt;
+  return of_request.back();
+}
+
+uint64_t Domains::KeyOf(std::string_view digest, const std::optional<kv::Domain>& domain) {
+  if (!domain.has_value()) return 0;
+  uint64_t key = 0;
+  std::memcpy(&key, digest.data(), std::min(sizeof(key), digest.size()));
+  return std::max<uint64_t>(1, key ^ kv::TagOf(domain->key).value);
 }
 
 }  // namespace trivium::router

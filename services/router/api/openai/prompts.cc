@@ -1,45 +1,79 @@
 #include "services/router/api/openai/prompts.h"
 
+#include <algorithm>
 #include <optional>
 #include <utility>
 
 #include "common/net/text.h"
+#include "services/router/api/openai/data_uri.h"
 
 namespace trivium::router::openai {
 namespace {
 
 constexpr size_t kPromptsMax = 64;
 
-absl::Status AppendPart(Element value, std::string* content) {
+// "image_url": {"url": "data:…", "detail": …}
+absl::StatusOr<std::string> Picture(Element value) {
+  ASSIGN_OR_RETURN(const auto image, Object(value));
+  for (const auto& [key, field] : image) {
+    if (key != "url") continue;
+    const absl::StatusOr<std::string> url = String(field);
+    if (!url.ok()) return At(".url", url.status());
+    absl::StatusOr<std::string> file = ReadDataUri(*url);
+    if (!file.ok()) return At(".url", file.status());
+    return file;
+  }
+  return InvalidArgument(".url: is required");
+}
+
+absl::Status AddPart(Element value, v1::Message* out) {
   ASSIGN_OR_RETURN(const auto part, Object(value));
-  std::optional<std::string> text;
+  std::optional<std::string> text, picture;
   std::string type;
   for (const auto& [key, field] : part) {
+    if (key == "image_url") {
+      absl::StatusOr<std::string> file = Picture(field);
+      if (!file.ok()) return At(".image_url", file.status());
+      picture = *std::move(file);
+      continue;
+    }
     if (key != "type" && key != "text") continue;
     const absl::StatusOr<std::string> string = String(field);
     if (!string.ok()) return At(fmt::format(".{}", key), string.status());
     (key == "type" ? type : text.emplace()) = *string;
   }
+  if (type == "image_url") {
+    if (!picture.has_value()) return InvalidArgument(".image_url: is required");
+    *out->add_parts()->mutable_picture() = *std::move(picture);
+    return absl::OkStatus();
+  }
   if (type != "text") {
-    return InvalidArgument(".type: is \"{}\"; \"text\" alone is supported",
+    return InvalidArgument(".type: is \"{}\"; \"text\" and \"image_url\" are supported",
                            net::Escape(type, kShownMax));
   }
   if (!text.has_value()) return InvalidArgument(".text: is required");
-  *content += *text;
+  *out->add_parts()->mutable_text() = *std::move(text);
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::string> Content(Element value) {
-  if (value.is_string()) return String(value);
-  ASSIGN_OR_RETURN(const auto parts, Array(value, "a string or an array of parts"));
-  std::string content;
-  size_t index = 0;
-  for (const Element part : parts) {
-    const absl::Status status = AppendPart(part, &content);
-    if (!status.ok()) return At(fmt::format("[{}]", index), status);
-    ++index;
+// Texts alone are one text.
+absl::Status SetContent(Element value, v1::Message* out) {
+  if (value.is_string()) {
+    ASSIGN_OR_RETURN(*out->mutable_content(), String(value));
+    return absl::OkStatus();
   }
-  return content;
+  ASSIGN_OR_RETURN(const auto parts, Array(value, "a string or an array of parts"));
+  for (const Element part : parts) {
+    const int index = out->parts_size();
+    const absl::Status status = AddPart(part, out);
+    if (!status.ok()) return At(fmt::format("[{}]", index), status);
+  }
+  const bool has_pictures = std::ranges::any_of(
+      out->parts(), [](const v1::ContentPart& part) { return part.has_picture(); });
+  if (has_pictures) return absl::OkStatus();
+  for (const v1::ContentPart& part : out->parts()) out->mutable_content()->append(part.text());
+  out->clear_parts();
+  return absl::OkStatus();
 }
 
 absl::Status SetMessageField(std::string_view key, Element field, v1::Message* out) {
@@ -48,7 +82,7 @@ absl::Status SetMessageField(std::string_view key, Element field, v1::Message* o
     // The newer name of the same thing, which templates do not know.
     out->set_role(role == "developer" ? "system" : role);
   } else if (key == "content") {
-    ASSIGN_OR_RETURN(*out->mutable_content(), Content(field));
+    return SetContent(field, out);
   } else if (key == "tool_calls" || key == "function_call") {
     return InvalidArgument("calls of tools are not supported");
   }

@@ -1,0 +1,187 @@
+// What a RequestRun does so that its prefill worker gets multimedia tokens. The prefill worker
+// gives out a ticket for each slice that it lacks, and a new one for a slice that was lost on its
+// way; the router asks workers that encode, and another one where a worker fails before its tokens
+// have begun to come. No failure of an encoder ends the attempt, until there were too many.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "common/telemetry/log.h"
+#include "services/router/dispatch/request_run.h"
+#include "services/router/dispatch/router_metrics.h"
+#include "services/router/dispatch/stage_messages.h"
+
+namespace trivium::router {
+namespace {
+
+using SliceState = EncodeState::Slice;
+
+// Until somebody is asked again, where nobody could be, or was full.
+constexpr Duration kRetryPause = std::chrono::milliseconds(50);
+// A stray slice's new ticket comes once the prefill worker misses its sender's beats. Longer than
+// that the old one is tried again.
+constexpr Duration kStrayPause = std::chrono::seconds(4);
+
+}  // namespace
+
+void RequestRun::OnSliceTickets(Leg& leg, const v1::SliceTickets& tickets) {
+  EncodeState& encode = leg.attempt.encode;
+  for (const v1::SliceTicket& ticket : tickets.tickets()) {
+    const bool is_known = ticket.slice() >= 0 && ticket.slice() < std::ssize(request_.slices);
+    if (!is_known || ticket.attempt() <= encode.slices[ticket.slice()].attempt) {
+      return FailStage(leg, Role::kPrefill,
+                       absl::InternalError("it asked for a slice that is none"));
+    }
+    encode.slices[ticket.slice()] = {ticket.attempt(), ticket.ticket(), SliceState::kWanted};
+  }
+  AskForSlices(leg);
+}
+
+void RequestRun::AskForSlices(Leg& leg) {
+  EncodeState& encode = leg.attempt.encode;
+  encode.retry_at.reset();
+  SlicesShape shape{.slices = {},
+                    .numerics_class = leg.attempt.at.prefill.numerics_class,
+                    .failed = encode.failed};
+  std::vector<int32_t> wanted;
+  for (auto& [number, slice] : encode.slices) {
+    if (slice.state == SliceState::kStray) slice.state = SliceState::kWanted;
+    if (slice.state != SliceState::kWanted) continue;
+    wanted.push_back(number);
+    const RunSlice& one = request_.slices[static_cast<size_t>(number)];
+    const uint64_t key = request_.pictures[static_cast<size_t>(one.picture)]->key;
+    shape.slices.push_back(
+        {.picture = one.picture, .key = key == 0 ? 0 : key + static_cast<uint64_t>(one.slice)});
+  }
+  if (wanted.empty()) return SetDue();
+  auto placed = context_.host->PlaceSlices(std::move(shape));
+  if (!placed.ok()) {
+    if (!encode.stuck_since.has_value()) encode.stuck_since = Now();
+    if (Now() - *encode.stuck_since >= context_.encode_patience) return Fail(placed.status());
+    encode.retry_at = Now() + kRetryPause;
+    return SetDue();
+  }
+  encode.stuck_since.reset();
+  // One call for each worker and picture.
+  std::map<std::pair<WorkerIndex, int32_t>, std::pair<PlacedWorker, std::vector<int32_t>>> calls;
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const int32_t picture = request_.slices[static_cast<size_t>(wanted[i])].picture;
+    auto& [at, slices] = calls[{(*placed)[i].worker, picture}];
+    at = (*placed)[i];
+    slices.push_back(wanted[i]);
+  }
+  for (const auto& [key, call] : calls) OpenEncode(leg, call.first, call.second);
+  SetDue();
+}
+
+void RequestRun::OpenEncode(Leg& leg, const PlacedWorker& at, const std::vector<int32_t>& slices) {
+  EncodeState& encode = leg.attempt.encode;
+  const size_t number = encode.calls.size();
+  EncodeCall& call = encode.calls.emplace_back(EncodeCall{.at = at, .call = nullptr, .slices = {}});
+  const RunSlice& first = request_.slices[static_cast<size_t>(slices.front())];
+  const RunPicture& picture = *request_.pictures[static_cast<size_t>(first.picture)];
+  v1::EncodeRequest request;
+  FillKey(leg, request.mutable_key());
+  request.set_tower(context_.tower);
+  request.set_numerics_class(leg.attempt.at.prefill.numerics_class);
+  request.set_picture(picture.file);
+  if (picture.domain.has_value()) FillDomain(*picture.domain, request.mutable_domain());
+  for (const int32_t slice : slices) {
+    EncodeState::Wanted& wanted = encode.slices.at(slice);
+    wanted.state = SliceState::kAsked;
+    call.slices.emplace_back(slice, wanted.attempt);
+    v1::WantedSlice* message = request.add_slices();
+    message->set_slice(request_.slices[static_cast<size_t>(slice)].slice);
+    *message->mutable_ticket() = wanted.ticket;
+  }
+  const auto post = PosterFor(leg);
+  call.call = context_.stages->Encode(
+      at.worker, request, request_.deadline,
+      {.on_event =
+           [post, number](const v1::SliceSent& sent) {
+             post([number, sent](RequestRun& run, Leg& of) { run.OnSliceSent(of, number, sent); });
+           },
+       .on_end =
+           [post, number](const absl::Status& status) {
+             post([number, status](RequestRun& run, Leg& of) {
+               run.OnEncodeEnd(of, number, status);
+             });
+           }});
+}
+
+void RequestRun::OnSliceSent(Leg& leg, size_t call, const v1::SliceSent& sent) {
+  EncodeCall& of = leg.attempt.encode.calls[call];
+  const auto slice = std::ranges::find_if(of.slices, [&](const auto& one) {
+    return request_.slices[static_cast<size_t>(one.first)].slice == sent.slice();
+  });
+  if (slice == of.slices.end()) return;
+  EncodeState::Wanted& wanted = leg.attempt.encode.slices.at(slice->first);
+  if (wanted.attempt == slice->second) wanted.state = SliceState::kLanded;
+  of.slices.erase(slice);
+  context_.host->SlicesEnded(of.at, 1);
+  account_.Encoded(of.at.id, sent.cached());
+  CompleteIfAccounted(leg);
+}
+
+void RequestRun::OnEncodeEnd(Leg& leg, size_t number, const absl::Status& status) {
+  EncodeState& encode = leg.attempt.encode;
+  EncodeCall& call = encode.calls[number];
+  const auto missing = std::exchange(call.slices, {});
+  if (missing.empty()) return;
+  context_.host->SlicesEnded(call.at, static_cast<int32_t>(missing.size()));
+  if (leg.phase != Phase::kRunning) return CompleteIfAccounted(leg);
+  const std::string why =
+      fmt::format("encode worker {}: {}", call.at.id,
+                  status.ok() ? "it ended before the last slice" : Message(status));
+  const FailureAction action = ActionFor(status.ok() ? absl::InternalError(why) : status);
+  if (action == FailureAction::kGiveUp) return Fail(absl::Status(status.code(), ToAbsl(why)));
+  const bool is_stray = action == FailureAction::kMakeWay;  // ABORTED
+  for (const auto& [slice, attempt] : missing) {
+    EncodeState::Wanted& wanted = encode.slices.at(slice);
+    if (wanted.attempt != attempt) continue;
+    wanted.state = is_stray ? SliceState::kStray : SliceState::kWanted;
+  }
+  if (is_stray) {
+    if (!encode.retry_at.has_value()) encode.retry_at = Now() + kStrayPause;
+    return SetDue();
+  }
+  if (action == FailureAction::kWaitForRoom) {
+    encode.retry_at = Now() + kRetryPause;
+    return SetDue();
+  }
+  context_.host->WorkerFailed(call.at, action, Message(status));
+  context_.metrics->Retried(Role::kEncode, RetryReason::kFailed);
+  telemetry::Log(telemetry::Level::kWarning, "encode_failed",
+                 {{"request_id", leg.id}, {"attempt", leg.attempt.number}, {"why", why}});
+  encode.failed.push_back(call.at.worker);
+  if (++encode.failures >= context_.attempts_max) {
+    return Fail(
+        Unavailable("{} calls of encode workers failed; the last: {}", encode.failures, why));
+  }
+  AskForSlices(leg);
+}
+
+void RequestRun::HandleEncoderLoss(Leg& leg, WorkerIndex worker, uint64_t epoch,
+                                   const std::string& why) {
+  const size_t calls = leg.attempt.encode.calls.size();
+  const uint32_t attempt = leg.attempt.number;
+  for (size_t i = 0; i < calls; ++i) {
+    if (leg.phase != Phase::kRunning || leg.attempt.number != attempt) return;
+    EncodeCall& call = leg.attempt.encode.calls[i];
+    if (call.slices.empty() || call.at.worker != worker || call.at.epoch != epoch) continue;
+    call.call->Cancel();
+    OnEncodeEnd(leg, i, Unavailable("{}", why));
+  }
+}
+
+void RequestRun::DropEncodes(Leg& leg) {
+  for (EncodeCall& call : leg.attempt.encode.calls) {
+    if (call.slices.empty()) continue;
+    context_.host->SlicesEnded(call.at,
+                               static_cast<int32_t>(std::exchange(call.slices, {}).size()));
+    call.call->Cancel();
+  }
+  leg.attempt.encode = {};
+}
+
+}  // namespace trivium::router

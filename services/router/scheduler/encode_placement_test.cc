@@ -1,0 +1,117 @@
+#include "services/router/scheduler/encode_placement.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace trivium::router {
+namespace {
+
+WorkerView Encoder(int32_t waiting = 0, double seconds_per_slice = 0.1) {
+  return {.role = Role::kEncode,
+          .condition = WorkerCondition::kReady,
+          .epoch = 1,
+          .numerics_class = "fast/amx",
+          .encodes = true,
+          .slices_waiting = waiting,
+          .slices_max = 1024,
+          .seconds_per_slice = seconds_per_slice};
+}
+
+SlicesShape Shape(int32_t pictures, int32_t slices_each) {
+  SlicesShape shape{.slices = {}, .numerics_class = "fast/avx2", .failed = {}};
+  for (int32_t i = 0; i < pictures * slices_each; ++i) {
+    shape.slices.push_back({.picture = i / slices_each});
+  }
+  return shape;
+}
+
+std::vector<int64_t> CountsOf(const ClusterSnapshot& cluster, const SlicesShape& shape) {
+  const auto workers = SpreadSlices(cluster, shape);
+  TRIVIUM_CHECK(workers.ok(), "{}", Message(workers.status()));
+  TRIVIUM_CHECK(workers->size() == shape.slices.size(), "not every slice has a worker");
+  std::vector<int64_t> counts;
+  for (WorkerIndex i = 0; i < cluster.workers.size(); ++i) {
+    counts.push_back(std::ranges::count(*workers, i));
+  }
+  return counts;
+}
+
+TEST(EncodePlacementTest, SlicesSpreadOverAllSoThatTheLastIsReadySoonest) {
+  EXPECT_EQ(CountsOf({.workers = {Encoder(), Encoder()}}, Shape(1, 4)),
+            (std::vector<int64_t>{2, 2}));
+  EXPECT_EQ(CountsOf({.workers = {Encoder(), Encoder()}}, Shape(4, 1)),
+            (std::vector<int64_t>{2, 2}));
+  EXPECT_EQ(CountsOf({.workers = {Encoder(), Encoder(4)}}, Shape(1, 4)),
+            (std::vector<int64_t>{4, 0}))
+      << "one has work already";
+  EXPECT_EQ(CountsOf({.workers = {Encoder(0, 0.1), Encoder(0, 0.3)}}, Shape(1, 8)),
+            (std::vector<int64_t>{6, 2}))
+      << "one is slow";
+}
+
+TEST(EncodePlacementTest, WhatWasSentCountsBeforeItIsReported) {
+  WorkerView busy = Encoder();
+  busy.own_slices = 3;
+  EXPECT_EQ(CountsOf({.workers = {busy, Encoder()}}, Shape(1, 3)), (std::vector<int64_t>{0, 3}));
+}
+
+TEST(EncodePlacementTest, AHolderIsAskedWhileItHasRoom) {
+  SlicesShape shape = Shape(1, 3);
+  for (SliceToPlace& slice : shape.slices) slice.holder = 1;
+  EXPECT_EQ(CountsOf({.workers = {Encoder(), Encoder(5)}}, shape), (std::vector<int64_t>{0, 3}));
+  EXPECT_EQ(CountsOf({.workers = {Encoder(), Encoder(kSliceBacklog)}}, shape),
+            (std::vector<int64_t>{3, 0}));
+}
+
+TEST(EncodePlacementTest, WhoHasFailedIsAskedLast) {
+  SlicesShape shape = Shape(1, 2);
+  shape.failed = {0};
+  EXPECT_EQ(CountsOf({.workers = {Encoder(), Encoder(9)}}, shape), (std::vector<int64_t>{0, 2}));
+  EXPECT_EQ(CountsOf({.workers = {Encoder()}}, shape), (std::vector<int64_t>{2}));
+}
+
+TEST(EncodePlacementTest, NumericsClassesPairUnderFastAlone) {
+  SlicesShape shape = Shape(1, 1);
+  shape.numerics_class = "batch_invariant/amx";
+  const ClusterSnapshot cluster{.workers = {Encoder()}};
+  const absl::Status status = SpreadSlices(cluster, shape).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable);
+  EXPECT_NE(Message(status).find("encode"), std::string::npos);
+}
+
+TEST(EncodePlacementTest, AMissingStageIsNamedAndTextNeedsNone) {
+  WorkerView prefill{.role = Role::kPrefill,
+                     .condition = WorkerCondition::kReady,
+                     .epoch = 1,
+                     .numerics_class = "fast/amx",
+                     .wire_format = 1,
+                     .blocks_total = 100,
+                     .blocks_free = 100,
+                     .block_tokens = 16,
+                     .requests_max = 8,
+                     .picture_blocks_total = 8};
+  WorkerView decode = prefill;
+  decode.role = Role::kDecode;
+  ClusterSnapshot cluster{.workers = {prefill, decode}};
+  RequestShape shape{.prompt_tokens = 40, .output_tokens = 8};
+  EXPECT_TRUE(Choose(cluster, shape).ok());
+  shape.picture_blocks = 4;
+  EXPECT_EQ(Choose(cluster, shape).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(Message(CheckPictureStages(cluster)).find("no encode worker"), std::string::npos);
+  cluster.workers.push_back(Encoder());
+  EXPECT_TRUE(CheckPictureStages(cluster).ok());
+  EXPECT_TRUE(Choose(cluster, shape).ok());
+  cluster.workers[2].slices_waiting = kSliceBacklog;
+  EXPECT_EQ(Choose(cluster, shape).status().code(), absl::StatusCode::kFailedPrecondition)
+      << "nobody waits behind it";
+  cluster.workers[2].slices_waiting = 0;
+  shape.picture_blocks = 9;
+  EXPECT_EQ(Choose(cluster, shape).status().code(), absl::StatusCode::kInvalidArgument);
+  cluster.workers[0].picture_blocks_total = 0;
+  EXPECT_NE(Message(CheckPictureStages(cluster)).find("no reachable prefill worker"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace trivium::router
