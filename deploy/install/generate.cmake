@@ -6,7 +6,7 @@ if(CMAKE_INSTALL_PREFIX STREQUAL "/usr")
   set(CONFIG_DIR /etc/trivium)
 endif()
 
-foreach(ROLE router prefill decode)
+foreach(ROLE router encode prefill decode)
   configure_file(${CMAKE_CURRENT_LIST_DIR}/trivium.service.in
     $ENV{DESTDIR}${CMAKE_INSTALL_PREFIX}/lib/systemd/system/trivium-${ROLE}.service @ONLY)
   # What an administrator changed stays.

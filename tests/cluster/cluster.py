@@ -82,15 +82,17 @@ class Processes:
 
 
 class Cluster(Processes):
-    """A router and workers named prefill-0, prefill-1 … decode-0 …, all ready. `worker`, `prefill`, `decode` and `router`
-    are flags; `config` is the router's file, and `key` one that it takes."""
+    """A router and workers named prefill-0, prefill-1 … decode-0 …, all ready. `worker`, `prefill`, `decode`, `encode` and
+    `router` are flags; `config` is the router's file, and `key` one that it takes. Encode workers have `tower`."""
 
     def __init__(self, model, worker=(), prefill=(), decode=(), router=(), config='', key=None, prefill_workers=1,
-                 decode_workers=1, bin_dir=BUILT):
+                 decode_workers=1, bin_dir=BUILT, encode=(), encode_workers=0, tower=None):
         super().__init__(bin_dir)
         self.model, self.key, self.ports, self.metrics_ports = model, key, {}, {}
+        self.tower = tower
         workers = []
-        for role, flags, count in (('prefill', prefill, prefill_workers), ('decode', decode, decode_workers)):
+        for role, flags, count in (('prefill', prefill, prefill_workers), ('decode', decode, decode_workers),
+                                   ('encode', encode, encode_workers)):
             for i in range(count):
                 self.start(role, f'{role}-{i}', *worker, *flags)
                 workers += ['--worker', f'{role}={self.address(f"{role}-{i}")}']
@@ -111,7 +113,8 @@ class Cluster(Processes):
 
     def start(self, role, name, *flags):
         self.ports[name], self.metrics_ports[name] = free_port(), free_port()
-        self.spawn(name, self.bin / f'trivium-{role}', '--model', self.model, '--listen', self.address(name),
+        model = self.tower if role == 'encode' else self.model
+        self.spawn(name, self.bin / f'trivium-{role}', '--model', model, '--listen', self.address(name),
                    '--metrics-listen', f'127.0.0.1:{self.metrics_ports[name]}', *flags)
 
     def metrics(self, name):

@@ -14,8 +14,8 @@ import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 BIN_DIR = pathlib.Path(sys.argv[1])
-BINARIES = {"router": "trivium-router", "prefill": "trivium-prefill", "decode": "trivium-decode",
-            "cli": "trivium"}
+BINARIES = {"router": "trivium-router", "encode": "trivium-encode", "prefill": "trivium-prefill",
+            "decode": "trivium-decode", "cli": "trivium"}
 IN_EVERY_IMAGE = {"libc6", "libgcc-s1", "libstdc++6"}  # apt itself needs them
 
 

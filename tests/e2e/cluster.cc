@@ -105,13 +105,21 @@ void Cluster::WriteWorkerConfig(const std::string& role, int index) {
       fmt::format("worker_id: {}\nserver:\n  listen: 127.0.0.1:{}\n  metrics_listen: 127.0.0.1:{}\n"
                   "{}model:\n  path: {}\nengine:\n  threads: {}\n  isa: {}\n  numerics: {}\n"
                   "  kv_memory_bytes: {}\n  step_tokens: {}\n  requests_max: {}\n{}"
-                  "transfer:\n  transports: \"{}\"\n  timeout_scale: {}\n",
+                  "transfer:\n  transports: \"{}\"\n  timeout_scale: {}\n{}",
                   name, ports_[name], metrics_ports_[name],
                   token.empty() ? "" : "  cluster_token_file: " + directory_ + "/worker.token\n",
-                  options_.model, options_.threads, options_.isa, options_.numerics,
+                  role == "encode" ? options_.tower : options_.model, options_.threads,
+                  options_.isa, options_.numerics,
                   role == "prefill" ? options_.prefill_kv_bytes : options_.decode_kv_bytes,
                   options_.step_tokens, options_.requests_max, options_.engine_config[role],
-                  options_.transports, options_.timeout_scale));
+                  options_.transports, options_.timeout_scale, PicturesOf(role)));
+}
+
+std::string Cluster::PicturesOf(const std::string& role) const {
+  if (options_.tower.empty() || role == "decode") return "";
+  const bool is_local = role == "prefill" && options_.encodes_locally;
+  return "pictures:\n  memory_bytes: 4MiB\n" +
+         (is_local ? "  encode: local\n  tower: " + options_.tower + "\n" : "");
 }
 
 void Cluster::WriteRouterConfig() {
@@ -127,12 +135,16 @@ void Cluster::WriteRouterConfig() {
   }
   WriteFile(directory_ + "/router.yaml",
             fmt::format("server:\n  listen: 127.0.0.1:{}\n  metrics_listen: 127.0.0.1:{}\n{}"
-                        "model:\n  path: {}\nworkers:\n{}queue_timeout_s: {}\n{}",
+                        "model:\n  path: {}\nworkers:\n{}queue_timeout_s: {}\n{}{}",
                         ports_["router"], metrics_ports_["router"],
                         options_.cluster_token.empty()
                             ? ""
                             : "  cluster_token_file: " + directory_ + "/router.token\n",
-                        options_.model, workers, options_.queue_timeout_s, options_.router_config));
+                        options_.model, workers, options_.queue_timeout_s, options_.router_config,
+                        options_.tower.empty() ||
+                                options_.router_config.find("pictures:") != std::string::npos
+                            ? ""
+                            : "pictures:\n  tower: " + options_.tower + "\n"));
 }
 
 void Cluster::StartWorker(const std::string& role, int index) {
@@ -153,12 +165,17 @@ absl::Status Cluster::Start() {
     WriteWorkerConfig("decode", i);
     StartWorker("decode", i);
   }
+  for (int i = 0; i < options_.encode_workers; ++i) {
+    WriteWorkerConfig("encode", i);
+    StartWorker("encode", i);
+  }
   WriteRouterConfig();
   router_ =
       Process({std::string(kBinaries) + "/trivium-router", "--config", directory_ + "/router.yaml"},
               directory_ + "/router.log");
   stub_ = NewStub();
-  return WaitReady(options_.prefill_workers, options_.decode_workers, options_.ready_timeout);
+  return WaitReady(options_.prefill_workers, options_.decode_workers, options_.ready_timeout,
+                   options_.encode_workers);
 }
 
 std::string Cluster::router_address() const {
@@ -169,7 +186,8 @@ std::unique_ptr<v1::Inference::Stub> Cluster::NewStub() const {
   return v1::Inference::NewStub(net::MakeChannel(router_address()));
 }
 
-absl::Status Cluster::WaitReady(int prefill_workers, int decode_workers, Duration timeout) {
+absl::Status Cluster::WaitReady(int prefill_workers, int decode_workers, Duration timeout,
+                                int encode_workers) {
   const TimePoint deadline = Clock::Real().Now() + timeout;
   std::string seen;
   while (Clock::Real().Now() < deadline) {
@@ -177,7 +195,8 @@ absl::Status Cluster::WaitReady(int prefill_workers, int decode_workers, Duratio
     const v1::ClusterStatusResponse status = Status();
     for (const v1::WorkerStatus& worker : status.workers())
       ready[worker.role()] += worker.state() == "ready";
-    if (ready["prefill"] >= prefill_workers && ready["decode"] >= decode_workers)
+    if (ready["prefill"] >= prefill_workers && ready["decode"] >= decode_workers &&
+        ready["encode"] >= encode_workers)
       return absl::OkStatus();
     seen = status.ShortDebugString();
     std::this_thread::sleep_for(std::chrono::milliseconds(20));
@@ -239,7 +258,9 @@ absl::Status Cluster::WaitIdle(Duration timeout) {
     for (const v1::WorkerStatus& worker : status.workers()) {
       idle &= worker.state() == "ready" && worker.blocks_free() == worker.blocks_total() &&
               worker.blocks_used() == 0 && worker.blocks_leased() == 0 &&
-              worker.requests_running() == 0 && worker.requests_waiting() == 0;
+              worker.requests_running() == 0 && worker.requests_waiting() == 0 &&
+              worker.slices_waiting() == 0 &&
+              worker.picture_blocks_free() == worker.picture_blocks_total();
     }
     if (idle) return absl::OkStatus();
     seen = status.ShortDebugString();

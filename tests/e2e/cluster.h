@@ -27,7 +27,9 @@ struct Answer {
 
 struct ClusterOptions {
   std::string model;  // empty: TRIVIUM_TEST_MODEL
-  int prefill_workers = 1, decode_workers = 1;
+  int prefill_workers = 1, decode_workers = 1, encode_workers = 0;
+  std::string tower;             // mmproj file; empty: no pictures
+  bool encodes_locally = false;  // prefill workers have the tower
   int threads = 1;
   std::string numerics = "batch_invariant";
   std::string isa = "auto";
@@ -57,7 +59,8 @@ class Cluster {
   // Starts everything and waits until every worker is ready; the error holds the end of the failing
   // log.
   absl::Status Start();
-  absl::Status WaitReady(int prefill_workers, int decode_workers, Duration timeout);
+  absl::Status WaitReady(int prefill_workers, int decode_workers, Duration timeout,
+                         int encode_workers = 0);
 
   // `on_token` is called for each output token as it comes.
   Answer Generate(const v1::GenerateRequest& request,
@@ -86,6 +89,7 @@ class Cluster {
  private:
   void SetUp(grpc::ClientContext* context, Duration deadline) const;
   void WriteWorkerConfig(const std::string& role, int index);
+  std::string PicturesOf(const std::string& role) const;
   void WriteRouterConfig();
   void StartWorker(const std::string& role, int index);
 

@@ -1,0 +1,172 @@
+"""Pictures: what two encode workers take beside one, what a cached picture costs, and how long text waits beside pictures.
+
+Real processes with one thread each, numerics fast, new random pictures. The tower is synthetic: its answers mean nothing,
+its work is that of a SigLIP of that shape. Encode time is what a request with pictures takes to its first token beyond
+a text of as many tokens. The aggregated baseline is the same worker with the tower in the prefill process (encode: local).
+"""
+import argparse
+import base64
+import http.client
+import json
+import os
+import random
+import statistics
+import struct
+import subprocess
+import tempfile
+import threading
+import time
+import zlib
+
+from cluster import BUILT, Cluster
+
+SLICE_TOKENS = 64  # of the synthetic tower
+
+
+def png(side):
+    rows = b''.join(b'\0' + os.urandom(side * 3) for _ in range(side))
+    chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0)) +
+            chunk(b'IDAT', zlib.compress(rows, 1)) + chunk(b'IEND', b''))
+
+
+def parts(pictures, text):
+    url = lambda picture: 'data:image/png;base64,' + base64.b64encode(picture).decode()
+    return [{'type': 'image_url', 'image_url': {'url': url(p)}} for p in pictures] + [{'type': 'text', 'text': text}]
+
+
+def first_token_s(port, content):
+    """Seconds to the first token, and the prompt's tokens: all of them, and those that were cached."""
+    body = json.dumps({'messages': [{'role': 'user', 'content': content}], 'max_tokens': 2, 'temperature': 0, 'stream': True,
+                       'stream_options': {'include_usage': True}})
+    connection = http.client.HTTPConnection('127.0.0.1', port)
+    begin, first, usage = time.perf_counter(), None, None
+    connection.request('POST', '/v1/chat/completions', body, {'Content-Type': 'application/json'})
+    answer = connection.getresponse()
+    if answer.status != 200:
+        raise SystemExit(f'status {answer.status}: {answer.read().decode()}')
+    for line in answer:
+        if not line.startswith(b'data: {'):
+            continue
+        event = json.loads(line[6:])
+        if 'error' in event:
+            raise SystemExit(f'the request failed: {event}')
+        if first is None and event['choices'] and event['choices'][0]['delta'].get('content') is not None:
+            if not event['choices'][0]['delta'].get('role'):
+                first = time.perf_counter() - begin
+        usage = event.get('usage') or usage
+    connection.close()
+    return first or time.perf_counter() - begin, usage
+
+
+def words(count):
+    return ' '.join(random.choices(('time', 'year', 'people', 'way', 'day', 'man', 'thing', 'woman', 'life', 'child'), k=count))
+
+
+def resident_bytes(cluster, name):
+    for line in cluster.metrics(name).splitlines():
+        if line.startswith('trivium_process_resident_bytes'):
+            return float(line.split()[-1])
+    return 0.0
+
+
+class PictureLoad(threading.Thread):
+    """Clients that ask about new pictures, until it is stopped."""
+
+    def __init__(self, port, side, pictures):
+        super().__init__(daemon=True)
+        self.port, self.side, self.pictures, self.is_over, self.count = port, side, pictures, False, 0
+
+    def run(self):
+        while not self.is_over:
+            first_token_s(self.port, parts([png(self.side) for _ in range(self.pictures)], words(4)))
+            self.count += 1
+
+    def stop(self):
+        self.is_over = True
+        self.join()
+
+
+def cluster_of(args, tower, encode_workers, local=None):
+    prefill = ['--threads', 1, '--pictures-memory', '64MiB'] + (['--config', local] if local else [])
+    return Cluster(args.model, worker=['--kv-memory', '512MiB'], prefill=prefill, decode=['--threads', 1],
+                   encode=['--threads', 1], encode_workers=encode_workers, tower=tower, router=['--tower', tower])
+
+
+def encode_times(args, cluster, pictures):
+    port, side = cluster.http_port, args.side
+    tokens = pictures * SLICE_TOKENS
+    with_pictures, without = [], []
+    for _ in range(args.rounds):
+        with_pictures.append(first_token_s(port, parts([png(side) for _ in range(pictures)], words(4)))[0])
+        without.append(first_token_s(port, words(tokens + 4))[0])
+    return statistics.median(with_pictures) - statistics.median(without)
+
+
+def hit_times(args, cluster, pictures):
+    port = cluster.http_port
+    picture_content = parts([png(args.side) for _ in range(pictures)], words(4))
+    text_content = words(pictures * SLICE_TOKENS + 4)
+    for content in (picture_content, text_content):
+        first_token_s(port, content)
+    hit, text = [], []
+    for _ in range(args.rounds):
+        hit.append(first_token_s(port, picture_content))
+        text.append(first_token_s(port, text_content))
+    assert all(usage['prompt_tokens_details']['cached_tokens'] > 0 for _, usage in hit + text)
+    return statistics.median(t for t, _ in hit), statistics.median(t for t, _ in text)
+
+
+def text_times(args, cluster, loads):
+    load = [PictureLoad(cluster.http_port, args.side, 2) for _ in range(loads)]
+    for one in load:
+        one.start()
+    begin, times = time.perf_counter(), []
+    while time.perf_counter() - begin < args.seconds:
+        times.append(first_token_s(cluster.http_port, words(60))[0])
+    for one in load:
+        one.stop()
+    return sorted(times), sum(one.count for one in load) / (time.perf_counter() - begin)
+
+
+def p99(times):
+    return times[min(len(times) - 1, int(len(times) * 0.99))]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--model', required=True)
+    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--seconds', type=float, default=12)
+    parser.add_argument('--side', type=int, default=256)
+    parser.add_argument('--only', choices=('encode', 'text'), help='one half of it')
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        tower, local = f'{folder}/tower.gguf', f'{folder}/local.yaml'
+        subprocess.run([BUILT / 'synthetic_tower', tower], check=True)
+        with open(local, 'w') as file:
+            file.write(f'pictures:\n  encode: local\n  tower: {tower}\n')
+        if args.only != 'text':
+            with cluster_of(args, tower, 1) as one, cluster_of(args, tower, 2) as two:
+                single, double = encode_times(args, one, 4), encode_times(args, two, 4)
+                hit, text = hit_times(args, one, 4)
+                memory = {name: resident_bytes(one, name) for name in ('encode-0', 'prefill-0', 'decode-0')}
+            print(f'encode time of 4 pictures   one worker {single * 1e3:7.1f} ms   two workers {double * 1e3:7.1f} ms'
+                  f'   ratio {double / single:.2f}')
+            print(f'first token, cached         pictures   {hit * 1e3:7.1f} ms   text        {text * 1e3:7.1f} ms'
+                  f'   ratio {hit / text:.2f}')
+            print('resident MiB                ' + '   '.join(f'{name} {b / 2**20:.0f}' for name, b in memory.items()))
+        if args.only != 'encode':
+            for name, encode_workers, config in (('encode worker', 1, None), ('encode: local', 0, local)):
+                with cluster_of(args, tower, encode_workers, config) as cluster:
+                    alone, _ = text_times(args, cluster, 0)
+                    beside, rate = text_times(args, cluster, 2)
+                    resident = resident_bytes(cluster, 'prefill-0')
+                print(f'text p99 to first token     {name:13}   alone {p99(alone) * 1e3:7.1f} ms   beside pictures '
+                      f'{p99(beside) * 1e3:7.1f} ms   ratio {p99(beside) / p99(alone):.2f}   median '
+                      f'{statistics.median(beside) / statistics.median(alone):.2f}   {rate:.1f} picture requests/s   '
+                      f'prefill worker {resident / 2**20:.0f} MiB')
+
+
+if __name__ == '__main__':
+    main()
