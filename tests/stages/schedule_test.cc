@@ -263,8 +263,9 @@ TEST_F(ShortPromptTest, OvertakesALongOneAtThePrefillWorker) {
     if (behind == nullptr) behind = rig.Launch(shorter);
   };
   const auto longer = rig.Launch(rig.Request(rig.RandomPrompt(random_, 900), Seeded(random_(), 2)));
-  ASSERT_TRUE(longer->prefill.Wait().ok());
-  ASSERT_TRUE(behind->prefill.Wait().ok());
+  for (Outcome* outcome : {&longer->prefill, &longer->decode}) ASSERT_TRUE(outcome->Wait().ok());
+  // Launched by the loop, before the longer one ended.
+  for (Outcome* outcome : {&behind->prefill, &behind->decode}) ASSERT_TRUE(outcome->Wait().ok());
   const std::vector<StepLog::Step> steps = rig.prefill_parts.log.steps();
   ASSERT_EQ(steps[1].ranges.size(), 2u);
   EXPECT_EQ(steps[1].ranges[1].rows, 20);
