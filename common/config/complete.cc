@@ -199,10 +199,12 @@ absl::Status Complete(v1::WorkerConfig* config, std::string_view role) {
 
 absl::Status Complete(v1::RouterConfig* config) {
   if (config->server().listen().empty()) config->mutable_server()->set_listen("127.0.0.1:7400");
+  RETURN_IF_ERROR(AddShippedCategories(config->mutable_semantic_cache()));
   RETURN_IF_ERROR(CompleteFields(config, ""));
   RETURN_IF_ERROR(CheckServer(config->server()));
   RETURN_IF_ERROR(CheckHttp(config->http(), config->server()));
   RETURN_IF_ERROR(Complete(config->mutable_tenancy()));
+  RETURN_IF_ERROR(CheckSemanticCache(config->semantic_cache()));
   RETURN_IF_ERROR(CheckModel(config->model()));
   RETURN_IF_ERROR(CheckPictures(config->pictures()));
   return CheckWorkers(*config);

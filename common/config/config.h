@@ -28,6 +28,10 @@ absl::Status Complete(v1::RouterConfig* config);
 // A part of the former. No tenants become the tenant "default".
 absl::Status Complete(v1::TenancyConfig* config);
 
+// Parts of the same: what is not said of categories that are shipped; what goes beyond one field.
+absl::Status AddShippedCategories(v1::SemanticCacheConfig* config);
+absl::Status CheckSemanticCache(const v1::SemanticCacheConfig& config);
+
 // Every field that is set, in a form that LoadYaml reads back to an equal message.
 std::string ToYaml(const google::protobuf::Message& message);
 

@@ -133,7 +133,50 @@ TEST(CompleteTest, RouterDefaults) {
       "tenancy:\n  key_epoch: 0\n  tenants:\n    - id: default\n      kv_sharing: private\n"
       "      kv_quota: 1\n      kv_floor: 0\n      weight: 1\nplacement: predicted_cost\n"
       "pictures:\n  count_max: 16\n  bytes_max: 8388608\n  total_bytes_max: 12582912\n"
-      "  side_max: 16384\n  pixels_max: 37748736\n  memory_bytes: 536870912\n");
+      "  side_max: 16384\n  pixels_max: 37748736\n  memory_bytes: 536870912\n"
+      "semantic_cache:\n"
+      "  encoder_threads: 1\n  entries_max: 100000\n  bytes_max: 268435456\n"
+      "  temperature_max: 0.3\n  store: sqlite\n  load:\n    ttft_low_s: 1\n    ttft_high_s: 5\n"
+      "    queue_low: 4\n    queue_high: 32\n");
+}
+
+TEST(CompleteTest, CategoriesOfTheSemanticCache) {
+  const auto complete = [](const std::string& categories, v1::RouterConfig* config) {
+    *config = Router();
+    const std::string text = "semantic_cache:\n  enabled: true\n  encoder: e\n" + categories;
+    const absl::Status status = ParseYamlInto(text, "r.yaml", config);
+    return status.ok() ? Message(Complete(config)) : Message(status);
+  };
+  v1::RouterConfig config;
+  ASSERT_EQ(complete("", &config), "");
+  ASSERT_EQ(config.semantic_cache().categories_size(), 6);
+  EXPECT_EQ(config.semantic_cache().categories(2).name(), "chat");
+  EXPECT_EQ(config.semantic_cache().categories(2).threshold(), 0.75);
+  v1::RouterConfig again = config;
+  ASSERT_EQ(Message(Complete(&again)), "");
+  EXPECT_EQ(ToYaml(again), ToYaml(config));
+  ASSERT_EQ(complete("  categories:\n    - {name: recipes, examples: [how to bake bread]}\n"
+                     "    - {name: chat, threshold: 0.8, disabled: true}\n",
+                     &config),
+            "");
+  ASSERT_EQ(config.semantic_cache().categories_size(), 7);
+  EXPECT_EQ(config.semantic_cache().categories(2).threshold(), 0.8);
+  EXPECT_TRUE(config.semantic_cache().categories(2).disabled());
+  EXPECT_EQ(config.semantic_cache().categories(6).name(), "recipes");
+  EXPECT_EQ(config.semantic_cache().categories(6).ttl_s(), 3600);
+  EXPECT_EQ(config.semantic_cache().categories(6).guards(), "strict");
+  const auto error = [&](const std::string& text) { return complete(text, &config); };
+  EXPECT_EQ(
+      error("  categories: [{name: advice, relax: 0.05}]\n"),
+      "semantic_cache.categories (advice): relax and stretch must be 0: load never loosens it");
+  EXPECT_EQ(error("  categories: [{name: a}, {name: a}]\n"),
+            "semantic_cache.categories[1].name: a is listed twice");
+  EXPECT_EQ(error("  categories: [{name: a}, {name: b}]\n"),
+            "semantic_cache.categories: quota of all is 1.05; allowed: at most 1");
+  EXPECT_EQ(error("  store: redis\n"),
+            "semantic_cache.redis_address: needed with store: redis, and only there");
+  EXPECT_EQ(error("  load: {queue_low: 40}\n"),
+            "semantic_cache.load: each low mark must be below its high one");
 }
 
 TEST(CompleteTest, ZeroIsAValueWhereTheRangeHasIt) {

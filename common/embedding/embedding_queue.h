@@ -24,7 +24,7 @@ class EmbeddingQueue {
   using Done = std::function<void(std::vector<Embedding>)>;
   struct Options {
     std::string folder;
-    kernels::OpsOptions ops;
+    kernels::OpsOptions ops = {};
     size_t texts_waiting_max = 1024;
     size_t batch_texts_max = 16;  // bounds the memory of a batch
   };

@@ -79,6 +79,19 @@ absl::StatusOr<v1::ExplainResponse> Client::ExplainPlacement(const std::string& 
   return Ask<v1::ExplainResponse>(&v1::Inference::Stub::Explain, request);
 }
 
+absl::StatusOr<v1::CacheStatsResponse> Client::CacheStats() {
+  return Ask<v1::CacheStatsResponse>(&v1::Inference::Stub::CacheStats, v1::CacheStatsRequest());
+}
+
+absl::StatusOr<v1::CacheExplainResponse> Client::CacheExplain(const v1::GenerateRequest& request) {
+  return Ask<v1::CacheExplainResponse>(&v1::Inference::Stub::CacheExplain, request);
+}
+
+absl::StatusOr<v1::CacheInvalidateResponse> Client::CacheInvalidate(
+    const v1::CacheInvalidateRequest& request) {
+  return Ask<v1::CacheInvalidateResponse>(&v1::Inference::Stub::CacheInvalidate, request);
+}
+
 absl::StatusOr<v1::ListModelsResponse> Client::ListModels() {
   return Ask<v1::ListModelsResponse>(&v1::Inference::Stub::ListModels, v1::ListModelsRequest());
 }

@@ -41,6 +41,10 @@ class Client {
   absl::StatusOr<v1::ListModelsResponse> ListModels();
   absl::StatusOr<v1::ClusterStatusResponse> ClusterStatus();
   absl::StatusOr<v1::ExplainResponse> ExplainPlacement(const std::string& request_id);
+  absl::StatusOr<v1::CacheStatsResponse> CacheStats();
+  absl::StatusOr<v1::CacheExplainResponse> CacheExplain(const v1::GenerateRequest& request);
+  absl::StatusOr<v1::CacheInvalidateResponse> CacheInvalidate(
+      const v1::CacheInvalidateRequest& request);
 
  private:
   // One unary call of `method`.

@@ -11,6 +11,7 @@ int RunGenerate(const Options& options);
 int RunStatus(const Options& options);
 int RunWatch(const Options& options);  // status --watch
 int RunExplain(const Options& options);
+int RunCache(const Options& options);
 int RunModels(const Options& options);
 int RunTokenize(const Options& options);
 int RunWaitReady(const Options& options);

@@ -11,6 +11,6 @@ int main(int argc, char** argv) {
       {"chat", RunChat},       {"generate", RunGenerate}, {"status", RunStatus},
       {"models", RunModels},   {"tokenize", RunTokenize}, {"wait-ready", RunWaitReady},
       {"explain", RunExplain}, {"bench", RunBench},       {"completion", RunCompletion},
-      {"man", RunMan}};
+      {"man", RunMan},         {"cache", RunCache}};
   return commands.at(options.command)(options);
 }

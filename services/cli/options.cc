@@ -224,6 +224,19 @@ void AddQuestions(CLI::App* root, Options* o) {
   wait->add_option("--decode", o->decode_workers, "ready decode workers")->check(Between(0, 1024));
 }
 
+void AddCache(CLI::App* root, Options* o) {
+  CLI::App* cache = root->add_subcommand("cache", "the router's cache of answers");
+  cache->add_option("action", o->cache.action, "what to do")
+      ->required()
+      ->check(CLI::IsMember({"stats", "explain", "invalidate"}));
+  cache->add_option("--question", o->cache.question, "of explain: what would be asked");
+  cache->add_option("--system", o->system, "of explain: the system prompt before it");
+  cache->add_option("--category", o->cache.category, "of explain and invalidate; default: any");
+  cache->add_option("--tenant", o->cache.tenant, "of invalidate, for administrators; default: any");
+  cache->add_option("--older-than-s", o->cache.older_than_s, "of invalidate; default: of any age")
+      ->check(Between(0, 1e9));
+}
+
 void AddDocuments(CLI::App* root, Options* o) {
   CLI::App* completion = root->add_subcommand("completion", "a script that completes this program");
   completion->add_option("shell", o->shell, "whose script")
@@ -250,6 +263,7 @@ std::unique_ptr<CLI::App> MakeApp(Options* options) {
   AddGenerate(app.get(), options);
   AddBench(app.get(), options);
   AddQuestions(app.get(), options);
+  AddCache(app.get(), options);
   AddDocuments(app.get(), options);
   return app;
 }

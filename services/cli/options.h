@@ -38,6 +38,12 @@ struct WatchOptions {
   int count = 0;  // snapshots; 0: until it is interrupted
 };
 
+struct CacheOptions {
+  std::string action;  // stats, explain, invalidate
+  std::string question, category, tenant;
+  double older_than_s = 0;
+};
+
 struct Options {
   std::string command;  // chat, generate, status, bench, …, as in the command line
   std::string router = "127.0.0.1:7400";
@@ -59,7 +65,8 @@ struct Options {
 
   int prefill_workers = 1, decode_workers = 1;  // wait-ready
   BenchOptions bench;
-  WatchOptions watch;      // status
+  WatchOptions watch;  // status
+  CacheOptions cache;
   std::string shell;       // completion: bash, zsh, fish
   std::string request_id;  // explain
 };

@@ -23,6 +23,7 @@
 #include "services/router/dispatch/grpc_clients.h"
 #include "services/router/http/server.h"
 #include "services/router/membership/watch_client.h"
+#include "services/router/semantic_cache/cache_service.h"
 #include "services/router/tenancy/domains.h"
 #include "services/router/tenancy/tenants.h"
 
@@ -112,7 +113,9 @@ struct Router {
           watches.Tick(Clock::Real().Now());
           dispatcher.Tick();
         }),
-        backend{&validator, &tenants, &domains, &dispatcher, &tasks, &metrics},
+        cache(MakeCache(config.semantic_cache(), validator.model().fingerprint)),
+        backend{&validator, &tenants, &domains,
+                &dispatcher, &tasks, &metrics, cache.ok() ? cache->get() : nullptr},
         service(backend, std::string(config::Version())),
         openai(backend, &registry),
         tasks(kTokenizerThreads, kTokenizerTasks) {
@@ -126,6 +129,18 @@ struct Router {
 
   // A scrape asks the dispatcher: no more of them before it goes.
   ~Router() { registry.StopServing(); }
+
+  // Null: none is configured.
+  absl::StatusOr<std::unique_ptr<CacheService>> MakeCache(const v1::SemanticCacheConfig& config,
+                                                          const std::string& model) {
+    if (!config.enabled()) return nullptr;
+    return CacheService::Create(
+        config, model,
+        [this](RunRequest run, std::shared_ptr<ResponseSink> sink) {
+          return dispatcher.Submit(std::move(run), std::move(sink));
+        },
+        [this] { return static_cast<double>(dispatcher.counts().waiting); }, &registry);
+  }
 
   static std::vector<std::shared_ptr<grpc::Channel>> MakeChannels(const v1::RouterConfig& config) {
     std::vector<std::shared_ptr<grpc::Channel>> channels;
@@ -143,6 +158,7 @@ struct Router {
   Dispatcher dispatcher;
   WatchClients watches;
   Ticker ticker;
+  const absl::StatusOr<std::unique_ptr<CacheService>> cache;
   const Backend backend;
   InferenceService service;
   openai::OpenAiHandler openai;
@@ -187,6 +203,7 @@ absl::Status Serve(const v1::RouterConfig& config) {
                                               },
                                               public_pictures));
   Router router(config, validator, domains, token, pictures == nullptr ? "" : pictures->tower());
+  RETURN_IF_ERROR(router.cache.status());
   if (!config.server().metrics_listen().empty()) {
     RETURN_IF_ERROR(router.registry.Serve(config.server().metrics_listen()));
   }

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <utility>
 
 #include "services/router/api/task_pool.h"
@@ -14,6 +15,11 @@
 
 namespace trivium::router {
 
+class CacheService;
+
+// Called with the run, where one is needed; null where it was refused.
+using RunStarted = std::function<void(const std::shared_ptr<RequestRun>&)>;
+
 struct Backend {
   const RequestValidator* validator = nullptr;
   const Tenants* tenants = nullptr;
@@ -21,6 +27,7 @@ struct Backend {
   Dispatcher* dispatcher = nullptr;
   TaskPool* tasks = nullptr;
   RouterMetrics* metrics = nullptr;
+  CacheService* cache = nullptr;  // of answers; null: there is none
 
   // UNAUTHENTICATED is counted.
   absl::StatusOr<Caller> Authenticate(const Credentials& credentials) const {
@@ -32,6 +39,7 @@ struct Backend {
   // What the validator makes of it, with the caller's tenant and the sharing domains of its KV.
   absl::StatusOr<RunRequest> Prepare(const Caller& caller,
                                      const v1::GenerateRequest& request) const {
+    RETURN_IF_ERROR(CheckCacheHints(request.cache()));
     ASSIGN_OR_RETURN(RunRequest run, validator->Prepare(request));
     run.tenant = caller.tenant;
     run.share = domains->ShareOf(caller.tenant);
@@ -43,6 +51,11 @@ struct Backend {
     }
     return run;
   }
+
+  absl::Status CheckCacheHints(const v1::CacheHints& hints) const;
+  // To the cache where there is one, else to the dispatcher. `request` is what `run` was made of.
+  void Submit(const v1::GenerateRequest& request, RunRequest run,
+              std::shared_ptr<ResponseSink> sink, const RunStarted& started) const;
 
   // RESOURCE_EXHAUSTED: `task` is not run, which is counted.
   absl::Status Enqueue(std::function<void()> task) const {

@@ -9,11 +9,14 @@
 #include <set>
 #include <thread>
 
+#include "common/config/config.h"
+#include "common/config/fields.h"
 #include "common/net/server.h"
 #include "services/router/api/inference_service.h"
 #include "services/router/api/openai/handler.h"
 #include "services/router/http/server.h"
 #include "services/router/http/test_client.h"
+#include "services/router/semantic_cache/cache_service.h"
 #include "services/router/tenancy/tenancy_fixture.h"
 
 namespace trivium::router {
@@ -52,7 +55,7 @@ std::string CodeOfHttp(int status) {
 
 class DoorsTest : public testing::Test {
  protected:
-  DoorsTest() {
+  explicit DoorsTest(bool has_cache = false) : cache_(has_cache ? MakeCache() : nullptr) {
     server_ = *net::Server::Start(
         {.listen = "127.0.0.1:0", .services = {&service_}, .loopback_only = true});
     http_ = *http::Server::Start({.listen = "127.0.0.1:0", .loopback_only = true, .limits = {}},
@@ -72,6 +75,28 @@ class DoorsTest : public testing::Test {
     server_.reset();
     is_over_ = true;
     stages_.join();
+  }
+
+  std::unique_ptr<CacheService> MakeCache() {
+    v1::SemanticCacheConfig config;
+    config.set_enabled(true);
+    config.set_encoder(TRIVIUM_TINY_BERT);
+    absl::Status status = config::AddShippedCategories(&config);
+    if (status.ok()) status = config::CompleteFields(&config, "");
+    TRIVIUM_CHECK(status.ok(), "{}", Message(status));
+    auto cache = CacheService::Create(
+        config, "model",
+        [this](RunRequest run, std::shared_ptr<ResponseSink> sink) {
+          return fixture_.dispatcher.Submit(std::move(run), std::move(sink));
+        },
+        {}, &fixture_.registry);
+    TRIVIUM_CHECK(cache.ok(), "{}", Message(cache.status()));
+    return *std::move(cache);
+  }
+  Backend BackendHere() {
+    Backend backend = tenancy_.BackendOf(&fixture_, &tasks_);
+    backend.cache = cache_.get();
+    return backend;
   }
 
   static Reply ReplyOf(const grpc::Status& status) {
@@ -158,9 +183,10 @@ class DoorsTest : public testing::Test {
                             .attempts_max = 1000,
                             .tenants = {{"alice"}, {"bob"}, {"root"}}}};
   TenancyFixture tenancy_{std::string(kThreeTenants) + kPrefix};
+  std::unique_ptr<CacheService> cache_;
   TaskPool tasks_{2, 8};
-  InferenceService service_{tenancy_.BackendOf(&fixture_, &tasks_), "test"};
-  openai::OpenAiHandler handler_{tenancy_.BackendOf(&fixture_, &tasks_), &fixture_.registry};
+  InferenceService service_{BackendHere(), "test"};
+  openai::OpenAiHandler handler_{BackendHere(), &fixture_.registry};
   std::unique_ptr<net::Server> server_;
   std::unique_ptr<http::Server> http_;
   std::unique_ptr<v1::Inference::Stub> stub_;
@@ -318,6 +344,142 @@ TEST_F(DoorsTest, WhatWasCachedIsSaidToItsOwner) {
   EXPECT_EQ(Answered(ask).cached_tokens, kCached);
   ask.prompt = "!";
   EXPECT_EQ(Answered(ask).cached_tokens, 1) << "no more than the prompt has";
+}
+
+struct CachedDoorsTest : DoorsTest {
+  CachedDoorsTest() : DoorsTest(true) {}
+
+  struct Answered {
+    std::string text, code = {};
+    v1::Done done;
+  };
+  Answered Generate(const Ask& ask, const std::string& category = "chat") {
+    v1::GenerateRequest request;
+    request.set_text(ask.prompt);
+    request.mutable_sampling()->set_max_tokens(150);
+    request.mutable_cache()->set_category(category);
+    grpc::ClientContext context;
+    Identify(&context, ask);
+    const auto reader = stub_->Generate(&context, request);
+    Answered answered;
+    for (v1::GenerateResponse response; reader->Read(&response);) {
+      answered.text += response.delta().text();
+      if (response.has_done()) answered.done = response.done();
+    }
+    answered.code = ReplyOf(reader->Finish()).code;
+    return answered;
+  }
+  uint64_t Entries(const Ask& ask) {
+    grpc::ClientContext context;
+    Identify(&context, ask);
+    v1::CacheStatsResponse stats;
+    EXPECT_TRUE(stub_->CacheStats(&context, {}, &stats).ok());
+    uint64_t entries = 0;
+    for (const v1::CacheCategoryStatus& category : stats.categories())
+      entries += category.entries();
+    return entries;
+  }
+  // A question of hers that came to its own end and is kept.
+  std::pair<Ask, Answered> Teach() {
+    Ask ask = kAlice;
+    for (int i = 0; i < 100; ++i) {
+      ask.prompt = fmt::format("hello {}", i);
+      const Answered answered = Generate(ask);
+      EXPECT_EQ(answered.code, "OK");
+      if (answered.done.finish_reason() != "stop") continue;
+      while (Entries(kAlice) == 0) std::this_thread::yield();
+      return {ask, answered};
+    }
+    ADD_FAILURE() << "no answer came to its own end";
+    return {ask, {}};
+  }
+  v1::CacheInvalidateResponse Invalidate(const Ask& ask, const std::string& tenant,
+                                         const std::string& code) {
+    grpc::ClientContext context;
+    Identify(&context, ask);
+    v1::CacheInvalidateRequest request;
+    request.set_tenant(tenant);
+    v1::CacheInvalidateResponse response;
+    EXPECT_EQ(ReplyOf(stub_->CacheInvalidate(&context, request, &response)).code, code);
+    return response;
+  }
+};
+
+TEST_F(CachedDoorsTest, BothDoorsReplayWhatTheTenantWasTold) {
+  const auto [ask, first] = Teach();
+  EXPECT_FALSE(first.done.has_cached());
+  const Answered again = Generate(ask);
+  EXPECT_EQ(again.text, first.text);
+  ASSERT_TRUE(again.done.has_cached());
+  EXPECT_TRUE(again.done.cached().same_words());
+  EXPECT_NE(again.done.request_id(), first.done.request_id());
+  EXPECT_EQ(again.done.usage().prompt_tokens(), first.done.usage().prompt_tokens());
+  EXPECT_EQ(again.done.usage().completion_tokens(), first.done.usage().completion_tokens());
+  nlohmann::json body = {{"prompt", ask.prompt},
+                         {"max_tokens", 150},
+                         {"temperature", 0},
+                         {"cache", {{"category", "chat"}}}};
+  const http::Answer whole = Http("POST /v1/completions", ask, body.dump());
+  const nlohmann::json json = nlohmann::json::parse(whole.body);
+  EXPECT_EQ(json["choices"][0]["text"], first.text);
+  EXPECT_EQ(json["cached"]["category"], "chat") << whole.body;
+  body["stream"] = true;
+  const http::Answer stream = Http("POST /v1/completions", ask, body.dump());
+  EXPECT_NE(stream.body.find("\"cached\":{\"category\":\"chat\""), std::string::npos)
+      << stream.body;
+  Ask bob = kBob;
+  bob.prompt = ask.prompt;
+  const Answered others = Generate(bob);
+  EXPECT_FALSE(others.done.has_cached()) << "another tenant got it";
+  EXPECT_EQ(others.text, first.text);
+  EXPECT_NE(fixture_.registry.Text().find("trivium_router_cache_hits_total{category=\"chat\"} 3"),
+            std::string::npos)
+      << fixture_.registry.Text();
+}
+
+TEST_F(CachedDoorsTest, OnlyOnesOwnAnswersCanBeDropped) {
+  const auto [ask, first] = Teach();
+  Invalidate(kNobody, "", "UNAUTHENTICATED");
+  Invalidate(kBob, "alice", "PERMISSION_DENIED");
+  EXPECT_EQ(Invalidate(kBob, "", "OK").entries(), 0u);
+  EXPECT_EQ(Entries(kAlice), 1u);
+  EXPECT_TRUE(Generate(ask).done.has_cached());
+  EXPECT_EQ(Invalidate(kAlice, "", "OK").entries(), 1u);
+  EXPECT_FALSE(Generate(ask).done.has_cached());
+  while (Entries(kAlice) == 0) std::this_thread::yield();
+  EXPECT_EQ(Invalidate(kRoot, "alice", "OK").entries(), 1u);
+}
+
+TEST_F(CachedDoorsTest, HintsAreCheckedAndTextsEmbedded) {
+  EXPECT_EQ(Generate(kAlice, "astrology").code, "INVALID_ARGUMENT");
+  const nlohmann::json body = {{"prompt", "x"}, {"cache", {{"max_age_s", -1}}}};
+  EXPECT_EQ(Http("POST /v1/completions", kAlice, body.dump()).status, 400);
+  grpc::ClientContext context;
+  Identify(&context, kAlice);
+  v1::EmbedRequest request;
+  request.add_texts("one");
+  request.add_texts("two");
+  request.add_texts("one");
+  v1::EmbedResponse response;
+  ASSERT_TRUE(stub_->Embed(&context, request, &response).ok());
+  ASSERT_EQ(response.embeddings_size(), 3);
+  EXPECT_EQ(response.embeddings(0).vector_size(), 40);
+  EXPECT_EQ(response.embeddings(0).SerializeAsString(), response.embeddings(2).SerializeAsString());
+  EXPECT_NE(response.embeddings(0).SerializeAsString(), response.embeddings(1).SerializeAsString());
+  grpc::ClientContext another;
+  Identify(&another, kAlice);
+  v1::GenerateRequest question;
+  question.set_text("What is my order?");
+  v1::CacheExplainResponse explained;
+  ASSERT_TRUE(stub_->CacheExplain(&another, question, &explained).ok());
+  EXPECT_EQ(explained.bypass(), "personal");
+}
+
+TEST_F(DoorsTest, WithoutACacheItIsSaidThatThereIsNone) {
+  grpc::ClientContext context;
+  Identify(&context, kAlice);
+  v1::CacheStatsResponse stats;
+  EXPECT_EQ(ReplyOf(stub_->CacheStats(&context, {}, &stats)).code, "FAILED_PRECONDITION");
 }
 
 }  // namespace

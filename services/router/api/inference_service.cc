@@ -68,15 +68,16 @@ class GenerateReactor final : public grpc::ServerWriteReactor<v1::GenerateRespon
 // On a thread of the pool. `request` is gRPC's until the outlet has been given an end.
 void StartRun(const Backend& backend, const Caller& caller,
               const net::Parsed<v1::GenerateRequest>& request, std::optional<TimePoint> deadline,
-              GenerateReactor::Call& call) {
+              const std::shared_ptr<GenerateReactor::Call>& call) {
   auto run = request.status.ok() ? backend.Prepare(caller, request.message)
                                  : absl::StatusOr<RunRequest>(request.status);
   if (!run.ok()) {
     backend.metrics->Refused(RefuseReason::kInvalid);
-    return call.outlet->OnError(run.status());
+    return call->outlet->OnError(run.status());
   }
   run->deadline = deadline;
-  call.run.Set(backend.dispatcher->Submit(*std::move(run), call.outlet));
+  backend.Submit(request.message, *std::move(run), call->outlet,
+                 [call](const std::shared_ptr<RequestRun>& started) { call->run.Set(started); });
 }
 
 absl::Status FillTokens(const RequestValidator& validator,
@@ -135,7 +136,7 @@ grpc::ServerWriteReactor<v1::GenerateResponse>* InferenceService::StartGenerate(
   }
   const absl::Status taken = backend_.Enqueue(
       [this, &request, caller = *caller, deadline = DeadlineOf(*context), call = reactor->call()] {
-        StartRun(backend_, caller, request, deadline, *call);
+        StartRun(backend_, caller, request, deadline, call);
       });
   if (!taken.ok()) reactor->call()->outlet->OnError(taken);
   return reactor;

@@ -24,10 +24,27 @@ class InferenceService final : public v1::Inference::CallbackService {
                                     const v1::ExplainRequest* request,
                                     v1::ExplainResponse* response) override;
 
+  // In inference_cache.cc.
+  grpc::ServerUnaryReactor* Embed(grpc::CallbackServerContext* context,
+                                  const v1::EmbedRequest* request,
+                                  v1::EmbedResponse* response) override;
+  grpc::ServerUnaryReactor* CacheStats(grpc::CallbackServerContext* context,
+                                       const v1::CacheStatsRequest* request,
+                                       v1::CacheStatsResponse* response) override;
+  grpc::ServerUnaryReactor* CacheExplain(grpc::CallbackServerContext* context,
+                                         const v1::GenerateRequest* request,
+                                         v1::CacheExplainResponse* response) override;
+  grpc::ServerUnaryReactor* CacheInvalidate(grpc::CallbackServerContext* context,
+                                            const v1::CacheInvalidateRequest* request,
+                                            v1::CacheInvalidateResponse* response) override;
+
  private:
   absl::StatusOr<Caller> CallerOf(const grpc::CallbackServerContext& context) const;
   // False: the caller is not known, and the call has been ended.
   bool Admits(const grpc::CallbackServerContext& context, grpc::ServerUnaryReactor* reactor) const;
+  // The same where there is a cache.
+  bool AdmitsToCache(const grpc::CallbackServerContext& context, grpc::ServerUnaryReactor* reactor,
+                     Caller* caller) const;
   grpc::ServerWriteReactor<v1::GenerateResponse>* StartGenerate(
       grpc::CallbackServerContext* context, const net::Parsed<v1::GenerateRequest>& request);
   grpc::ServerUnaryReactor* StartTokenize(grpc::CallbackServerContext* context,

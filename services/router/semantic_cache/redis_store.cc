@@ -94,7 +94,7 @@ class RedisStore final : public DocumentStore {
   bool is_shared() const override { return true; }
 
  private:
-  std::string NameOf(const std::string& key) const { return prefix_ + ":a:" + key; }
+  std::string NameOf(const std::string& key) const { return fmt::format("{}:a:{}", prefix_, key); }
 
   absl::Status Connect() {
     if (context_ != nullptr) return absl::OkStatus();

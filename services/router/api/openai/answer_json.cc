@@ -87,6 +87,16 @@ Json UsageOf(const v1::Done& done) {
           {"prompt_tokens_details", {{"cached_tokens", usage.cached_prompt_tokens()}}}};
 }
 
+// Beside OpenAI's fields: that nothing was computed for this answer.
+void Mark(const v1::Done& done, Json* frame) {
+  if (!done.has_cached()) return;
+  const v1::CacheMark& mark = done.cached();
+  (*frame)["cached"] = {{"category", mark.category()},
+                        {"age_s", mark.age_s()},
+                        {"same_words", mark.same_words()},
+                        {"relaxed", mark.relaxed()}};
+}
+
 Json Frame(const AnswerHead& head, std::string_view object, Json choices) {
   return {{"id", head.id},
           {"object", object},
@@ -131,8 +141,10 @@ std::string StreamJson::Finish(const v1::Done& done) {
   const bool is_chat = head_.endpoint == Endpoint::kChat;
   std::string events;
   for (int i = 0; i < done.choices_size(); ++i) {
-    events += Open(i) + Event(Chunk(head_, i, is_chat ? Json::object() : Json(""), nullptr,
-                                    done.choices(i).finish_reason()));
+    Json last = Chunk(head_, i, is_chat ? Json::object() : Json(""), nullptr,
+                      done.choices(i).finish_reason());
+    Mark(done, &last);
+    events += Open(i) + Event(last);
   }
   if (head_.wants_usage) {
     Json last = Frame(head_, is_chat ? "chat.completion.chunk" : "text_completion", Json::array());
@@ -167,6 +179,7 @@ std::string WholeJson::Finish(const v1::Done& done) const {
   }
   Json frame = Frame(head_, is_chat ? "chat.completion" : "text_completion", std::move(choices));
   frame["usage"] = UsageOf(done);
+  Mark(done, &frame);
   return Dump(frame);
 }
 

@@ -154,7 +154,8 @@ void OpenAiHandler::Start(const Question& question, const Caller& caller,
       std::make_shared<PromptFanIn>(sink, runs.size(), sampling.has_n() ? sampling.n() : 1);
   exchange->OnGone([all] { all->Cancel(); });
   for (size_t i = 0; i < runs.size(); ++i) {
-    all->run(i).Set(backend_.dispatcher->Submit(std::move(runs[i]), all->SinkOf(i)));
+    backend_.Submit(question.requests[i], std::move(runs[i]), all->SinkOf(i),
+                    [all, i](const std::shared_ptr<RequestRun>& run) { all->run(i).Set(run); });
   }
 }
 

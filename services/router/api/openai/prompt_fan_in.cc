@@ -40,6 +40,7 @@ v1::Done PromptFanIn::Joined() const {
     usage.set_cached_prompt_tokens(usage.cached_prompt_tokens() +
                                    done_[i].usage().cached_prompt_tokens());
     all.mutable_choices()->MergeFrom(done_[i].choices());
+    if (!done_[i].has_cached()) all.clear_cached();  // said of the whole answer
   }
   return all;
 }

@@ -66,6 +66,30 @@ absl::Status SetKvSharing(Element value, Draft* draft) {
   return absl::OkStatus();
 }
 
+absl::Status SetCache(Element value, Draft* draft) {
+  ASSIGN_OR_RETURN(const auto hints, Object(value));
+  v1::CacheHints& out = *draft->shared.mutable_cache();
+  for (const auto& [key, hint] : hints) {
+    absl::Status status;
+    if (hint.is_null()) continue;
+    if (key == "category") {
+      absl::StatusOr<std::string> category = String(hint);
+      status = category.status();
+      if (status.ok()) out.set_category(*std::move(category));
+    } else if (key == "no_store") {
+      const absl::StatusOr<bool> no_store = Bool(hint);
+      status = no_store.status();
+      if (status.ok()) out.set_no_store(*no_store);
+    } else if (key == "max_age_s") {
+      const absl::StatusOr<int32_t> max_age_s = Integer(hint);
+      status = max_age_s.status();
+      if (status.ok()) out.set_max_age_s(*max_age_s);
+    }
+    if (!status.ok()) return At("." + std::string(key), status);
+  }
+  return absl::OkStatus();
+}
+
 absl::Status SetSeed(Element value, Draft* draft) {
   int64_t is_signed = 0;
   uint64_t seed = 0;
@@ -243,6 +267,7 @@ const Fields& SharedFields() {
       {"stream_options", SetStreamOptions},
       {"priority", SetPriority},
       {"kv_sharing", SetKvSharing},
+      {"cache", SetCache},
   };
   return *fields;
 }

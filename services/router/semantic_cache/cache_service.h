@@ -1,0 +1,45 @@
+// The semantic cache as a router's configuration wants it: store, encoder, categories, cache and
+// front made in their order, and their metrics.
+// Thread-safety: as of front(); Create and the destructor, one thread.
+#pragma once
+
+#include <memory>
+
+#include "common/telemetry/metrics.h"
+#include "services/router/semantic_cache/cache_front.h"
+#include "trivium/v1/config.pb.h"
+
+namespace trivium::router {
+
+class CacheService {
+ public:
+  // `config` is complete and enabled. `model`: what answers depend on beside the question. Fails
+  // where encoder or file cannot be used; a Redis server need not be there. `waiting`: how many
+  // requests wait for room. `metrics` outlives it.
+  static absl::StatusOr<std::unique_ptr<CacheService>> Create(const v1::SemanticCacheConfig& config,
+                                                              const std::string& model,
+                                                              CacheFront::Submit submit,
+                                                              std::function<double()> waiting,
+                                                              telemetry::Metrics* metrics);
+  ~CacheService();
+
+  CacheFront& front() { return *front_; }
+  SemanticCache& cache() { return *cache_; }
+  embedding::EmbeddingQueue& encoder() { return *encoder_; }
+
+ private:
+  struct Series;  // of metrics
+  CacheService();
+  void Export();
+
+  std::unique_ptr<DocumentStore> store_;
+  std::unique_ptr<SemanticCache> cache_;
+  std::unique_ptr<Categories> categories_;
+  std::unique_ptr<CacheFront> front_;
+  std::unique_ptr<embedding::EmbeddingQueue> encoder_;  // before the front: it calls it
+  std::unique_ptr<Series> series_;
+};
+
+std::vector<CategoryPolicy> PoliciesOf(const v1::SemanticCacheConfig& config);
+
+}  // namespace trivium::router
