@@ -57,7 +57,7 @@ const Shipped kShipped[] = {
       "how tall is Mount Everest", "write a short poem about autumn"}},
     {"prices",
      0.90,
-     600,
+     60,
      0.05,
      0,
      0,

@@ -144,8 +144,10 @@ Intent ChatIntent(size_t i) {
   return {{At(kFacts, i), At(kCountries, i / kFacts.size() + i)}, &kChatForms};
 }
 Intent AdviceIntent(size_t i) {
-  const size_t first = i % kDrugs.size(), step = 1 + i / kDrugs.size() % (kDrugs.size() - 1);
-  return {{kDrugs[first], At(kDrugs, first + step)}, &kAdviceForms};
+  // Either order is the same question: only one of them is asked.
+  const size_t n = kDrugs.size();
+  const size_t first = i % (n - 1), step = 1 + i / (n - 1) % (n - 1 - first);
+  return {{kDrugs[first], kDrugs[first + step]}, &kAdviceForms};
 }
 Intent OtherIntent(size_t i) {
   const size_t n = kAdjectives.size(), m = kNouns.size(), p = kPlaces.size();

@@ -26,6 +26,7 @@ Words Split(std::string_view text) {
 // "best". Order, time, units and money, directions, colours, places, peoples, languages, what one
 // eats, keeps, suffers from and takes.
 constexpr std::string_view kTurning =
+    "why who whom whose when where "
     "ascending descending asc desc increase decrease increasing decreasing increases "
     "decreases max min maximum minimum maximise minimise maximize minimize before after "
     "above below over under less fewer least largest smallest biggest larger smaller bigger "
@@ -95,16 +96,14 @@ constexpr std::string_view kLight =
     "a an the this that these those it its is are was were be been being am do does did "
     "doing done have has had having will would shall should can could may might must of to "
     "in on at by for from with about into onto as and but if then than so such there here "
-    "what what's whats which who whom whose when where why how how's i i'd i'm me we us you "
-    "your yours he she they them their please kindly thanks thank hi hello hey ok okay just "
-    "also too very really quite much many tell show give explain describe say let know want "
-    "wanna need like help find get got make use using used way ways best possibly exactly "
-    "actually basically simple simply quick quickly question answer wondering wonder curious "
-    "someone anybody anyone one ones something anything thing things example examples mean "
-    "means meaning word words now ever every each other another between through during per "
-    "via think understand learn teach look looking see go going come work works happen "
-    "happens able our ours let's up out first good easy easiest better nice new some any all "
-    "both only ";
+    "what what's whats which how how's i i'd i'm me we us you your yours he she they them "
+    "their please kindly thanks thank hi hello hey ok okay just also too very really quite "
+    "much many tell show give explain let know want wanna need like help find get got make "
+    "use using used way ways best possibly exactly actually basically simple simply quick "
+    "quickly question answer wondering wonder curious one ones something anything thing "
+    "things word words now ever every each other another between through during per via look "
+    "looking see go going come work works happen happens able our ours let's up out good "
+    "easy easiest better nice new some any all both only ";
 
 constexpr std::string_view kNegative =
     "not no never none nobody nothing nowhere neither nor without cannot cant dont doesnt didnt "

@@ -178,21 +178,6 @@ class Reader {
   bool is_sentence_start_ = true, is_shouted_ = false;
 };
 
-// Both have what the other lacks, or one has so much more that it asks for something else.
-bool DiffersInContent(const std::vector<uint32_t>& a, const std::vector<uint32_t>& b) {
-  size_t common = 0;
-  for (size_t i = 0, j = 0; i < a.size() && j < b.size();) {
-    if (a[i] == b[j])
-      ++common, ++i, ++j;
-    else if (a[i] < b[j])
-      ++i;
-    else
-      ++j;
-  }
-  const size_t only_a = a.size() - common, only_b = b.size() - common;
-  return (only_a > 0 && only_b > 0) || 2 * (only_a + only_b) > common;
-}
-
 }  // namespace
 
 Reading ReadQuestion(std::string_view text) { return Reader(text).Read(); }
@@ -205,7 +190,7 @@ GuardRefusal Compare(const GuardMarks& a, const GuardMarks& b, GuardLevel level)
   if (a.identifiers != b.identifiers) return GuardRefusal::kIdentifiers;
   if (a.turning_words != b.turning_words) return GuardRefusal::kTurningWords;
   const bool is_strict = level == GuardLevel::kStrict;
-  if (is_strict && DiffersInContent(a.content, b.content)) return GuardRefusal::kContent;
+  if (is_strict && a.content != b.content) return GuardRefusal::kContent;
   return GuardRefusal::kNone;
 }
 

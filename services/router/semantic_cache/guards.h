@@ -2,8 +2,8 @@
 // words of which one for another turns a question round ("ascending", "north", "euro").
 //
 // Two questions may share an answer when they say these alike and in the same order ("from Paris
-// to London" is not "from London to Paris"), and when not both have a word of content that the
-// other lacks. Reading is bounded by the text's length. Stateless; safe from any thread.
+// to London" is not "from London to Paris"), and when their words of content are the same, in any
+// order. Reading is bounded by the text's length. Stateless; safe from any thread.
 #pragma once
 
 #include <cstdint>

@@ -86,6 +86,9 @@ TEST(GuardsTest, CodeAndContent) {
        {"symptoms of measles", "symptoms of mumps"},
        {"best laptop", "best laptop for gaming"},
        {"install the driver", "install the driver using a proxy server behind a firewall"},
+       {"Describe an old bridge", "Why would anybody want an old bridge?"},
+       {"Describe an old bridge", "How would you draw an old bridge?"},
+       {"when did the war end", "why did the war end"},
        {"C++ vector", "C# vector"}});
 }
 
