@@ -487,14 +487,13 @@ void RequestRun::RecordEnd(const absl::Status& status) const {
 }
 
 void RequestRun::SetDue() {
-  TimePoint due = TimePoint(Duration(std::numeric_limits<int64_t>::max()));
-  if (!has_ended_ && request_.deadline.has_value()) due = *request_.deadline;
+  TimePoint at = TimePoint(Duration(std::numeric_limits<int64_t>::max()));
+  if (!has_ended_ && request_.deadline.has_value()) at = *request_.deadline;
   for (const Leg& leg : legs_) {
-    if (leg.is_lingering()) due = std::min(due, leg.linger_until);
-    if (leg.phase == Phase::kRunning)
-      due = std::min(due, leg.attempt.encode.retry_at.value_or(due));
+    if (leg.is_lingering()) at = std::min(at, leg.linger_until);
+    if (leg.phase == Phase::kRunning) at = std::min(at, leg.attempt.encode.retry_at.value_or(at));
   }
-  due_ns_.store(due.time_since_epoch().count(), std::memory_order_relaxed);
+  due_ns_.store(at.time_since_epoch().count(), std::memory_order_relaxed);
 }
 
 }  // namespace trivium::router
