@@ -278,8 +278,18 @@ absl::Status EncodeLoop::Decode(Job& job) {
   return absl::OkStatus();
 }
 
+// Blocks that were found wait for nobody: one that came earlier may be waiting for them.
+void EncodeLoop::SendHeld() {
+  for (const auto& [number, job] : jobs_) {
+    for (Slice& slice : job->slices) {
+      if (slice.state == Slice::State::kWaiting && !slice.blocks.empty()) Send(*job, slice);
+    }
+  }
+}
+
 // In the order of arrival, as many as the encoder takes in one pass.
 EncodeLoop::Batch EncodeLoop::FormBatch() {
+  SendHeld();
   Batch batch;
   int64_t rows = 0;
   lacks_blocks_ = false;
@@ -287,10 +297,6 @@ EncodeLoop::Batch EncodeLoop::FormBatch() {
     if (!job->is_decoded) break;
     for (Slice& slice : job->slices) {
       if (slice.state != Slice::State::kWaiting) continue;
-      if (!slice.blocks.empty()) {
-        Send(*job, slice);
-        continue;
-      }
       const int64_t more =
           context_.encoder->tower().config.RowsOf(slice.pixels.width, slice.pixels.height);
       if (!batch.empty() && rows + more > vision::PictureEncoder::kPassRows) return batch;

@@ -135,6 +135,7 @@ class EncodeLoop {
   void Deliver(Job& job, const Delivered& delivered);
   void DecodeAhead();
   absl::Status Decode(Job& job);
+  void SendHeld();
   Batch FormBatch();
   bool Take(Slice& slice);
   void RunBatch(const Batch& batch);
