@@ -5,25 +5,12 @@
 #include <utility>
 
 #include "common/worker/followed.h"
+#include "common/worker/worker_metrics.h"
 
 namespace trivium::encode {
 namespace {
 
 using telemetry::Metrics;
-
-const std::map<absl::StatusCode, std::string>& Outcomes() {
-  static const std::map<absl::StatusCode, std::string> outcomes = {
-      {absl::StatusCode::kOk, "ok"},
-      {absl::StatusCode::kCancelled, "cancelled"},
-      {absl::StatusCode::kInvalidArgument, "invalid"},
-      {absl::StatusCode::kFailedPrecondition, "mismatch"},
-      {absl::StatusCode::kUnauthenticated, "unauthenticated"},
-      {absl::StatusCode::kResourceExhausted, "no_room"},
-      {absl::StatusCode::kAborted, "not_taken"},
-      {absl::StatusCode::kUnavailable, "unavailable"},
-      {absl::StatusCode::kUnknown, "error"}};  // and every code without an entry
-  return outcomes;
-}
 
 }  // namespace
 
@@ -46,7 +33,7 @@ class EncodeStage::Probe final : public EncodeProbe {
     };
     encoded_ = slices("encoded");
     cached_ = slices("cached");
-    for (const auto& [code, name] : Outcomes()) {
+    for (const auto& [code, name] : worker::EndNames("not_taken")) {
       ends_[code] = &metrics.AddCounter("encode_requests_total", "Encode calls that have ended",
                                         {{"outcome", name}});
     }

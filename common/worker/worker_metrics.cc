@@ -16,21 +16,19 @@ using telemetry::Histogram;
 using telemetry::Labels;
 using telemetry::Metrics;
 
-const std::map<absl::StatusCode, std::string>& Outcomes() {
-  static const std::map<absl::StatusCode, std::string> outcomes = {
-      {absl::StatusCode::kOk, "ok"},
-      {absl::StatusCode::kCancelled, "cancelled"},
-      {absl::StatusCode::kInvalidArgument, "invalid"},
-      {absl::StatusCode::kFailedPrecondition, "mismatch"},
-      {absl::StatusCode::kUnauthenticated, "unauthenticated"},
-      {absl::StatusCode::kResourceExhausted, "no_room"},
-      {absl::StatusCode::kAborted, "preempted"},
-      {absl::StatusCode::kUnavailable, "unavailable"},
-      {absl::StatusCode::kUnknown, "error"}};  // and every code without an entry
-  return outcomes;
-}
-
 }  // namespace
+
+std::map<absl::StatusCode, std::string> EndNames(std::string aborted) {
+  return {{absl::StatusCode::kOk, "ok"},
+          {absl::StatusCode::kCancelled, "cancelled"},
+          {absl::StatusCode::kInvalidArgument, "invalid"},
+          {absl::StatusCode::kFailedPrecondition, "mismatch"},
+          {absl::StatusCode::kUnauthenticated, "unauthenticated"},
+          {absl::StatusCode::kResourceExhausted, "no_room"},
+          {absl::StatusCode::kAborted, std::move(aborted)},
+          {absl::StatusCode::kUnavailable, "unavailable"},
+          {absl::StatusCode::kUnknown, "error"}};
+}
 
 struct WorkerMetrics::Handles {
   explicit Handles(Metrics& metrics);
@@ -69,7 +67,7 @@ WorkerMetrics::Handles::Handles(Metrics& metrics) {
   prompt_loaded = prompt("loaded");
   prompt_received = prompt("received");
   prompt_computed = prompt("computed");
-  for (const auto& [code, name] : Outcomes()) {
+  for (const auto& [code, name] : EndNames("preempted")) {
     requests[code] =
         &metrics.AddCounter("requests_total", "Requests that have ended", {{"outcome", name}});
   }

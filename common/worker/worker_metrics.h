@@ -2,7 +2,9 @@
 // methods, any thread. `pool`, `transport`, `board` and `prefixes` outlive the scrapes.
 #pragma once
 
+#include <map>
 #include <memory>
+#include <string>
 
 #include "common/engine/step_cost.h"
 #include "common/kv/block_pool.h"
@@ -13,6 +15,10 @@
 #include "common/worker/prefix_sender.h"
 
 namespace trivium::worker {
+
+// By which label the ends of requests are counted; kUnknown stands for every code without an entry.
+// What `aborted` means is the stage's affair.
+std::map<absl::StatusCode, std::string> EndNames(std::string aborted);
 
 class WorkerMetrics final : public LoopProbe {
  public:
