@@ -19,10 +19,13 @@ class Asker:
     def events(self, prompt, key, **fields):
         """What comes of a request, as it comes. Of a text or of token ids; exactly `max_tokens` tokens of answer."""
         # With logprobs each token is an event, even where its text is not whole yet.
-        body = json.dumps({'prompt': prompt, 'ignore_eos': True, 'temperature': 0, 'logprobs': 0, 'stream': True,
-                           'stream_options': {'include_usage': True}, **fields})
-        self.connection.request('POST', '/v1/completions', body,
-                                {'Content-Type': 'application/json', 'Authorization': f'Bearer {key}'})
+        return self.stream('/v1/completions', key, prompt=prompt, ignore_eos=True, logprobs=0, **fields)
+
+    def stream(self, path, key=None, **fields):
+        """The events of a greedy answer of any kind."""
+        body = json.dumps({'temperature': 0, 'stream': True, 'stream_options': {'include_usage': True}, **fields})
+        headers = {'Content-Type': 'application/json', **({'Authorization': f'Bearer {key}'} if key else {})}
+        self.connection.request('POST', path, body, headers)
         answer = self.connection.getresponse()
         if answer.status != 200:
             raise SystemExit(f'status {answer.status}: {answer.read().decode()}')

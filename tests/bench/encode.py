@@ -6,7 +6,6 @@ a text of as many tokens. The aggregated baseline is the same worker with the to
 """
 import argparse
 import base64
-import http.client
 import json
 import os
 import random
@@ -18,6 +17,7 @@ import threading
 import time
 import zlib
 
+from asker import Asker
 from cluster import BUILT, Cluster
 
 SLICE_TOKENS = 64  # of the synthetic tower
@@ -37,25 +37,12 @@ def parts(pictures, text):
 
 def first_token_s(port, content):
     """Seconds to the first token, and the prompt's tokens: all of them, and those that were cached."""
-    body = json.dumps({'messages': [{'role': 'user', 'content': content}], 'max_tokens': 2, 'temperature': 0, 'stream': True,
-                       'stream_options': {'include_usage': True}})
-    connection = http.client.HTTPConnection('127.0.0.1', port)
     begin, first, usage = time.perf_counter(), None, None
-    connection.request('POST', '/v1/chat/completions', body, {'Content-Type': 'application/json'})
-    answer = connection.getresponse()
-    if answer.status != 200:
-        raise SystemExit(f'status {answer.status}: {answer.read().decode()}')
-    for line in answer:
-        if not line.startswith(b'data: {'):
-            continue
-        event = json.loads(line[6:])
-        if 'error' in event:
-            raise SystemExit(f'the request failed: {event}')
+    for event in Asker(port).stream('/v1/chat/completions', messages=[{'role': 'user', 'content': content}], max_tokens=2):
         if first is None and event['choices'] and event['choices'][0]['delta'].get('content') is not None:
             if not event['choices'][0]['delta'].get('role'):
                 first = time.perf_counter() - begin
         usage = event.get('usage') or usage
-    connection.close()
     return first or time.perf_counter() - begin, usage
 
 
