@@ -10,6 +10,7 @@
 #include <mutex>
 
 #include "common/image/testing/make_png.h"
+#include "common/media/testing/small_pool.h"
 #include "common/vision/slices.h"
 #include "common/vision/testing/tiny_tower.h"
 
@@ -28,18 +29,6 @@ std::unique_ptr<vision::PictureEncoder> MakeEncoder() {
   return std::make_unique<vision::PictureEncoder>(
       *std::move(tower),
       kernels::MakeOps({.numerics = kernels::Numerics::kBatchInvariant, .threads = 1}));
-}
-
-media::MediaPool MakePool(uint64_t epoch, int32_t blocks, int32_t hidden) {
-  transfer::TransportOptions transport;
-  transport.epoch = {epoch};
-  auto pool =
-      media::MakeMediaPool({.hidden = hidden,
-                            .memory_bytes = int64_t{blocks} * media::kBlockTokens * hidden * 4,
-                            .transport = std::move(transport)},
-                           transfer::MakeInProcessTransport);
-  TRIVIUM_CHECK(pool.ok(), "{}", Message(pool.status()));
-  return *std::move(pool);
 }
 
 struct Probe final : EncodeProbe {
@@ -85,8 +74,8 @@ class EncodeLoopTest : public testing::Test {
   explicit EncodeLoopTest(int32_t blocks = 64)
       : encoder_(MakeEncoder()),
         alone_(MakeEncoder()),
-        from_(MakePool(1, blocks, encoder_->tower().config.out_hidden)),
-        to_(MakePool(2, 64, encoder_->tower().config.out_hidden)) {}
+        from_(media::MakeSmallPool(1, blocks, encoder_->tower().config.out_hidden)),
+        to_(media::MakeSmallPool(2, 64, encoder_->tower().config.out_hidden)) {}
   ~EncodeLoopTest() override {
     loop_.reset();
     places_.clear();

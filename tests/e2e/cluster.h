@@ -25,6 +25,14 @@ struct Answer {
   v1::Done done;
 };
 
+// A configuration of two tenants, alice and bob, by the keys "alice-key" and "bob-key".
+inline constexpr char kTwoTenants[] =
+    "tenancy:\n  tenants:\n"
+    "    - {id: alice, api_key_sha256: "
+    "[72ee9d4355ccb9d3a4c9dbf37382e38e75c1b1a225b5bd1f729ee91bbda30c20]}\n"
+    "    - {id: bob, api_key_sha256: "
+    "[9b94dc1a51a38769f135edf04033ad7f2f487b6c25929be7a861cfc1ab10cf98]}\n";
+
 struct ClusterOptions {
   std::string model;  // empty: TRIVIUM_TEST_MODEL
   int prefill_workers = 1, decode_workers = 1, encode_workers = 0;

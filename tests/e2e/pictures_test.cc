@@ -279,21 +279,13 @@ TEST(PicturesTest, WithoutAnEncoderPicturesAreRefusedAndTextGoesOn) {
   pictured.join();
 }
 
-// Of "alice-key" and "bob-key".
-constexpr char kTenancy[] =
-    "tenancy:\n  tenants:\n"
-    "    - {id: alice, api_key_sha256: "
-    "[72ee9d4355ccb9d3a4c9dbf37382e38e75c1b1a225b5bd1f729ee91bbda30c20]}\n"
-    "    - {id: bob, api_key_sha256: "
-    "[9b94dc1a51a38769f135edf04033ad7f2f487b6c25929be7a861cfc1ab10cf98]}\n";
-
 TEST(PicturesTest, ATenantsPictureIsItsOwnAndAPublicOneIsEncodedOnce) {
   const Files files;
   Oracle oracle(files);
   const image::Image secret = image::NoiseImage(64, 64, 30), poster = image::NoiseImage(64, 64, 31);
   WriteFile(files.folder() + "/poster.png", image::MakePng(poster));
   ClusterOptions options = OptionsFor(files, 1);
-  options.router_config = std::string(kTenancy) + "pictures:\n  tower: " + files.tower() +
+  options.router_config = std::string(kTwoTenants) + "pictures:\n  tower: " + files.tower() +
                           "\n  public_pictures:\n    - {id: poster, file: " + files.folder() +
                           "/poster.png}\n";
   options.api_key = "alice-key";

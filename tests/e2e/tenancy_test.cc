@@ -16,13 +16,7 @@ constexpr char kPublic[] =
     "stand on the ground floor, novels on the first, science and history on the second, and maps "
     "in "
     "the cellar, where the light is off at night";
-// Of "alice-key" and "bob-key".
-constexpr char kTenancy[] =
-    "tenancy:\n  tenants:\n"
-    "    - {id: alice, api_key_sha256: "
-    "[72ee9d4355ccb9d3a4c9dbf37382e38e75c1b1a225b5bd1f729ee91bbda30c20]}\n"
-    "    - {id: bob, api_key_sha256: "
-    "[9b94dc1a51a38769f135edf04033ad7f2f487b6c25929be7a861cfc1ab10cf98]}\n"
+const std::string kTenancy = std::string(kTwoTenants) +
     "  public_prefixes:\n    - {id: library, text: \"PUBLIC\"}\n";
 
 std::string Tenancy() {

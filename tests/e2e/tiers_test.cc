@@ -14,13 +14,6 @@ namespace trivium::e2e {
 namespace {
 
 constexpr int32_t kBlock = 16, kPrompt = 200, kFull = kPrompt / kBlock * kBlock;
-// Of "alice-key" and "bob-key".
-constexpr char kTenancy[] =
-    "tenancy:\n  tenants:\n"
-    "    - {id: alice, api_key_sha256: "
-    "[72ee9d4355ccb9d3a4c9dbf37382e38e75c1b1a225b5bd1f729ee91bbda30c20]}\n"
-    "    - {id: bob, api_key_sha256: "
-    "[9b94dc1a51a38769f135edf04033ad7f2f487b6c25929be7a861cfc1ab10cf98]}\n";
 
 class TiersTest : public testing::Test {
  protected:
@@ -50,7 +43,7 @@ class TiersTest : public testing::Test {
   void Start(const std::map<std::string, std::string>& engine_config) {
     ClusterOptions options;
     options.prefill_kv_bytes = options.decode_kv_bytes = 8 << 20;
-    options.router_config = kTenancy;
+    options.router_config = kTwoTenants;
     options.api_key = "alice-key";
     options.engine_config = engine_config;
     cluster_ = std::make_unique<Cluster>(options);

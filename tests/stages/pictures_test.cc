@@ -5,6 +5,7 @@
 
 #include <algorithm>
 
+#include "common/media/testing/small_pool.h"
 #include "tests/stages/reuse_fixture.h"
 
 namespace trivium::stages {
@@ -12,18 +13,6 @@ namespace {
 
 constexpr int32_t kTokens = 21;  // of a slice: its last block is not full
 constexpr auto kPatience = std::chrono::seconds(120);
-
-media::MediaPool MakePool(uint64_t epoch, int32_t blocks, int32_t hidden) {
-  transfer::TransportOptions transport;
-  transport.epoch = {epoch};
-  auto pool =
-      media::MakeMediaPool({.hidden = hidden,
-                            .memory_bytes = int64_t{blocks} * media::kBlockTokens * hidden * 4,
-                            .transport = std::move(transport)},
-                           transfer::MakeInProcessTransport);
-  TRIVIUM_CHECK(pool.ok(), "{}", Message(pool.status()));
-  return *std::move(pool);
-}
 
 // Sends slices as an encode worker does, when the test says so.
 class Courier {
@@ -109,8 +98,8 @@ class PicturesTest : public ReuseTest {
   explicit PicturesTest(const RigOptions& options = {}, int32_t media_blocks = 64)
       : rig_(options),
         parts_(options, options.prefill_blocks, 33),
-        media_(MakePool(34, media_blocks, parts_.engine.config().hidden)),
-        source_(MakePool(35, 256, parts_.engine.config().hidden)),
+        media_(media::MakeSmallPool(34, media_blocks, parts_.engine.config().hidden)),
+        source_(media::MakeSmallPool(35, 256, parts_.engine.config().hidden)),
         alone_(engine::MakeTestEngine(
             {.isa = kernels::Isa::kReference, .numerics = options.numerics, .threads = 1}, 256)),
         alone_pool_(256) {
