@@ -12,6 +12,10 @@ namespace trivium::worker {
 namespace {
 
 absl::Status Serve(const v1::WorkerConfig& config, WorkerRuntime& runtime, Stage& stage) {
+  // Not before there is a stage: scrapes read it, and one that could not be made is gone again.
+  if (!config.server().metrics_listen().empty()) {
+    RETURN_IF_ERROR(runtime.metrics().Serve(config.server().metrics_listen()));
+  }
   const auto report = [&runtime, &stage] {
     v1::WorkerState state = runtime.State();
     stage.Report(&state);

@@ -43,9 +43,6 @@ absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
     runtime->promotion_ =
         std::make_unique<Promotion>(*runtime->offload_, runtime->worker_metrics_->step_cost());
   }
-  if (!config.server().metrics_listen().empty()) {
-    RETURN_IF_ERROR(runtime->metrics_->Serve(config.server().metrics_listen()));
-  }
   return runtime;
 }
 
