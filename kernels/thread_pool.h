@@ -12,6 +12,7 @@
 // is done.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <memory>
@@ -36,7 +37,7 @@ class ThreadPool {
   template <typename Fn>
   void ParallelFor(int64_t n, int64_t grain, const Fn& fn) {
     if (n <= 0) return;
-    if (threads() == 1 || n < 2 * grain) return fn(int64_t{0}, n, 0);
+    if (threads() == 1 || n < 2 * std::max<int64_t>(1, grain)) return fn(int64_t{0}, n, 0);
     Run([](const void* context, int64_t begin, int64_t end,
            int thread) { (*static_cast<const Fn*>(context))(begin, end, thread); },
         &fn, n, grain);
