@@ -63,15 +63,21 @@ class PictureLoad(threading.Thread):
     def __init__(self, port, side, pictures):
         super().__init__(daemon=True)
         self.port, self.side, self.pictures, self.is_over, self.count = port, side, pictures, False, 0
+        self.failure = None
 
     def run(self):
-        while not self.is_over:
-            first_token_s(self.port, parts([png(self.side) for _ in range(self.pictures)], words(4)))
-            self.count += 1
+        try:
+            while not self.is_over:
+                first_token_s(self.port, parts([png(self.side) for _ in range(self.pictures)], words(4)))
+                self.count += 1
+        except SystemExit as failure:  # a thread would end of it without a word
+            self.failure = failure
 
     def stop(self):
         self.is_over = True
         self.join()
+        if self.failure is not None:
+            raise self.failure
 
 
 def cluster_of(args, tower, encode_workers, local=None):

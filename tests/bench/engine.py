@@ -53,7 +53,7 @@ def report_machine(args, best, machine):
     bound = 1000 * machine['read_gigabytes_per_second'] / machine['weight_megabytes_a_step']
     print(f'load to first token {machine["load_to_first_token_seconds"]:.2f} s; resident without the KV pool '
           f'{held:.0f} MB, {held / size:.2f} of the file')
-    print(f'weights {machine["weight_megabytes_a_step"]:.1f} MB a step, memory read at '
+    print(f'weights {machine["weight_megabytes_a_step"]:.1f} MB a step, as many read, from caches too, at '
           f'{machine["read_gigabytes_per_second"]:.1f} GB/s: at most {bound:.0f} steps/s')
     for name, rates in best.items():
         if name not in PEERS and 'decode 1' in rates:

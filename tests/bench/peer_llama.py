@@ -58,7 +58,10 @@ def load_model(path):
         fill(batch, [(100 + p, p, 0, p == 31) for p in range(32)])
         decode(make_context(load(path, True), 1, 64, 1), batch)
         os._exit(0)
-    return load(path, os.waitpid(child, 0)[1] == 0)
+    status = os.waitpid(child, 0)[1]
+    if status != 0 and not os.WIFSIGNALED(status):
+        raise RuntimeError(f'llama.cpp fails with status {status}')
+    return load(path, status == 0), status == 0
 
 
 def prefill_rate(model, args, ids):
@@ -103,10 +106,10 @@ def main():
     quiet = lc.llama_log_callback(lambda level, text, data: None)
     lc.llama_log_set(quiet, ctypes.c_void_p(0))
     lc.llama_backend_init()
-    model = load_model(args.model)
+    model, own_layouts = load_model(args.model)
     ids = range(100, 40000)
     result = {'engine': 'llama.cpp', 'version': lc.__version__, 'threads': args.threads,
-              'system': lc.llama_print_system_info().decode(),
+              'system': lc.llama_print_system_info().decode(), 'own_layouts': own_layouts,
               'prefill_tokens_per_s': prefill_rate(model, args, ids),
               'decode_tokens_per_s': {s: decode_rate(model, args, ids, int(s)) for s in args.sequences.split(',')}}
     print(json.dumps(result))

@@ -70,7 +70,7 @@ def main():
     quiet = lc.llama_log_callback(lambda level, text, data: None)
     lc.llama_log_set(quiet, ctypes.c_void_p(0))
     lc.llama_backend_init()
-    server = Server(peer_llama.load_model(args.model), args)
+    server = Server(peer_llama.load_model(args.model)[0], args)
     server.prefill_rate()  # warms up
     alone, _ = server.prefill_rate()
     server.begin_streams()
