@@ -201,6 +201,15 @@ TEST_P(AttentionTest, LaterKeysAreNotSeen) {
   const int64_t seen = 37 * batch.row_elems();
   EXPECT_TRUE(std::equal(before.out.begin(), before.out.begin() + seen, after.out.begin()));
   EXPECT_FALSE(std::isfinite(after.out[seen]));
+  // A value alone, which those rows see whose keys are in order.
+  Batch other(random_, {3, 1, 64, 16}, {{64, 64}});
+  const auto sound = other.Run(*ops_);
+  other.Value(0, 37)[0] = 0x7c00;
+  const auto broken = other.Run(*ops_);
+  EXPECT_TRUE(std::equal(sound.out.begin(), sound.out.begin() + seen, broken.out.begin()));
+  for (int64_t at = seen; at < 64 * other.row_elems(); at += 64) {
+    EXPECT_FALSE(std::isfinite(broken.out[at])) << at;
+  }
 }
 
 // Two sets of keys attended apart and joined by their lse are the attention over both.

@@ -11,7 +11,8 @@ namespace trivium::kernels {
 
 class PanelMemory {
  public:
-  // Aligned to a cache line; any bytes may be in it. Ends the process when there is no memory.
+  // Aligned to a cache line; any bytes may be in it. Ends the process when there is
+  // no address space; pages are taken as they are written.
   std::shared_ptr<uint8_t> Take(int64_t bytes);
 
  private:

@@ -121,12 +121,14 @@ TEST_P(EmbeddingOracle, VectorsAreTheRecordedOnes) {
     double worst = 1;
     for (size_t i = 0; i < texts.size(); ++i) {
       EXPECT_EQ(all[i].tokens, static_cast<int32_t>(case_.texts[i].tokens)) << texts[i];
-      EXPECT_NEAR(Cosine(all[i].vector, all[i].vector), 1, 1e-6);
+      double squares = 0;
+      for (const float value : all[i].vector) squares += double{value} * value;
+      EXPECT_NEAR(squares, 1, 1e-5);
       worst = std::min(worst, Cosine(all[i].vector, case_.texts[i].vector));
     }
     std::printf("%s %s: cosine at least %.7f\n", GetParam().c_str(), kernels::IsaName(isa), worst);
-    // AMX multiplies large batches as bfloat16.
-    EXPECT_GE(worst, isa == Isa::kAmx ? 0.999 : 0.9999);
+    // On AMX more than four rows are multiplied in bfloat16, but for float32 weights.
+    EXPECT_GE(worst, isa == Isa::kAmx ? 1 - 3e-4 : 1 - 1e-6);
   }
 }
 

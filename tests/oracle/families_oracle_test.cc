@@ -66,7 +66,9 @@ TEST_P(FamiliesOracle, AgreeWithFloat32) {
       const auto got = std::span(logits).subspan(token * vocab, vocab);
       ASSERT_EQ(family.logits[row].size(), vocab);
       distances.push_back(Distance(got, family.logits[row]));
+      ASSERT_TRUE(std::isfinite(distances.back()));
     }
+    ASSERT_GE(distances.size(), 3u);
     // Where activations are bfloat16, a token between two experts may go to the other one.
     const bool may_choose =
         GetParam() == std::tuple(Isa::kAmx, Numerics::kFast) && (*model)->config.experts.count > 0;
