@@ -231,7 +231,12 @@ absl::Status StepLoop::BeginComputing(Job& job) {
              .layer_end = context_.engine->model().config.layers,
              .token_begin = 0,
              .token_end = job.done});
-  return BeginPictures(job);
+  absl::Status pictures = BeginPictures(job);
+  // The one code that would mean that it has not begun.
+  if (absl::IsResourceExhausted(pictures)) {
+    return Unavailable("no landing for slices: {}", Message(pictures));
+  }
+  return pictures;
 }
 
 // What cannot come is computed.

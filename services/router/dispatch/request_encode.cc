@@ -16,8 +16,13 @@ namespace {
 
 using SliceState = EncodeState::Slice;
 
-// Until somebody is asked again, where nobody could be, or was full.
+// Until somebody is asked again, where nobody could be, or was full: each time carries the file, so
+// the pause doubles up to the second, and has an end.
 constexpr Duration kRetryPause = std::chrono::milliseconds(50);
+constexpr Duration kRetryPauseMax = std::chrono::seconds(1);
+constexpr int kRoomTriesMax = 64;
+// Calls whose tokens were not taken; as many tickets does a prefill worker give out for a slice.
+constexpr int kStraysMax = 8;
 // A stray slice's new ticket comes once the prefill worker misses its sender's beats. Longer than
 // that the old one is tried again.
 constexpr Duration kStrayPause = std::chrono::seconds(4);
@@ -118,6 +123,7 @@ void RequestRun::OnSliceSent(Leg& leg, size_t call, const v1::SliceSent& sent) {
   EncodeState::Wanted& wanted = leg.attempt.encode.slices.at(slice->first);
   if (wanted.attempt == slice->second) wanted.state = SliceState::kLanded;
   of.slices.erase(slice);
+  leg.attempt.encode.room_tries = 0;
   context_.host->SlicesEnded(of.at, 1);
   account_.Encoded(of.at.id, sent.cached());
   CompleteIfAccounted(leg);
@@ -126,6 +132,7 @@ void RequestRun::OnSliceSent(Leg& leg, size_t call, const v1::SliceSent& sent) {
 void RequestRun::OnEncodeEnd(Leg& leg, size_t number, const absl::Status& status) {
   EncodeState& encode = leg.attempt.encode;
   EncodeCall& call = encode.calls[number];
+  call.call = nullptr;  // with the picture's file
   const auto missing = std::exchange(call.slices, {});
   if (missing.empty()) return;
   context_.host->SlicesEnded(call.at, static_cast<int32_t>(missing.size()));
@@ -133,6 +140,7 @@ void RequestRun::OnEncodeEnd(Leg& leg, size_t number, const absl::Status& status
   const std::string why =
       fmt::format("encode worker {}: {}", call.at.id,
                   status.ok() ? "it ended before the last slice" : Message(status));
+  if (IsPastDeadline(status)) return Fail(absl::DeadlineExceededError(why));
   const FailureAction action = ActionFor(status.ok() ? absl::InternalError(why) : status);
   if (action == FailureAction::kGiveUp) return Fail(absl::Status(status.code(), ToAbsl(why)));
   const bool is_stray = action == FailureAction::kMakeWay;  // ABORTED
@@ -142,11 +150,16 @@ void RequestRun::OnEncodeEnd(Leg& leg, size_t number, const absl::Status& status
     wanted.state = is_stray ? SliceState::kStray : SliceState::kWanted;
   }
   if (is_stray) {
+    // Perhaps it is this worker that cannot reach the other: somebody else first.
+    encode.failed.push_back(call.at.worker);
+    if (++encode.strays >= kStraysMax) return Fail(Unavailable("{}", why));
     if (!encode.retry_at.has_value()) encode.retry_at = Now() + kStrayPause;
     return SetDue();
   }
   if (action == FailureAction::kWaitForRoom) {
-    encode.retry_at = Now() + kRetryPause;
+    if (++encode.room_tries >= kRoomTriesMax) return Fail(ResourceExhausted("{}", why));
+    const Duration pause = kRetryPause * (1 << std::min(encode.room_tries - 1, 5));
+    encode.retry_at = Now() + std::min(kRetryPauseMax, pause);
     return SetDue();
   }
   context_.host->WorkerFailed(call.at, action, Message(status));

@@ -10,6 +10,7 @@ namespace trivium::router {
 namespace {
 
 constexpr uint64_t kTicket = kTicketStride;
+constexpr Duration kPatience = std::chrono::hours(1);  // the client's
 constexpr WorkerIndex kPrefill = 0, kDecode = 1, kFirst = 2, kSecond = 3;
 
 template <typename Request, typename Event>
@@ -60,7 +61,7 @@ struct Stages final : StageClients {
   std::deque<std::shared_ptr<Opened<v1::EncodeRequest, v1::SliceSent>>> encodes;
 };
 
-// Slices go to `encoders` in turn, but to none that has failed.
+// Slices go to `encoders` in turn, to those that have failed only where there are no others.
 struct Host final : RunHost {
   void Wait(uint64_t, const RequestShape&, TimePoint) override { ++waits; }
   void WaitApart(uint64_t, std::shared_ptr<RequestRun>, const RequestShape&, TimePoint) override {}
@@ -74,6 +75,7 @@ struct Host final : RunHost {
     for (const WorkerIndex worker : encoders) {
       if (std::count(shape.failed.begin(), shape.failed.end(), worker) == 0) able.push_back(worker);
     }
+    if (able.empty()) able = encoders;
     if (able.empty()) return Unavailable("no encode worker is reachable");
     std::vector<PlacedWorker> placed;
     for (size_t i = 0; i < shape.slices.size(); ++i) {
@@ -111,6 +113,7 @@ class RunEncodeTest : public testing::Test {
     context_.metrics = &metrics_;
     context_.clock = &clock_;
     RunRequest request = DispatchFixture::Request(std::vector<int32_t>(100, 5), 4);
+    request.deadline = clock_.Now() + kPatience;
     // Two slices of the first picture, two of the second.
     for (int32_t i = 0; i < 4; ++i) {
       request.slices.push_back({.picture = i / 2,
@@ -222,6 +225,50 @@ TEST_F(RunEncodeTest, AStraySliceWaitsForAnotherTicket) {
   call(1).handlers.on_end(absl::AbortedError("not taken"));
   Pass(std::chrono::seconds(5));
   EXPECT_EQ(Landings().back(), std::vector<uint64_t>{101}) << "no other came: it is tried again";
+}
+
+TEST_F(RunEncodeTest, AnotherWorkerIsAskedAfterOneThatDeliversNothing) {
+  Ask({0});
+  const WorkerIndex first = call(0).worker;
+  call(0).handlers.on_end(absl::AbortedError("not taken"));
+  Pass(std::chrono::seconds(5));
+  ASSERT_EQ(stages_.encodes.size(), 2u);
+  EXPECT_NE(call(1).worker, first);
+}
+
+TEST_F(RunEncodeTest, StraySlicesHaveALimit) {
+  host_.encoders = {kFirst};
+  Ask({0});
+  for (size_t i = 0; i < 20 && !sink_->Get().error.has_value(); ++i) {
+    ASSERT_EQ(stages_.encodes.size(), i + 1);
+    call(i).handlers.on_end(absl::AbortedError("not taken"));
+    Pass(std::chrono::seconds(5));
+  }
+  ASSERT_TRUE(sink_->Get().error.has_value());
+  EXPECT_EQ(sink_->Get().error->code(), absl::StatusCode::kUnavailable);
+}
+
+TEST_F(RunEncodeTest, AnEncoderThatStaysFullHasALimitAndIsAskedLessOften) {
+  host_.encoders = {kFirst};
+  Ask({0});
+  size_t asked = 0;
+  for (int i = 0; i < 1000 && !sink_->Get().error.has_value(); ++i) {
+    if (stages_.encodes.size() > asked) call(asked++).handlers.on_end(ResourceExhausted("full"));
+    Pass(std::chrono::milliseconds(100));
+  }
+  ASSERT_TRUE(sink_->Get().error.has_value());
+  EXPECT_EQ(sink_->Get().error->code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(asked, 64u);
+}
+
+TEST_F(RunEncodeTest, WhoIsCutOffByTheClientsDeadlineIsNotBlamed) {
+  Ask({0});
+  clock_.Advance(kPatience);
+  call(0).handlers.on_end(absl::DeadlineExceededError("too late"));
+  ASSERT_TRUE(sink_->Get().error.has_value());
+  EXPECT_EQ(sink_->Get().error->code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(host_.failed.empty());
+  EXPECT_EQ(stages_.encodes.size(), 1u);
 }
 
 TEST_F(RunEncodeTest, ANewTicketOvertakesTheFormerCall) {

@@ -24,7 +24,7 @@ namespace trivium::router {
 // Slices on their way from a worker that encodes.
 struct EncodeCall {
   PlacedWorker at;
-  std::shared_ptr<StageCall> call;
+  std::shared_ptr<StageCall> call;  // null: it has ended
   // Of the request, with the attempt of each, that have not landed. Empty: it has ended, or will.
   std::vector<std::pair<int32_t, uint32_t>> slices;
 };
@@ -43,9 +43,10 @@ struct EncodeState {
     Slice state = Slice::kWanted;
   };
   std::map<int32_t, Wanted> slices;  // by number in the request
-  std::deque<EncodeCall> calls;      // grows; at most one a slice and failure
+  std::deque<EncodeCall> calls;      // grows: one a slice, failure, stray call and try for room
   std::vector<WorkerIndex> failed;
-  int failures = 0;
+  int failures = 0, strays = 0;
+  int room_tries = 0;  // since the last slice
   std::optional<TimePoint> stuck_since;  // nobody could be asked
   std::optional<TimePoint> retry_at;
 };
