@@ -161,6 +161,12 @@ TEST_F(CacheFrontTest, AnAnswerIsReplayedAsOnesOwn) {
   EXPECT_EQ(started, 1) << "no run was needed";
 }
 
+TEST_F(CacheFrontTest, HowCodeIsIndentedTellsQuestionsApart) {
+  Teach(Chat("What does it print?\nfor i in r:\n    f()\ng()"), "fffg");
+  EXPECT_FALSE(Knows(Chat("What does it print?\nfor i in r:\n    f()\n    g()"), "fffg"));
+  EXPECT_TRUE(Knows(Chat("What does  it print? \nfor i in r:\n    f()\ng()\n"), "fffg"));
+}
+
 TEST_F(CacheFrontTest, WhatAnAnswerDependsOnTellsQuestionsApart) {
   const std::string text = "What is the capital of France?";
   Teach(Chat(text), "Paris.");

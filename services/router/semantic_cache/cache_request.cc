@@ -4,6 +4,7 @@
 #include <google/protobuf/io/zero_copy_stream_impl_lite.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cstring>
 #include <iterator>
 
@@ -44,17 +45,24 @@ Hash128 HashOf(const kv::DomainKey& key, const std::string& message) {
   return out;
 }
 
-// Runs of white space as one space, none at the ends.
+// Runs of blanks inside a line as one, none at its end; lines and how far they are indented stay,
+// since they may be code. A single line is indented from nothing.
 std::string Normalised(std::string_view text) {
   std::string out;
-  bool is_behind_space = true;
-  for (const char c : text) {
-    const bool is_space = c == ' ' || c == '\t' || c == '\n' || c == '\r';
-    if (is_space && is_behind_space) continue;
-    out += is_space ? ' ' : c;
-    is_behind_space = is_space;
+  bool is_at_begin = true;
+  if (text.find('\n') == std::string_view::npos) {
+    text.remove_prefix(std::min(text.find_first_not_of(" \t\r"), text.size()));
   }
-  if (!out.empty() && out.back() == ' ') out.pop_back();
+  for (const char c : text) {
+    const bool is_blank = c == ' ' || c == '\t' || c == '\r';
+    if (is_blank && !is_at_begin && out.back() == ' ') continue;
+    if (c == '\n') {
+      while (!out.empty() && (out.back() == ' ' || out.back() == '\t')) out.pop_back();
+    }
+    out += is_blank && !is_at_begin ? ' ' : c;
+    is_at_begin = c == '\n' || (is_at_begin && is_blank);
+  }
+  out.erase(out.find_last_not_of(" \t\r\n") + 1);
   return out;
 }
 
@@ -82,14 +90,15 @@ bool Split(const v1::GenerateRequest& request, std::string* text, std::string* c
     return !text->empty();
   }
   if (request.prompt_case() != v1::GenerateRequest::kChat) return false;
-  v1::Messages before = request.chat();
-  if (before.messages_size() == 0) return false;
-  for (const v1::Message& message : before.messages()) {
+  for (const v1::Message& message : request.chat().messages()) {
     constexpr std::string_view kRoles[] = {"system", "developer", "user", "assistant"};
     if (std::find(std::begin(kRoles), std::end(kRoles), message.role()) == std::end(kRoles)) {
       return false;
     }
+    if (!message.parts().empty()) return false;  // before pictures are copied
   }
+  v1::Messages before = request.chat();
+  if (before.messages_size() == 0) return false;
   v1::Message last = before.messages(before.messages_size() - 1);
   before.mutable_messages()->RemoveLast();
   *text = last.content();
@@ -97,7 +106,7 @@ bool Split(const v1::GenerateRequest& request, std::string* text, std::string* c
   *context = "chat";
   AppendPart(Bytes(before), context);
   AppendPart(Bytes(last), context);
-  return last.role() == "user" && !text->empty() && last.parts().empty();
+  return last.role() == "user" && !text->empty();
 }
 
 }  // namespace
@@ -128,10 +137,14 @@ CacheRequest ReadCacheRequest(const v1::GenerateRequest& request, const RunReque
   const kv::DomainKey& key = run.kv_domains.back().key;
   out.question.tenant = run.tenant.value;
   out.question.scope = HashOf(key, scope);
-  AppendPart(Normalised(out.text), &scope);
+  // What is to be continued goes on otherwise behind another blank.
+  const bool is_raw = request.prompt_case() == v1::GenerateRequest::kText;
+  AppendPart(is_raw ? out.text : Normalised(out.text), &scope);
   out.question.exact = HashOf(key, scope);
   out.question.marks = std::move(reading.marks);
-  out.question.is_comparable = !reading.has_too_many;
+  out.question.is_comparable =
+      !reading.has_too_many &&
+      !(is_raw && std::isspace(static_cast<unsigned char>(out.text.back())) != 0);
   out.question.tokens_max = run.sampling.max_tokens();
   if (hints.has_max_age_s()) out.question.age_max_ms = int64_t{hints.max_age_s()} * 1000;
   return out;

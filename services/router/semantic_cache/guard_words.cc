@@ -26,7 +26,7 @@ Words Split(std::string_view text) {
 // "best". Order, time, units and money, directions, colours, places, peoples, languages, what one
 // eats, keeps, suffers from and takes.
 constexpr std::string_view kTurning =
-    "why who whom whose when where "
+    "why who whom whose when where some any all both only every each "
     "ascending descending asc desc increase decrease increasing decreasing increases "
     "decreases max min maximum minimum maximise minimise maximize minimize before after "
     "above below over under less fewer least largest smallest biggest larger smaller bigger "
@@ -101,9 +101,9 @@ constexpr std::string_view kLight =
     "much many tell show give explain let know want wanna need like help find get got make "
     "use using used way ways best possibly exactly actually basically simple simply quick "
     "quickly question answer wondering wonder curious one ones something anything thing "
-    "things word words now ever every each other another between through during per via look "
+    "things word words now ever other another between through during per via look "
     "looking see go going come work works happen happens able our ours let's up out good "
-    "easy easiest better nice new some any all both only ";
+    "easy easiest better nice new ";
 
 constexpr std::string_view kNegative =
     "not no never none nobody nothing nowhere neither nor without cannot cant dont doesnt didnt "

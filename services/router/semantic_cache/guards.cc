@@ -18,6 +18,10 @@ constexpr int kPersonalDigits = 7;  // so many in a row are somebody's number
 bool IsDigit(char c) { return c >= '0' && c <= '9'; }
 bool IsUpper(char c) { return c >= 'A' && c <= 'Z'; }
 bool IsLower(char c) { return c >= 'a' && c <= 'z'; }
+// Light ones, behind which the order of things turns a question round.
+bool IsSideWord(std::string_view word) {
+  return word == "from" || word == "than" || word == "into";
+}
 bool IsSpace(char c) { return static_cast<unsigned char>(c) <= ' '; }
 
 bool BeginsUpper(std::string_view word) {
@@ -105,7 +109,9 @@ class Reader {
     out_.is_injection = HasInjection(lower);
     for (size_t at = 0; at < text_.size();) {
       if (IsSpace(text_[at])) {
-        ++at;
+        const size_t line = at;
+        while (at < text_.size() && IsSpace(text_[at])) ++at;
+        Indentation(text_.substr(line, at - line));
         continue;
       }
       size_t end = at;
@@ -126,11 +132,22 @@ class Reader {
     *chain = XXH3_64bits_withSeed(what.data(), what.size(), *chain + 1);
   }
 
+  // Of a line behind another, as code has it.
+  void Indentation(std::string_view blanks) {
+    const size_t line = blanks.rfind('\n');
+    if (line == std::string_view::npos || line + 1 == blanks.size()) return;
+    Add(blanks.substr(line), &out_.marks.identifiers);
+  }
+
   void Token(std::string_view token) {
+    if (token.find_first_not_of("+-*/%=<>^&|~") == std::string_view::npos) {
+      return Add(token, &out_.marks.identifiers);
+    }
     const bool ends_sentence = token.find_last_of(".!?:\n") == token.size() - 1 && token.size() > 1;
     out_.is_personal |= HasPersonalNumber(token);
-    const size_t begin = token.find_first_not_of("\"'([{,;.!?*");
+    size_t begin = token.find_first_not_of("\"'([{,;.!?*");
     if (begin == std::string_view::npos) return;
+    if (begin > 0 && token[begin - 1] == '.' && IsDigit(token[begin])) --begin;
     token.remove_prefix(begin);
     const size_t last = token.find_last_not_of("\"')]},;.!?:*");
     token = token.substr(0, last + 1);
@@ -149,6 +166,7 @@ class Reader {
   }
 
   void Number(std::string_view token) {
+    is_behind_thing_ = true;
     std::string digits(token);
     std::erase(digits, ',');
     Add(digits, &out_.marks.numbers);
@@ -159,15 +177,24 @@ class Reader {
     const bool at_start = std::exchange(is_sentence_start_, false);
     if (lower.empty()) return;
     out_.is_personal |= IsPersonalWord(lower);
+    const bool is_light = IsLightWord(lower);
+    if (is_light) {
+      // "From here to there": what comes next has a side, unless the "to" is that of a verb.
+      has_side_ |= IsSideWord(lower) || (lower == "to" && is_behind_thing_);
+      is_behind_thing_ = false;
+    } else {
+      is_behind_thing_ = true;
+      if (std::exchange(has_side_, false)) Add(Stem(lower), &out_.marks.turning_words);
+    }
     if (IsNegation(lower)) {
       ++out_.marks.negations;
     } else if (const std::string_view number = NumberOf(lower); !number.empty()) {
       Add(number, &out_.marks.numbers);
     } else if (IsTurningWord(lower)) {
       Add(lower, &out_.marks.turning_words);
-    } else if (!at_start && !is_shouted_ && BeginsUpper(word) && !IsLightWord(lower)) {
+    } else if (!at_start && !is_shouted_ && BeginsUpper(word) && !is_light) {
       Add(lower, &out_.marks.names);
-    } else if (!IsLightWord(lower)) {
+    } else if (!is_light) {
       const std::string stem = Stem(lower);
       out_.marks.content.push_back(static_cast<uint32_t>(XXH3_64bits(stem.data(), stem.size())));
     }
@@ -176,6 +203,7 @@ class Reader {
   const std::string_view text_;
   Reading out_;
   bool is_sentence_start_ = true, is_shouted_ = false;
+  bool has_side_ = false, is_behind_thing_ = false;
 };
 
 }  // namespace

@@ -92,6 +92,18 @@ TEST(GuardsTest, CodeAndContent) {
        {"C++ vector", "C# vector"}});
 }
 
+TEST(GuardsTest, WhatTurnsAQuestionRoundWithoutAWordOfItsOwn) {
+  ExpectRefused({{"What is 8 * 3?", "What is 8 - 3?"},
+                 {"what is 8 / 2", "what is 8 + 2"},
+                 {".5 times 10", "5 times 10"},
+                 {"Do all birds fly?", "Do some birds fly?"},
+                 {"convert html to pdf", "convert pdf to html"},
+                 {"train from zurich to geneva", "train from geneva to zurich"},
+                 {"is a hare faster than a horse", "is a horse faster than a hare"},
+                 {"what does this print?\nfor i in r:\n    f()\ng()",
+                  "what does this print?\nfor i in r:\n    f()\n    g()"}});
+}
+
 TEST(GuardsTest, OtherWordsForTheSamePass) {
   for (const Pair& pair : std::initializer_list<Pair>{
            {"What is the capital of France?", "what's the capital of france"},
