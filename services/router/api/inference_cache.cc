@@ -2,6 +2,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "common/net/server.h"
@@ -11,7 +12,7 @@
 namespace trivium::router {
 namespace {
 
-constexpr int kTextsMax = 256;
+constexpr int kTextsMax = 16;  // one batch: questions to the cache wait behind it
 constexpr size_t kTextBytesMax = 65536;
 
 absl::Status CheckTexts(const v1::EmbedRequest& request) {
@@ -106,6 +107,11 @@ grpc::ServerUnaryReactor* InferenceService::CacheStats(grpc::CallbackServerConte
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   Caller caller;
   if (!AdmitsToCache(*context, reactor, &caller)) return reactor;
+  if (backend_.tenants->has_keys() && !caller.is_administrator) {
+    reactor->Finish(grpc::Status(grpc::StatusCode::PERMISSION_DENIED,
+                                 "counts are of all tenants: only an administrator sees them"));
+    return reactor;
+  }
   const std::vector<SemanticCache::Counts> counts = backend_.cache->cache().counts();
   for (size_t i = 0; i < counts.size(); ++i) {
     Fill(counts[i], backend_.cache->front().break_even(i), response->add_categories());
@@ -140,6 +146,10 @@ grpc::ServerUnaryReactor* InferenceService::CacheInvalidate(
   grpc::ServerUnaryReactor* reactor = context->DefaultReactor();
   Caller caller;
   if (!AdmitsToCache(*context, reactor, &caller)) return reactor;
+  if (!std::isfinite(request->older_than_s())) {
+    reactor->Finish(net::ToGrpc(InvalidArgument("older_than_s: must be a finite number")));
+    return reactor;
+  }
   SemanticCache::Selection selection;
   selection.category = request->category();
   selection.older_than_ms =

@@ -55,11 +55,11 @@ class CacheFront::Recorder final : public ResponseSink {
     flight_->leader.sink->OnDone(done);
     front_->break_even_.Answered(SecondsSince(began_));
     const bool is_whole = bytes_ <= front_->options_.answer_bytes_max;
-    front_->Finished(flight_, is_whole ? &answer_ : nullptr);
+    front_->Finished(flight_, is_whole ? &answer_ : nullptr, absl::OkStatus());
   }
   void OnError(const absl::Status& status) override {
     flight_->leader.sink->OnError(status);
-    front_->Finished(flight_, nullptr);
+    front_->Finished(flight_, nullptr, status);
   }
 
  private:
@@ -189,7 +189,8 @@ std::deque<CacheFront::Waiting> CacheFront::Land(const std::shared_ptr<Flight>& 
 }
 
 // The leader has its end. `answer` is null where nobody else can use it.
-void CacheFront::Finished(const std::shared_ptr<Flight>& flight, const v1::CachedAnswer* answer) {
+void CacheFront::Finished(const std::shared_ptr<Flight>& flight, const v1::CachedAnswer* answer,
+                          const absl::Status& status) {
   const bool is_good = answer != nullptr && MayKeep(answer->done());
   if (is_good && flight->request.may_keep) Keep(flight, *answer);
   std::deque<Waiting> followers = Land(flight);
@@ -205,6 +206,13 @@ void CacheFront::Finished(const std::shared_ptr<Flight>& flight, const v1::Cache
     for (const Waiting& follower : followers) {
       Replay(*answer, follower.run, mark, follower.sink.get());
     }
+    return;
+  }
+  // That it was cancelled or had no more time is the leader's own affair; what else failed would
+  // fail for each of them in turn.
+  const bool is_its_own = absl::IsCancelled(status) || absl::IsDeadlineExceeded(status);
+  if (!status.ok() && !is_its_own) {
+    for (const Waiting& follower : followers) follower.sink->OnError(status);
     return;
   }
   auto next = std::make_shared<Flight>();

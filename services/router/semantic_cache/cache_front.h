@@ -102,7 +102,8 @@ class CacheFront {
   void Embedded(const std::shared_ptr<Flight>& flight, std::vector<embedding::Embedding> found);
   void Go(const std::shared_ptr<Flight>& flight);
   bool Serve(const SemanticCache::Found& found, const Waiting& to);
-  void Finished(const std::shared_ptr<Flight>& flight, const v1::CachedAnswer* answer);
+  void Finished(const std::shared_ptr<Flight>& flight, const v1::CachedAnswer* answer,
+                const absl::Status& status);
   std::deque<Waiting> Land(const std::shared_ptr<Flight>& flight);
   void Keep(const std::shared_ptr<Flight>& flight, const v1::CachedAnswer& answer);
   void Work();

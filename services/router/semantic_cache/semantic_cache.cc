@@ -202,6 +202,12 @@ void SemanticCache::Admit(Entry entry, std::span<const float> vector) {
   const GroupKey group = entry.group;
   {
     std::unique_lock lock(mutex_);
+    // Everything else of its category would go, and it would not fit even so.
+    if (entry.bytes > BytesMax(categories_[group.category].policy)) {
+      ++categories_[group.category].counts.evicted[static_cast<size_t>(EvictReason::kQuota)];
+      lock.unlock();
+      return DeleteLater({entry.key});
+    }
     if (const auto same = exact_.find(entry.exact); same != exact_.end()) {
       const uint64_t old = same->second;
       const std::shared_ptr<VectorIndex> its = Unlist(old, EvictReason::kReplaced, &gone);
@@ -237,6 +243,10 @@ size_t SemanticCache::EntriesMax(const CategoryPolicy& policy) const {
       std::max(1.0, policy.quota * static_cast<double>(options_.entries_max)));
 }
 
+int64_t SemanticCache::BytesMax(const CategoryPolicy& policy) const {
+  return static_cast<int64_t>(policy.quota * static_cast<double>(options_.bytes_max));
+}
+
 // So that an entry of so many bytes fits into the category: first what has expired, then what was
 // not used for longest.
 void SemanticCache::MakeRoom(size_t category, int64_t bytes, std::vector<std::string>* gone) {
@@ -244,10 +254,8 @@ void SemanticCache::MakeRoom(size_t category, int64_t bytes, std::vector<std::st
   while (true) {
     std::unique_lock lock(mutex_);
     Category& its = categories_[category];
-    const auto bytes_max =
-        static_cast<int64_t>(its.policy.quota * static_cast<double>(options_.bytes_max));
-    if (its.by_use.empty() ||
-        (its.by_use.size() < EntriesMax(its.policy) && its.counts.bytes + bytes <= bytes_max)) {
+    if (its.by_use.empty() || (its.by_use.size() < EntriesMax(its.policy) &&
+                               its.counts.bytes + bytes <= BytesMax(its.policy))) {
       return;
     }
     const auto& [created_ms, oldest] = *its.by_age.begin();

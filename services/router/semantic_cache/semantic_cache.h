@@ -174,6 +174,7 @@ class SemanticCache {
   void DeleteLater(std::vector<std::string> keys);
   bool DeletePage();
   size_t EntriesMax(const CategoryPolicy& policy) const;
+  int64_t BytesMax(const CategoryPolicy& policy) const;
 
   const Options options_;
   DocumentStore* const store_;

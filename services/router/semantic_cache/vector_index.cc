@@ -1,6 +1,7 @@
 #include "services/router/semantic_cache/vector_index.h"
 
-// Without its vector code: distances are ours, and its prefetches read a word past the end of a list of links.
+// Without its vector code: distances are ours, and its prefetches read a word past the end of a
+// list of links.
 #define NO_MANUAL_VECTORIZATION
 #include <hnswlib/hnswlib.h>
 
