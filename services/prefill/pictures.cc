@@ -20,7 +20,7 @@ bool StepLoop::IsReady(const Job& job) const {
 }
 
 // ABORTED: the prompt waits for something that others do not need.
-absl::Status StepLoop::StartPictures(Job& job) {
+absl::Status StepLoop::CheckPictures(const Job& job, int32_t blocks) const {
   if (job.request.slices.empty()) return absl::OkStatus();
   int64_t waiting = 0;
   for (const auto& [number, other] : jobs_) {
@@ -28,10 +28,15 @@ absl::Status StepLoop::StartPictures(Job& job) {
       waiting += std::ssize(other->blocks.blocks());
     }
   }
-  const auto wanted = static_cast<int64_t>(job.blocks.blocks().size());
-  if (waiting > 0 && waiting + wanted > context_.pool->counts().total / kBlocksForOthers) {
+  if (waiting > 0 && waiting + blocks > context_.pool->counts().total / kBlocksForOthers) {
     return absl::AbortedError("others wait for their pictures already");
   }
+  return absl::OkStatus();
+}
+
+// ABORTED as above.
+absl::Status StepLoop::StartPictures(Job& job) {
+  if (job.request.slices.empty()) return absl::OkStatus();
   auto landed = [mailbox = mailbox_, alive = std::weak_ptr<const uint64_t>(job.alive)](
                     int32_t slice, uint32_t attempt, const absl::Status& status) {
     const auto number = alive.lock();

@@ -177,9 +177,10 @@ absl::Status StepLoop::Start(Job& job) {
   // A prompt that is scored has to be computed to the last row.
   const kv::PrefixUse prefix =
       job.is_scored() ? kv::PrefixUse() : worker::PrefixOf(job.request, block_tokens);
-  ASSIGN_OR_RETURN(
-      job.blocks,
-      context_.pool->Reserve(worker::BlocksFor(job.request.prompt_tokens(), block_tokens), prefix));
+  const int32_t blocks = worker::BlocksFor(job.request.prompt_tokens(), block_tokens);
+  // First, since reserving evicts and giving back scrubs.
+  RETURN_IF_ERROR(CheckPictures(job, blocks));
+  ASSIGN_OR_RETURN(job.blocks, context_.pool->Reserve(blocks, prefix));
   if (absl::Status status = StartPictures(job); !status.ok()) {
     job.blocks = kv::Reservation();
     return status;

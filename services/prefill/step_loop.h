@@ -124,6 +124,7 @@ class StepLoop {
   bool BeginPull(Job& job);
   void EndPull(Job& job, const absl::StatusOr<transfer::Arrival>& arrival);
   void CheckPulls();
+  absl::Status CheckPictures(const Job& job, int32_t blocks) const;
   absl::Status StartPictures(Job& job);
   absl::Status BeginPictures(Job& job);
   void OnSliceLanded(Job& job, const SliceLanded& landed);
