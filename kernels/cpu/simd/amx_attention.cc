@@ -4,6 +4,7 @@
 // The keys of the chunk are laid out once, 16 keys by 32 elements a tile, then 32 queries at a time
 // go through scores, softmax and values. Scores are to the base 2, so that a weight is a polynomial
 // and an exponent.
+#include "kernels/check.h"
 #include "kernels/cpu/simd/amx_tiles.h"
 #include "kernels/cpu/simd/kv_tile.h"
 
@@ -305,6 +306,8 @@ void AttendOnTiles(const AttentionTask& task, int chunk, uint8_t* scratch, int64
   const Range keys = KeysOfRows(task, {0, task.row_count}, chunk * kChunkKeys, kChunkKeys);
   if (keys.empty()) return;
   const Places at = PlacesIn(scratch, queries, task.head_dim);
+  KERNELS_CHECK(reinterpret_cast<uint8_t*>(at.out + kPairQueries * kPairQueries) - scratch <=
+                AmxScratchBytes(queries, task.head_dim));
   BadKeys bad;
   LoadChunkOfAnyType(task, chunk, keys, at, &bad);
   *loaded_rows += 2 * (keys.end - keys.begin);
