@@ -35,6 +35,14 @@ def peer(args, script):
     return json.loads(output.splitlines()[-1])
 
 
+def try_run(name, run, args):
+    """What an engine measured, or None where it ended with an error: the others are measured all the same."""
+    try:
+        return run(args)
+    except subprocess.CalledProcessError as error:
+        print(f'{name}: exit status {error.returncode}, left out of this round', file=sys.stderr)
+
+
 def worker(args, *flags):
     output = subprocess.run([BUILT / 'mixed_bench', '--model', args.model, f'--threads={args.threads}', *sizes(args), *flags],
                             check=True, stdout=subprocess.PIPE, text=True).stdout
@@ -119,7 +127,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--model', required=True)
     parser.add_argument('--peers', action='store_true')
-    parser.add_argument('--threads', type=int, default=1, help='of a mixed worker and of the peers')
+    parser.add_argument('--threads', type=int, default=len(os.sched_getaffinity(0)),
+                        help='of a mixed worker and of the peers; the cluster has a core for each stage')
     parser.add_argument('--target-ms', type=float, default=100, help='of a mixed worker that has one')
     parser.add_argument('--only', default='', help='engines whose names contain this')
     parser.add_argument('--rounds', type=int, default=2)
@@ -140,7 +149,9 @@ def main():
     for number in range(args.rounds):
         for name, run in runs.items():
             print(f'round {number + 1}/{args.rounds}: {name}', file=sys.stderr)
-            best[name] = min([run(args)] + ([best[name]] if name in best else []), key=gap_ratio)
+            seen = [measured for measured in (try_run(name, run, args), best.get(name)) if measured]
+            if seen:
+                best[name] = min(seen, key=gap_ratio)
     print(f'{args.streams} answers behind {args.context} tokens, prompts of {args.prompt}, best of {args.rounds} rounds; '
           f'threads of a mixed worker and of the peers: {args.threads}')
     print('| engine | gap alone: p50, p99 (ms) | gap beside prompts: p50, p99, longest | p99 ratio | prompt tok/s alone | '
