@@ -1,10 +1,16 @@
 #include "common/embedding/embedding_queue.h"
 
+#include <algorithm>
 #include <future>
 #include <iterator>
 #include <utility>
 
 namespace trivium::embedding {
+namespace {
+
+constexpr size_t kBulkTurn = 4;
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<EmbeddingQueue>> EmbeddingQueue::Create(Options options) {
   std::unique_ptr<EmbeddingQueue> queue(new EmbeddingQueue(std::move(options)));
@@ -26,49 +32,62 @@ EmbeddingQueue::~EmbeddingQueue() {
   thread_.join();
 }
 
-absl::Status EmbeddingQueue::Encode(std::vector<std::string> texts, Done done) {
+absl::Status EmbeddingQueue::Encode(std::vector<std::string> texts, Done done, Kind kind) {
   {
     std::lock_guard lock(mutex_);
-    if (texts.size() > options_.texts_waiting_max - texts_waiting_) {
+    Line& line = lines_[static_cast<size_t>(kind)];
+    if (texts.size() > options_.texts_waiting_max - line.texts) {
       ++refused_;
       return ResourceExhausted("too many texts wait to be embedded");
     }
-    texts_waiting_ += texts.size();
-    jobs_.push_back({std::move(texts), std::move(done)});
+    line.texts += texts.size();
+    line.jobs.push_back(std::make_shared<Job>(
+        Job{.texts = std::move(texts), .done = std::move(done), .taken = 0, .got = {}}));
   }
   wake_.notify_one();
   return absl::OkStatus();
 }
 
-// The jobs whose texts fit together; a job of more texts goes alone.
-std::vector<EmbeddingQueue::Job> EmbeddingQueue::TakeBatch() {
-  std::unique_lock lock(mutex_);
-  wake_.wait(lock, [&] { return is_closing_ || !jobs_.empty(); });
-  std::vector<Job> batch;
-  size_t texts = 0;
-  while (!jobs_.empty() &&
-         (batch.empty() || texts + jobs_.front().texts.size() <= options_.batch_texts_max)) {
-    texts += jobs_.front().texts.size();
-    batch.push_back(std::move(jobs_.front()));
-    jobs_.pop_front();
+void EmbeddingQueue::Take(Line* line, size_t texts_max, size_t* texts, std::vector<Part>* parts) {
+  while (!line->jobs.empty()) {
+    const std::shared_ptr<Job>& job = line->jobs.front();
+    const size_t begin = job->taken;
+    const size_t count = std::min(job->texts.size() - begin, texts_max - *texts);
+    if (count == 0 && !job->texts.empty()) return;
+    job->taken += count;
+    *texts += count;
+    line->texts -= count;
+    parts->push_back({job, begin, job->taken});
+    if (job->taken == job->texts.size()) line->jobs.pop_front();
   }
-  texts_waiting_ -= texts;
-  return batch;
 }
 
-void EmbeddingQueue::EncodeBatch(TextEncoder& encoder, std::vector<Job> jobs) {
+// Empty: the queue ends.
+std::vector<EmbeddingQueue::Part> EmbeddingQueue::TakeBatch() {
+  std::unique_lock lock(mutex_);
+  Line &urgent = lines_[size_t(Kind::kUrgent)], &bulk = lines_[size_t(Kind::kBulk)];
+  wake_.wait(lock, [&] { return is_closing_ || !urgent.jobs.empty() || !bulk.jobs.empty(); });
+  std::vector<Part> parts;
+  size_t texts = 0;
+  const bool is_bulks_turn = ++batches_ % kBulkTurn == 0;
+  for (Line* line : {is_bulks_turn ? &bulk : &urgent, is_bulks_turn ? &urgent : &bulk}) {
+    Take(line, options_.batch_texts_max, &texts, &parts);
+  }
+  return parts;
+}
+
+void EmbeddingQueue::EncodeBatch(TextEncoder& encoder, const std::vector<Part>& parts) {
   std::vector<std::string> texts;
-  std::vector<size_t> counts;
-  for (Job& job : jobs) {
-    counts.push_back(job.texts.size());
-    std::move(job.texts.begin(), job.texts.end(), std::back_inserter(texts));
+  for (const Part& part : parts) {
+    for (size_t i = part.begin; i < part.end; ++i) texts.push_back(std::move(part.job->texts[i]));
   }
   std::vector<Embedding> all = encoder.Encode(texts);
   auto next = std::make_move_iterator(all.begin());
-  for (size_t i = 0; i < jobs.size(); ++i) {
-    const auto end = next + static_cast<std::ptrdiff_t>(counts[i]);
-    jobs[i].done(std::vector<Embedding>(next, end));
+  for (const Part& part : parts) {
+    const auto end = next + static_cast<std::ptrdiff_t>(part.end - part.begin);
+    part.job->got.insert(part.job->got.end(), next, end);
     next = end;
+    if (part.end == part.job->texts.size()) part.job->done(std::move(part.job->got));
   }
 }
 
@@ -82,9 +101,9 @@ void EmbeddingQueue::Run(std::function<void(absl::Status)> loaded) {
   loaded(encoder.status());
   if (!encoder.ok()) return;
   while (true) {
-    std::vector<Job> batch = TakeBatch();
+    const std::vector<Part> batch = TakeBatch();
     if (batch.empty()) return;
-    EncodeBatch(**encoder, std::move(batch));
+    EncodeBatch(**encoder, batch);
   }
 }
 

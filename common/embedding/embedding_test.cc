@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <fstream>
 #include <latch>
+#include <mutex>
 #include <random>
 
 #include "common/embedding/embedding_queue.h"
@@ -181,12 +182,44 @@ TEST_F(EmbeddingTest, TheQueueAnswersEveryJobWithItsOwnTexts) {
   }
 }
 
+TEST_F(EmbeddingTest, UrgentTextsOvertakeALongJob) {
+  auto queue = EmbeddingQueue::Create({.folder = folder_, .batch_texts_max = 2});
+  ASSERT_TRUE(queue.ok());
+  std::mutex mutex;
+  std::vector<std::string> order;
+  std::latch answered(4), may_go(1);
+  const auto tell = [&](const char* name) {
+    return [&, name](auto) {
+      std::lock_guard lock(mutex);
+      order.emplace_back(name);
+      answered.count_down();
+    };
+  };
+  // The first holds the queue's thread until all others wait.
+  const auto holds = [&](auto all) {
+    may_go.wait();
+    tell("first")(std::move(all));
+  };
+  ASSERT_TRUE((*queue)->Encode({"first"}, holds).ok());
+  const std::vector<std::string> many(40, "bulk");
+  ASSERT_TRUE((*queue)->Encode(many, tell("bulk"), EmbeddingQueue::Kind::kBulk).ok());
+  ASSERT_TRUE((*queue)->Encode({"a", "a"}, tell("a")).ok());
+  ASSERT_TRUE((*queue)->Encode({"b", "b", "b"}, tell("b")).ok());
+  may_go.count_down();
+  answered.wait();
+  EXPECT_EQ(order, (std::vector<std::string>{"first", "a", "b", "bulk"}));
+}
+
 TEST_F(EmbeddingTest, TheQueueRefusesWhatDoesNotFit) {
   auto queue = EmbeddingQueue::Create({.folder = folder_, .texts_waiting_max = 4});
   ASSERT_TRUE(queue.ok());
   const absl::Status status = (*queue)->Encode(std::vector<std::string>(5), [](auto) { FAIL(); });
   EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ((*queue)->refused(), 1u);
+  std::latch answered(1);
+  const std::vector<std::string> fits(4);
+  EXPECT_TRUE((*queue)->Encode(fits, [&](auto) { answered.count_down(); }).ok());
+  answered.wait();
 }
 
 }  // namespace

@@ -95,7 +95,8 @@ grpc::ServerUnaryReactor* InferenceService::Embed(grpc::CallbackServerContext* c
             out->set_is_cut(one.is_cut);
           }
           reactor->Finish(grpc::Status::OK);
-        });
+        },
+        embedding::EmbeddingQueue::Kind::kBulk);
   }
   if (!taken.ok()) reactor->Finish(net::ToGrpc(taken));
   return reactor;
