@@ -28,13 +28,13 @@ using telemetry::Log;
 
 constexpr auto kCancelGrace = std::chrono::seconds(10);
 
-sigset_t ShutdownSignals() {
+sigset_t Signals(std::initializer_list<int> numbers) {
   sigset_t signals;
   sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
+  for (const int number : numbers) sigaddset(&signals, number);
   return signals;
 }
+sigset_t ShutdownSignals() { return Signals({SIGTERM, SIGINT}); }
 
 // A descriptor that poll() waits on, closed at the end.
 class Descriptor {
@@ -65,7 +65,7 @@ class Event {
   Descriptor descriptor_;
 };
 
-enum class Woken { kSignal, kEvent, kTimeout };
+enum class Woken { kSignal, kReload, kEvent, kTimeout };
 
 // Learns from the builder which services it registered, and their names: grpc::Service does not
 // tell.
@@ -133,7 +133,7 @@ Woken Server::Impl::Wait(const Descriptor& signals, const Event& event, int time
   if (ready > 0 && (waits[1].revents & POLLIN) != 0) return Woken::kEvent;
   signalfd_siginfo info;
   if (ready > 0 && read(signals.fd(), &info, sizeof(info)) == static_cast<ssize_t>(sizeof(info))) {
-    return Woken::kSignal;
+    return info.ssi_signo == SIGHUP ? Woken::kReload : Woken::kSignal;
   }
   return Woken::kTimeout;
 }
@@ -168,8 +168,8 @@ void Server::Impl::Drain(const Descriptor& signals, Door* door) {
   shutdown.join();
 }
 
-void BlockShutdownSignals() {
-  const sigset_t signals = ShutdownSignals();
+void BlockShutdownSignals(bool reloads) {
+  const sigset_t signals = reloads ? Signals({SIGTERM, SIGINT, SIGHUP}) : ShutdownSignals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   signal(SIGPIPE, SIG_IGN);
 }
@@ -216,10 +216,15 @@ int Server::port() const { return impl_->port; }
 void Server::Shutdown() { impl_->shutdown_asked.Raise(); }
 void Server::SetServing(bool serving) { impl_->health.SetServing(serving); }
 
-void Server::WaitForShutdown(const std::function<void()>& on_drain, Door* door) {
-  const sigset_t set = ShutdownSignals();
-  const Descriptor signals(signalfd(-1, &set, SFD_CLOEXEC | SFD_NONBLOCK));
-  const bool signalled = impl_->Wait(signals, impl_->shutdown_asked, -1) == Woken::kSignal;
+void Server::WaitForShutdown(const std::function<void()>& on_drain, Door* door,
+                             const std::function<void()>& on_reload) {
+  const sigset_t set = ShutdownSignals(), all = Signals({SIGTERM, SIGINT, SIGHUP});
+  const Descriptor signals(signalfd(-1, on_reload ? &all : &set, SFD_CLOEXEC | SFD_NONBLOCK));
+  Woken woken;
+  while ((woken = impl_->Wait(signals, impl_->shutdown_asked, -1)) == Woken::kReload) on_reload();
+  const bool signalled = woken == Woken::kSignal;
+  // From here on the descriptor tells of shutdown alone.
+  TRIVIUM_CHECK(signalfd(signals.fd(), &set, 0) == signals.fd(), "signalfd: errno {}", errno);
   Log(Level::kInfo, "drain_started",
       {{"reason", signalled ? "signal" : "asked"}, {"timeout_s", impl_->drain_timeout_s}});
   impl_->health.Close();

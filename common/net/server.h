@@ -22,9 +22,9 @@ inline constexpr char kClusterTokenKey[] = "trivium-cluster-token";
 inline constexpr char kRequestIdKey[] = "trivium-request-id";
 inline constexpr int kMessageBytesMax = 16 << 20;
 
-// Blocks SIGTERM and SIGINT in the calling thread and all that it starts later, and ignores
-// SIGPIPE: first thing in main, before any other thread.
-void BlockShutdownSignals();
+// Blocks SIGTERM and SIGINT, with `reloads` SIGHUP too, in the calling thread and all that it starts
+// later, and ignores SIGPIPE: first thing in main, before any other thread.
+void BlockShutdownSignals(bool reloads = false);
 
 struct ServerOptions {
   std::string listen;                    // host:port; port 0 picks one
@@ -53,8 +53,10 @@ class Server {
   // (stop taking new work; end streams like Watch, which do not end by themselves, once the rest is
   // done), and calls in flight may end for drain_timeout_s before they are cancelled. A second
   // signal cancels them at once, a third ends the process, and so does a call that has not ended 10
-  // s after it was cancelled. `door`, where there is one, lives by the same rules.
-  void WaitForShutdown(const std::function<void()>& on_drain, Door* door = nullptr);
+  // s after it was cancelled. `door`, where there is one, lives by the same rules. Until then
+  // `on_reload`, where there is one, is called at each SIGHUP.
+  void WaitForShutdown(const std::function<void()>& on_drain, Door* door = nullptr,
+                       const std::function<void()>& on_reload = nullptr);
   void Shutdown();                // from any thread
   void SetServing(bool serving);  // what health says of every service; true from Start on
 

@@ -22,7 +22,7 @@ using grpc::health::v1::HealthCheckResponse;
 using testing::HasSubstr;
 
 // Before main, and so before any thread of gRPC.
-const bool kSignalsBlocked = (BlockShutdownSignals(), true);
+const bool kSignalsBlocked = (BlockShutdownSignals(true), true);
 
 // A stream that sends one message and ends when it is released or cancelled; a stubborn one ignores
 // both.
@@ -309,6 +309,17 @@ TEST_F(DrainTest, ShutdownDrainsToo) {
   f_.service.Release();
   EXPECT_TRUE(EndOfStream().ok());
   waiter_.get();
+}
+
+TEST(ServerTest, ReloadsAtSighupUntilItIsToldToEnd) {
+  Fixture f(30);
+  int reloads = 0;
+  ASSERT_EQ(kill(getpid(), SIGHUP), 0);  // before it waits: it is not lost
+  f.server->WaitForShutdown(nullptr, nullptr, [&] {
+    if (++reloads == 3) return f.server->Shutdown();
+    ASSERT_EQ(kill(getpid(), SIGHUP), 0);
+  });
+  EXPECT_EQ(reloads, 3);
 }
 
 TEST_F(DrainTest, SecondSignalCancels) {
