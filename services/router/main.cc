@@ -6,6 +6,7 @@
 #include <cstdio>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -114,8 +115,13 @@ struct Router {
           dispatcher.Tick();
         }),
         cache(MakeCache(config.semantic_cache(), validator.model().fingerprint)),
-        backend{&validator, &tenants, &domains,
-                &dispatcher, &tasks, &metrics, cache.ok() ? cache->get() : nullptr},
+        backend{&validator,
+                &tenants,
+                &domains,
+                &dispatcher,
+                &tasks,
+                &metrics,
+                cache.ok() ? cache->get() : nullptr},
         service(backend, std::string(config::Version())),
         openai(backend, &registry),
         tasks(kTokenizerThreads, kTokenizerTasks) {
@@ -185,7 +191,24 @@ absl::StatusOr<std::unique_ptr<http::Server>> StartHttp(const v1::HttpConfig& co
       &router->openai, &router->registry);
 }
 
-absl::Status Serve(const v1::RouterConfig& config) {
+// What may change while the router runs: the semantic cache's policies. `parse` reads the
+// configuration anew, and has told on stderr what is wrong where it returns none.
+using ParseConfig = std::function<std::optional<v1::RouterConfig>()>;
+void Reload(const ParseConfig& parse, CacheService* cache) {
+  const std::optional<v1::RouterConfig> config = parse();
+  if (!config.has_value()) {
+    return telemetry::Log(telemetry::Level::kError, "reload_refused",
+                          {{"error", "the configuration has an error; the old one stays"}});
+  }
+  absl::Status status = absl::OkStatus();
+  if (cache != nullptr) status = cache->Reload(config->semantic_cache());
+  if (!status.ok()) {
+    return telemetry::Log(telemetry::Level::kError, "reload_refused", {{"error", Message(status)}});
+  }
+  telemetry::Log(telemetry::Level::kInfo, "reloaded", {{"changed", "semantic_cache.categories"}});
+}
+
+absl::Status Serve(const v1::RouterConfig& config, const ParseConfig& parse) {
   ASSIGN_OR_RETURN(const std::string token,
                    config::ReadClusterToken(config.server().cluster_token_file()));
   ASSIGN_OR_RETURN(std::shared_ptr<const model::Model> model,
@@ -221,19 +244,24 @@ absl::Status Serve(const v1::RouterConfig& config) {
                   {"model", validator.model_id()},
                   {"tenants", config.tenancy().tenants_size()},
                   {"workers", config.workers_size()}});
-  server->WaitForShutdown([&] { router.dispatcher.Drain(); }, http.get());
+  server->WaitForShutdown([&] { router.dispatcher.Drain(); }, http.get(),
+                          [&] { Reload(parse, router.cache->get()); });
   router.dispatcher.AwaitClosed(kCloseTimeout);
   return absl::OkStatus();
 }
 
 int Main(int argc, char** argv) {
-  net::BlockShutdownSignals();
+  net::BlockShutdownSignals(/*reloads=*/true);
   v1::RouterConfig config;
   if (const auto exit_code = config::ParseRouterCommandLine(argc, argv, &config)) {
     return *exit_code;
   }
   telemetry::InitLog("router", config.server().log_level());
-  const absl::Status status = Serve(config);
+  const absl::Status status = Serve(config, [&]() -> std::optional<v1::RouterConfig> {
+    v1::RouterConfig anew;
+    if (config::ParseRouterCommandLine(argc, argv, &anew)) return std::nullopt;
+    return anew;
+  });
   if (status.ok()) return 0;
   std::fprintf(stderr, "trivium-router: %s\n", Message(status).c_str());
   return 1;

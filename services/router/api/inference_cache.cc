@@ -164,8 +164,9 @@ grpc::ServerUnaryReactor* InferenceService::CacheInvalidate(
     return reactor;
   }
   const absl::Status taken = backend_.Enqueue([this, selection, response, reactor] {
-    response->set_entries(backend_.cache->cache().Invalidate(selection));
-    reactor->Finish(grpc::Status::OK);
+    const absl::StatusOr<size_t> entries = backend_.cache->cache().Invalidate(selection);
+    if (entries.ok()) response->set_entries(*entries);
+    reactor->Finish(net::ToGrpc(entries.status()));
   });
   if (!taken.ok()) reactor->Finish(net::ToGrpc(taken));
   return reactor;

@@ -224,6 +224,19 @@ TEST_F(CacheFrontTest, SomeRequestsPassItBy) {
   EXPECT_EQ(Inserted(), 0u);
 }
 
+TEST_F(CacheFrontTest, ADisabledCategoryIsPassedByAndKeepsNothing) {
+  std::vector<CategoryPolicy> policies = TestCategories();
+  policies[kChat].is_enabled = false;
+  cache->SetPolicies(policies);
+  const auto sink = Ask(Chat("What is the capital of France?"));
+  ASSERT_EQ(submitted(), 1u) << "goes on at once";
+  AnswerRun(0, "Paris.");
+  EXPECT_FALSE(sink->Get().done->has_cached());
+  cache->SetPolicies(TestCategories());
+  Teach(Chat("Another question"), "kept");  // what was queued before it would be there by now
+  EXPECT_EQ(Inserted(), 1u);
+}
+
 TEST_F(CacheFrontTest, OnlyWholeAnswersAreKept) {
   const auto cut = Ask(Chat("A question"));
   ASSERT_TRUE(AwaitRuns(1));

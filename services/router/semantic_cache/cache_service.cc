@@ -3,6 +3,8 @@
 #include <future>
 #include <utility>
 
+#include "common/telemetry/log.h"
+
 namespace trivium::router {
 namespace {
 
@@ -140,6 +142,12 @@ struct CacheService::Series {
 CacheService::CacheService() = default;
 CacheService::~CacheService() {
   encoder_ = nullptr;  // what it has taken still comes to the front
+  front_ = nullptr;    // which still writes what it keeps
+  if (graphs_.empty() || cache_ == nullptr) return;
+  const absl::Status saved = cache_->SaveGraphs(graphs_);
+  if (saved.ok()) return;
+  telemetry::Log(telemetry::Level::kWarning, "cache_graphs_not_saved",
+                 {{"error", Message(saved)}, {"next", "they are built anew"}});
 }
 
 absl::StatusOr<std::unique_ptr<CacheService>> CacheService::Create(
@@ -171,12 +179,37 @@ absl::StatusOr<std::unique_ptr<CacheService>> CacheService::Create(
   service->categories_ = std::make_unique<Categories>(options.categories, std::move(examples));
   service->cache_ = std::make_unique<SemanticCache>(std::move(options), service->store_.get());
   for (absl::StatusOr<bool> more = true; more.ok() && *more;) more = service->cache_->Follow();
+  if (config.store() != "redis" && !config.path().empty()) {
+    service->graphs_ = config.path() + ".graphs";
+    const SemanticCache::LoadedGraphs loaded = service->cache_->LoadGraphs(service->graphs_);
+    telemetry::Log(loaded.damaged > 0 ? telemetry::Level::kWarning : telemetry::Level::kInfo,
+                   "cache_graphs_loaded",
+                   {{"entries", loaded.entries}, {"damaged", loaded.damaged}});
+  }
   service->front_ =
       std::make_unique<CacheFront>(std::move(front), std::move(submit), service->cache_.get(),
                                    service->encoder_.get(), service->categories_.get());
   service->series_ = std::make_unique<Series>(metrics, service->cache_->counts());
   metrics->OnScrape([service = service.get()] { service->Export(); });
   return service;
+}
+
+absl::Status CacheService::Reload(const v1::SemanticCacheConfig& config) {
+  if (!config.enabled()) {
+    return FailedPrecondition("semantic_cache.enabled: needs a restart; disable its categories");
+  }
+  const std::vector<CategoryPolicy> policies = PoliciesOf(config);
+  bool is_same = policies.size() == cache_->categories();
+  for (size_t i = 0; is_same && i < policies.size(); ++i) {
+    const CategoryPolicy now = cache_->policy(i);
+    is_same = policies[i].name == now.name && policies[i].examples == now.examples;
+  }
+  if (!is_same) {
+    return FailedPrecondition(
+        "semantic_cache.categories: other categories or examples need a restart");
+  }
+  cache_->SetPolicies(policies);
+  return absl::OkStatus();
 }
 
 void CacheService::Export() {

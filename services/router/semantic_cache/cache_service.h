@@ -4,6 +4,7 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
 #include "common/telemetry/metrics.h"
 #include "services/router/semantic_cache/cache_front.h"
@@ -23,6 +24,11 @@ class CacheService {
                                                               telemetry::Metrics* metrics);
   ~CacheService();
 
+  // Policies as `config`, which is complete, has them now: thresholds, times, quotas, guards, and
+  // what is switched off. FAILED_PRECONDITION, and nothing changes, where it asks for what only a
+  // new process can do: other categories, other examples of them, no cache.
+  absl::Status Reload(const v1::SemanticCacheConfig& config);
+
   CacheFront& front() { return *front_; }
   SemanticCache& cache() { return *cache_; }
   embedding::EmbeddingQueue& encoder() { return *encoder_; }
@@ -32,6 +38,7 @@ class CacheService {
   CacheService();
   void Export();
 
+  std::string graphs_;  // a folder; empty: graphs are not kept
   std::unique_ptr<DocumentStore> store_;
   std::unique_ptr<SemanticCache> cache_;
   std::unique_ptr<Categories> categories_;

@@ -171,10 +171,46 @@ TEST_F(RedisStoreTest, TwoRoutersSeeEachOthersAnswers) {
   EXPECT_TRUE(Hits(second, Question(), kChat, asked, "first's"));
   EXPECT_TRUE(Hits(first, Question(), kChat, other, "second's"));
   EXPECT_EQ(first.counts()[kChat].entries, 2u);
-  EXPECT_EQ(first.Invalidate({.tenant = "alice"}), 2u);
-  while (first.Upkeep()) {
-  }
+  EXPECT_EQ(*first.Invalidate({.tenant = "alice"}), 2u);
   EXPECT_FALSE(Hits(second, Question(), kChat, asked, "first's"));
+}
+
+TEST_F(RedisStoreTest, OfTwoAnswersToOneQuestionBothRoutersKeepTheSame) {
+  const auto one = Connect("t"), two = Connect("t");
+  SemanticCache first(OptionsOf(100), one.get()), second(OptionsOf(100), two.get());
+  const CacheQuestion question = Question();
+  const std::vector<float> asked = RandomUnit(random);
+  ASSERT_TRUE(first.Insert(question, kChat, asked, "first's", 1).ok());
+  ASSERT_TRUE(second.Insert(question, kChat, asked, "second's", 1).ok());
+  for (SemanticCache* cache : {&first, &second, &first, &second}) {
+    ASSERT_TRUE(cache->Follow().ok());
+    while (cache->Upkeep()) {
+    }
+  }
+  const auto found = first.FindExact(question, kChat);
+  ASSERT_TRUE(found.has_value());
+  const auto answer = first.Answer(*found);
+  ASSERT_TRUE(answer.ok()) << Message(answer.status());
+  EXPECT_TRUE(Hits(second, question, kChat, asked, *answer));
+}
+
+TEST_F(RedisStoreTest, AServerThatBeganAnewIsReadFromTheBeginning) {
+  const auto writer = Connect("t"), reader = Connect("t");
+  std::string cursor;
+  for (int i = 0; i < 5; ++i)
+    ASSERT_TRUE(writer->Put({fmt::format("k{}", i), "e"}, "a", 60000).ok());
+  ASSERT_EQ(reader->After(&cursor)->size(), 5u);
+  server.Stop();
+  server.Start();  // it keeps nothing on disk
+  ASSERT_TRUE(Await([&] { return writer->Put({"new", "e"}, "a", 60000); }).ok());
+  std::vector<StoredEntry> page;
+  ASSERT_TRUE(Await([&]() -> absl::Status {
+                ASSIGN_OR_RETURN(page, reader->After(&cursor));
+                return absl::OkStatus();
+              }).ok());
+  ASSERT_EQ(page.size(), 1u);
+  EXPECT_EQ(page[0].key, "new");
+  EXPECT_TRUE(reader->After(&cursor)->empty());
 }
 
 TEST_F(RedisStoreTest, AServerThatDiesGivesMissesAndComesBack) {

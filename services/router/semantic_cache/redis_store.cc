@@ -3,6 +3,7 @@
 #include <chrono>
 #include <csignal>
 #include <mutex>
+#include <random>
 #include <utility>
 
 #include "common/base/clock.h"
@@ -26,8 +27,23 @@ std::string BytesOf(const redisReply* reply) {
   return {reply->str, static_cast<size_t>(reply->len)};
 }
 
+// Puts an answer, numbers it and sets the store's life where there is none: in one command, so that
+// no reader passes a number that is not there yet.
+// KEYS: answer, order, last, life. ARGV: key, entry, answer, time to live (ms), a life.
+constexpr char kPut[] =
+    "redis.call('HSET', KEYS[1], 'entry', ARGV[2], 'answer', ARGV[3]) "
+    "redis.call('PEXPIRE', KEYS[1], ARGV[4]) "
+    "redis.call('SETNX', KEYS[4], ARGV[5]) "
+    "return redis.call('ZADD', KEYS[2], redis.call('INCR', KEYS[3]), ARGV[1])";
+
+std::string DrawLife() {
+  std::random_device random;
+  return fmt::format("{:08x}{:08x}", random(), random());
+}
+
 // An answer is the hash PREFIX:a:KEY; PREFIX:order is a sorted set of the keys by the number that
-// PREFIX:last gave them.
+// PREFIX:last gave them. PREFIX:life is another one where the server lost what it had, so that
+// numbers begin anew. A cursor is LIFE/NUMBER.
 class RedisStore final : public DocumentStore {
  public:
   RedisStore(const std::string& address, std::string prefix, Duration timeout)
@@ -42,13 +58,9 @@ class RedisStore final : public DocumentStore {
 
   absl::Status Put(const StoredEntry& entry, const std::string& answer, int64_t ttl_ms) override {
     std::lock_guard lock(mutex_);
-    ASSIGN_OR_RETURN(const Reply number, Ask({"INCR", prefix_ + ":last"}, REDIS_REPLY_INTEGER));
-    const std::string name = NameOf(entry.key);
-    RETURN_IF_ERROR(
-        Ask({"HSET", name, "entry", entry.entry, "answer", answer}, REDIS_REPLY_INTEGER).status());
-    RETURN_IF_ERROR(Ask({"PEXPIRE", name, std::to_string(ttl_ms)}, REDIS_REPLY_INTEGER).status());
-    // Last: who reads the order finds what it names.
-    return Ask({"ZADD", prefix_ + ":order", std::to_string(number->integer), entry.key},
+    return Ask({"EVAL", kPut, "4", NameOf(entry.key), prefix_ + ":order", prefix_ + ":last",
+                prefix_ + ":life", entry.key, entry.entry, answer, std::to_string(ttl_ms),
+                DrawLife()},
                REDIS_REPLY_INTEGER)
         .status();
   }
@@ -71,7 +83,10 @@ class RedisStore final : public DocumentStore {
 
   absl::StatusOr<std::vector<StoredEntry>> After(std::string* cursor) override {
     std::lock_guard lock(mutex_);
-    const std::string from = cursor->empty() ? "-inf" : fmt::format("({}", *cursor);
+    ASSIGN_OR_RETURN(std::string at, Resume(*cursor));
+    const size_t slash = at.find('/');
+    const std::string from =
+        slash + 1 == at.size() ? "-inf" : fmt::format("({}", at.substr(slash + 1));
     ASSIGN_OR_RETURN(const Reply reply, Ask({"ZRANGEBYSCORE", prefix_ + ":order", from, "+inf",
                                              "WITHSCORES", "LIMIT", "0", std::to_string(kPageMax)},
                                             REDIS_REPLY_ARRAY));
@@ -86,8 +101,9 @@ class RedisStore final : public DocumentStore {
         RETURN_IF_ERROR(Ask({"ZREM", prefix_ + ":order", key}, REDIS_REPLY_INTEGER).status());
         entries.push_back({key, ""});
       }
-      *cursor = BytesOf(reply->element[i + 1]);
+      at = at.substr(0, slash + 1) + BytesOf(reply->element[i + 1]);
     }
+    *cursor = at;
     return entries;
   }
 
@@ -95,6 +111,18 @@ class RedisStore final : public DocumentStore {
 
  private:
   std::string NameOf(const std::string& key) const { return fmt::format("{}:a:{}", prefix_, key); }
+
+  // Where to read on: at the beginning where the server has begun anew, or has fewer answers than
+  // were read (it came back from an older copy of itself).
+  absl::StatusOr<std::string> Resume(const std::string& cursor) {
+    ASSIGN_OR_RETURN(const Reply life, Ask({"GET", prefix_ + ":life"}, REDIS_REPLY_STRING));
+    ASSIGN_OR_RETURN(const Reply last, Ask({"GET", prefix_ + ":last"}, REDIS_REPLY_STRING));
+    const std::string begin = (IsBytes(life.get()) ? BytesOf(life.get()) : "") + "/";
+    if (!cursor.starts_with(begin)) return begin;
+    const int64_t read = std::atoll(cursor.c_str() + begin.size());
+    const int64_t given = IsBytes(last.get()) ? std::atoll(last->str) : 0;
+    return given < read ? begin : cursor;
+  }
 
   absl::Status Connect() {
     if (context_ != nullptr) return absl::OkStatus();

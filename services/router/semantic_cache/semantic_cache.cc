@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <random>
+#include <tuple>
 
 #include "services/router/semantic_cache/entry_record.h"
 
@@ -11,6 +12,7 @@ namespace {
 constexpr size_t kCandidates = 8;
 constexpr int64_t kEntryBytes = 512;  // of an entry beside its vector, keys and lists
 constexpr size_t kDeletesPage = 256, kDeletesMax = 65536;
+constexpr int64_t kClockSkewMs = 300000;  // between routers; from further ahead comes no entry
 
 std::string DrawKey() {
   std::random_device random;
@@ -210,6 +212,13 @@ void SemanticCache::Admit(Entry entry, std::span<const float> vector) {
     }
     if (const auto same = exact_.find(entry.exact); same != exact_.end()) {
       const uint64_t old = same->second;
+      const Entry& other = entries_.at(old);
+      // Of two answers to one question all routers that share a store keep the same.
+      if (std::tie(other.created_ms, other.key) > std::tie(entry.created_ms, entry.key)) {
+        ++categories_[group.category].counts.evicted[static_cast<size_t>(EvictReason::kReplaced)];
+        lock.unlock();
+        return DeleteLater({entry.key});
+      }
       const std::shared_ptr<VectorIndex> its = Unlist(old, EvictReason::kReplaced, &gone);
       lock.unlock();
       if (its != nullptr) its->Remove(old);
@@ -322,7 +331,8 @@ absl::StatusOr<bool> SemanticCache::Follow() {
     }
     absl::StatusOr<EntryRecord> record = ReadRecord(stored.entry, options_.epoch, options_.dim);
     const auto category = record.ok() ? CategoryNamed(record->category) : std::optional<size_t>();
-    if (!category.has_value() || AgeOf(record->created_ms, now_ms) >= TtlAt(policy(*category), 1)) {
+    if (!category.has_value() || record->created_ms - now_ms > kClockSkewMs ||
+        AgeOf(record->created_ms, now_ms) >= TtlAt(policy(*category), 1)) {
       // In a shared store it may be of use to routers of another configuration.
       if (!store_->is_shared()) DeleteLater({stored.key});
       continue;
@@ -344,7 +354,7 @@ absl::StatusOr<bool> SemanticCache::Follow() {
   return page.size() == DocumentStore::kPageMax;
 }
 
-size_t SemanticCache::Invalidate(const Selection& selection) {
+absl::StatusOr<size_t> SemanticCache::Invalidate(const Selection& selection) {
   const int64_t now_ms = options_.unix_ms();
   std::vector<uint64_t> ids;
   {
@@ -358,7 +368,14 @@ size_t SemanticCache::Invalidate(const Selection& selection) {
     }
   }
   Drop(ids, EvictReason::kInvalidated, true);
-  return ids.size();
+  while (DeletePage()) {
+  }
+  std::lock_guard change(change_mutex_);
+  if (to_delete_.empty()) return ids.size();
+  return Unavailable(
+      "{} answers are not found here any more, but their store does not answer: they come back if "
+      "this router ends before it does",
+      ids.size());
 }
 
 bool SemanticCache::Upkeep() {

@@ -9,7 +9,8 @@
 // lists of its category, or nowhere.
 //
 // Thread-safety: all methods, any thread. Insert, Adopt, Invalidate, Follow and Upkeep wait for one
-// another; Find does not wait for them but for moments. Insert and Answer may wait for the store.
+// another; Find does not wait for them but for moments. Insert, Answer and Invalidate may wait for
+// the store.
 #pragma once
 
 #include <array>
@@ -101,7 +102,18 @@ class SemanticCache {
     std::string tenant = {}, category = {};
     int64_t older_than_ms = 0;
   };
-  size_t Invalidate(const Selection& selection);
+  // How many are gone. UNAVAILABLE: nobody finds them here any more, but the store could not be
+  // told; Upkeep goes on to try.
+  absl::StatusOr<size_t> Invalidate(const Selection& selection);
+
+  // The graphs of large indexes, in files of `folder`, which is made if it is not there: written
+  // when a process ends in order, read when Follow has given all there is. A graph that is damaged
+  // is dropped; Upkeep builds it anew. Nothing else may run meanwhile.
+  absl::Status SaveGraphs(const std::string& folder) const;
+  struct LoadedGraphs {
+    size_t entries = 0, damaged = 0;  // that need no building; graphs
+  };
+  LoadedGraphs LoadGraphs(const std::string& folder);
 
   // Drops what has expired and looks after the indexes. True: there is more to do now.
   bool Upkeep();

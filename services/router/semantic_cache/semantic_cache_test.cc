@@ -3,6 +3,8 @@
 
 #include <gmock/gmock.h>
 
+#include <filesystem>
+#include <fstream>
 #include <thread>
 
 #include "services/router/semantic_cache/cache_fixture.h"
@@ -169,10 +171,15 @@ TEST_F(SemanticCacheTest, InvalidationTakesWhatWasNamedAndNothingElse) {
   }
   now_ms += 1000;
   ASSERT_TRUE(cache->Insert(Question("alice"), kCode, RandomUnit(random), "young", 1).ok());
-  EXPECT_EQ(cache->Invalidate({.tenant = "carol"}), 0u);
-  EXPECT_EQ(cache->Invalidate({.tenant = "alice", .older_than_ms = 1000}), 2u);
-  EXPECT_EQ(cache->Invalidate({.category = "chat"}), 1u);
-  EXPECT_EQ(cache->Invalidate({}), 2u);
+  EXPECT_EQ(*cache->Invalidate({.tenant = "carol"}), 0u);
+  EXPECT_EQ(*cache->Invalidate({.tenant = "alice", .older_than_ms = 1000}), 2u);
+  EXPECT_EQ(store.answers().size(), 3u) << "what it said is gone is not read by the next process";
+  EXPECT_EQ(*cache->Invalidate({.category = "chat"}), 1u);
+  store.is_away = true;
+  EXPECT_EQ(cache->Invalidate({}).status().code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(cache->counts()[kCode].entries, 0u);
+  EXPECT_EQ(store.answers().size(), 2u);
+  store.is_away = false;
   while (cache->Upkeep()) {
   }
   EXPECT_TRUE(store.answers().empty());
@@ -190,6 +197,12 @@ TEST_F(SemanticCacheTest, AnotherCacheReadsWhatTheStoreHolds) {
   alone.is_comparable = false;
   ASSERT_TRUE(first->Insert(alone, kChat, {}, "alone", 1).ok());
   ASSERT_TRUE(store.Put({"broken", "no entry"}, "", 1).ok());
+  EntryRecord ahead;
+  ahead.question = Question();
+  ahead.category = "chat";
+  ahead.vector = RandomUnit(random);
+  ahead.created_ms = now_ms + int64_t{86400000};  // it would live for a day more than allowed
+  ASSERT_TRUE(store.Put({"ahead", WriteRecord(ahead, "epoch 1")}, "", 1).ok());
   const auto second = MakeCache();
   int pages = 1;
   while (*second->Follow()) ++pages;
@@ -198,6 +211,7 @@ TEST_F(SemanticCacheTest, AnotherCacheReadsWhatTheStoreHolds) {
   EXPECT_TRUE(Hits(*second, Question(), kChat, Near(asked, 0.8, random)));
   EXPECT_TRUE(second->FindExact(question, kChat).has_value());
   EXPECT_TRUE(second->FindExact(alone, kChat).has_value());
+  EXPECT_FALSE(second->FindExact(ahead.question, kChat).has_value());
   EXPECT_FALSE(second->FindExact(question, kCode).has_value());
   SemanticCache::Options options = OptionsOf(1000);
   options.epoch = "epoch 2";
@@ -205,6 +219,70 @@ TEST_F(SemanticCacheTest, AnotherCacheReadsWhatTheStoreHolds) {
   while (*third.Follow()) {
   }
   for (const auto& counts : third.counts()) EXPECT_EQ(counts.entries, 0u);
+}
+
+TEST_F(SemanticCacheTest, GraphsAreTakenOverAndDamagedOnesBuiltAnew) {
+  const std::string folder = fmt::format("{}cache_graphs_{}", testing::TempDir(), getpid());
+  constexpr size_t kEntries = VectorIndex::kExactMax + 600;
+  std::vector<std::vector<float>> asked;
+  const auto settle = [](SemanticCache& cache) {
+    while (*cache.Follow()) {
+    }
+    while (cache.Upkeep()) {
+    }
+  };
+  const auto found = [&](SemanticCache& cache) {
+    size_t hits = 0;
+    for (size_t i = 0; i < asked.size(); ++i) {
+      hits += Hits(cache, Question(), kCode, asked[i], fmt::format("answer {}", i));
+    }
+    return hits;
+  };
+  {
+    const auto first = MakeCache(10000);
+    for (size_t i = 0; i < kEntries; ++i) {
+      asked.push_back(RandomUnit(random));
+      const std::string answer = fmt::format("answer {}", i);
+      ASSERT_TRUE(first->Insert(Question(), kCode, asked.back(), answer, 1).ok());
+    }
+    settle(*first);
+    ASSERT_TRUE(first->SaveGraphs(folder).ok());
+    EXPECT_GE(found(*first), kEntries * 98 / 100);
+  }
+  std::map<std::filesystem::path, std::string> files;
+  for (const auto& file : std::filesystem::directory_iterator(folder)) {
+    std::ifstream in(file.path(), std::ios::binary);
+    files[file.path()] = std::string{std::istreambuf_iterator<char>(in), {}};
+  }
+  ASSERT_EQ(files.size(), 2u);
+  // The graph knows an entry that is no longer there.
+  const std::string gone = store.answers().begin()->first;
+  ASSERT_TRUE(store.Delete({&gone, 1}).ok());
+  for (const char* damage : {"none", "flipped graph", "flipped keys", "cut graph", "cut keys"}) {
+    SCOPED_TRACE(damage);
+    for (const auto& [path, whole] : files) {
+      std::string bytes = whole;
+      const bool is_meant = std::string_view(damage).ends_with(path.extension().string().substr(1));
+      if (is_meant && damage[0] == 'f') bytes[random() % bytes.size()] ^= 0x10;
+      if (is_meant && damage[0] == 'c') bytes.resize(random() % bytes.size());
+      std::ofstream(path, std::ios::binary | std::ios::trunc) << bytes;
+    }
+    const auto next = MakeCache(10000);
+    while (*next->Follow()) {
+    }
+    const SemanticCache::LoadedGraphs loaded = next->LoadGraphs(folder);
+    EXPECT_EQ(loaded.damaged, damage[0] == 'n' ? 0u : 1u);
+    if (damage[0] == 'n') {
+      EXPECT_GE(loaded.entries, 599u);
+    } else {
+      EXPECT_EQ(loaded.entries, 0u);
+      EXPECT_FALSE(std::filesystem::exists(files.begin()->first)) << "it is not read again";
+    }
+    settle(*next);
+    EXPECT_GE(found(*next), kEntries * 98 / 100);
+    EXPECT_LT(found(*next), kEntries) << "the deleted one came back";
+  }
+  std::filesystem::remove_all(folder);
 }
 
 TEST_F(SemanticCacheTest, DamagedRecordsAreRefused) {
@@ -276,7 +354,7 @@ TEST_F(SemanticCacheTest, ThreadsThatDoEverythingAtOnceLeaveItWhole) {
           cache->SetLoad(static_cast<float>(mine() % 2));
           break;
         case 3:
-          if (mine() % 16 == 0) cache->Invalidate({.tenant = question.tenant});
+          if (mine() % 16 == 0) cache->Invalidate({.tenant = question.tenant}).IgnoreError();
           break;
         case 4:
         case 5:

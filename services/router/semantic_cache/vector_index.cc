@@ -6,10 +6,12 @@
 #include <hnswlib/hnswlib.h>
 
 #include <algorithm>
+#include <cstring>
 #include <mutex>
+#include <optional>
 
-#include "common/base/status.h"
 #include "kernels/dot.h"
+#include "services/router/semantic_cache/graph_file.h"
 
 namespace trivium::router {
 namespace {
@@ -34,6 +36,7 @@ class DotSpace final : public hnswlib::SpaceInterface<float> {
   size_t get_data_size() override { return shape_.dim * sizeof(float); }
   hnswlib::DISTFUNC<float> get_dist_func() override { return Distance; }
   void* get_dist_func_param() override { return &shape_; }
+  size_t bytes() const { return shape_.dim * sizeof(float); }
 
  private:
   Shape shape_;
@@ -55,6 +58,34 @@ class VectorIndex::Graph {
         space_(dim),
         hnsw_(&space_, capacity, kLinks, kConstructionCandidates) {
     hnsw_.setEf(kSearchCandidates);
+  }
+  // Of a file that hnswlib wrote; throws what it throws.
+  Graph(int32_t dim, size_t capacity, const std::string& path)
+      : dim_(dim), capacity_(capacity), space_(dim), hnsw_(&space_, path, false, capacity) {
+    hnsw_.setEf(kSearchCandidates);
+  }
+
+  void Write(const std::string& path) const { hnsw_.saveIndex(path); }
+  bool IsOfThisShape() const {
+    return hnsw_.label_offset_ - hnsw_.offsetData_ == space_.bytes() && hnsw_.M_ == kLinks &&
+           hnsw_.cur_element_count <= capacity_;
+  }
+  // Gives what was read the ids of here: `id_of(label, vector)`; what has none is dead.
+  void Relabel(const std::function<uint64_t(uint64_t, const float*)>& id_of) {
+    hnsw_.label_lookup_.clear();
+    for (size_t i = 0; i < hnsw_.cur_element_count; ++i) {
+      const auto at = static_cast<hnswlib::tableint>(i);
+      const auto* vector = reinterpret_cast<const float*>(hnsw_.getDataByInternalId(at));
+      const bool was_dead = hnsw_.isMarkedDeleted(at);
+      const uint64_t id = was_dead ? 0 : id_of(hnsw_.getExternalLabel(at), vector);
+      // The same entry twice would be found twice.
+      if (id != 0 && live_.insert(id).second) {
+        hnsw_.setExternalLabel(at, id);
+        hnsw_.label_lookup_[id] = at;
+      } else if (!was_dead) {
+        hnsw_.markDeletedInternal(at);
+      }
+    }
   }
 
   void Add(uint64_t id, const float* vector) {
@@ -82,7 +113,7 @@ class VectorIndex::Graph {
   const int32_t dim_;
   const size_t capacity_;
   DotSpace space_;
-  mutable hnswlib::HierarchicalNSW<float> hnsw_;
+  mutable hnswlib::HierarchicalNSW<float> hnsw_;  // its writing is not const
   std::unordered_set<uint64_t> live_;
 };
 
@@ -107,12 +138,12 @@ void VectorIndex::Add(uint64_t id, std::span<const float> vector) {
 
 void VectorIndex::Remove(uint64_t id) {
   std::unique_lock lock(mutex_);
-  const auto it = exact_place_.find(id);
-  if (it == exact_place_.end()) {
-    if (graph_ != nullptr) graph_->Remove(id);
-    return;
-  }
-  const size_t at = it->second, last = exact_ids_.size() - 1;
+  if (exact_place_.contains(id)) return RemoveExact(id);
+  if (graph_ != nullptr) graph_->Remove(id);
+}
+
+void VectorIndex::RemoveExact(uint64_t id) {
+  const size_t at = exact_place_.at(id), last = exact_ids_.size() - 1;
   exact_place_[exact_ids_[last]] = at;
   exact_place_.erase(id);
   exact_ids_[at] = exact_ids_[last];
@@ -149,13 +180,17 @@ std::vector<VectorIndex::Match> VectorIndex::Search(std::span<const float> query
   return matches;
 }
 
+// With room for tombstones up to the next rebuild.
+size_t VectorIndex::Capacity() const {
+  return entries_max_ + std::max(entries_max_ / (kDeadPart - 1), kDeadMin) + 1;
+}
+
 // False: all that is exact may stay so.
 bool VectorIndex::MoveOne() {
   std::unique_lock lock(mutex_);
   if (exact_ids_.size() <= kExactMax) return false;
   if (graph_ == nullptr) {
-    const size_t spare = std::max(entries_max_ / (kDeadPart - 1), kDeadMin);
-    graph_ = std::make_unique<Graph>(dim_, entries_max_ + spare + 1);
+    graph_ = std::make_unique<Graph>(dim_, Capacity());
     has_graph_ = true;
   }
   if (graph_->is_full()) return false;
@@ -178,8 +213,7 @@ bool VectorIndex::StepRebuild(size_t vectors_max) {
     }
     rebuild_ = std::make_unique<Rebuild>();
     rebuild_->ids.assign(graph_->live().begin(), graph_->live().end());
-    const size_t spare = std::max(entries_max_ / (kDeadPart - 1), kDeadMin);
-    rebuild_->graph = std::make_unique<Graph>(dim_, entries_max_ + spare + 1);
+    rebuild_->graph = std::make_unique<Graph>(dim_, Capacity());
   }
   for (; vectors_max > 0 && rebuild_->next < rebuild_->ids.size(); --vectors_max) {
     const uint64_t id = rebuild_->ids[rebuild_->next++];
@@ -206,6 +240,41 @@ bool VectorIndex::Upkeep(size_t vectors_max) {
     if (!MoveOne()) return i > 0;
   }
   return true;
+}
+
+absl::Status VectorIndex::Save(const std::string& path,
+                               const std::function<std::string(uint64_t)>& key_of) const {
+  std::shared_lock lock(mutex_);
+  if (graph_ == nullptr) return absl::NotFoundError("there is no graph");
+  GraphKeys keys;
+  for (const uint64_t id : graph_->live()) keys.emplace(id, key_of(id));
+  return WriteGraph(path, keys, [&](const std::string& file) { graph_->Write(file); });
+}
+
+absl::Status VectorIndex::Load(const std::string& path,
+                               const std::function<uint64_t(const std::string&)>& id_of) {
+  ASSIGN_OR_RETURN(const GraphKeys keys, ReadGraphKeys(path));
+  std::unique_ptr<Graph> graph;
+  try {
+    graph = std::make_unique<Graph>(dim_, Capacity(), GraphPath(path));
+  } catch (const std::exception& error) {
+    return absl::DataLossError(error.what());
+  }
+  if (!graph->IsOfThisShape()) return absl::DataLossError("a graph of another shape");
+  std::unique_lock lock(mutex_);
+  TRIVIUM_CHECK(graph_ == nullptr, "there is a graph already");
+  graph->Relabel([&](uint64_t label, const float* vector) -> uint64_t {
+    const auto key = keys.find(label);
+    const uint64_t id = key == keys.end() ? 0 : id_of(key->second);
+    const auto place = exact_place_.find(id);
+    if (id == 0 || place == exact_place_.end()) return 0;
+    const float* here = exact_.data() + place->second * static_cast<size_t>(dim_);
+    return std::equal(here, here + dim_, vector) ? id : 0;
+  });
+  for (const uint64_t id : graph->live()) RemoveExact(id);
+  graph_ = std::move(graph);
+  has_graph_ = true;
+  return absl::OkStatus();
 }
 
 size_t VectorIndex::size() const {

@@ -9,12 +9,16 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <shared_mutex>
 #include <span>
+#include <string>
 #include <unordered_map>
 #include <unordered_set>
 #include <vector>
+
+#include "common/base/status.h"
 
 namespace trivium::router {
 
@@ -41,6 +45,17 @@ class VectorIndex {
   // Some of what is due, at most about `vectors_max` vectors' worth of work. False: nothing is.
   bool Upkeep(size_t vectors_max = 64);
 
+  // Writes the graph into PATH.graph and PATH.keys, so that the next process need not build it.
+  // `key_of` names an entry for other processes. NOT_FOUND: there is no graph.
+  absl::Status Save(const std::string& path,
+                    const std::function<std::string(uint64_t)>& key_of) const;
+  // Takes over a graph that Save wrote: of the entries that were added here, those that it holds
+  // with the same vector. `id_of` gives 0 for a key that is not here. NOT_FOUND: there are no such
+  // files. DATA_LOSS: they are damaged, or not of this shape; nothing changes. Before the first
+  // Upkeep.
+  absl::Status Load(const std::string& path,
+                    const std::function<uint64_t(const std::string&)>& id_of);
+
   size_t size() const;
   size_t graph_size() const;  // without tombstones
   size_t tombstones() const;
@@ -52,6 +67,8 @@ class VectorIndex {
   struct Rebuild;
 
   void SearchExact(std::span<const float> query, size_t count, std::vector<Match>* out) const;
+  void RemoveExact(uint64_t id);
+  size_t Capacity() const;
   bool MoveOne();
   bool StepRebuild(size_t vectors_max);
 
