@@ -1,25 +1,29 @@
 // What the cache costs and what it gets right: time of an embedding, recall and time of a search
 // while entries come, and a workload of six categories whose true answers are known.
 //
-//   semantic_bench --encoder FOLDER [--entries 100000] [--queries 20000] [--part
-//   embed|index|workload]
+//   semantic_bench --encoder FOLDER [--entries 100000] [--queries 20000]
+//                  [--part embed|index|workload|load|even]
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <deque>
 #include <map>
 #include <random>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "common/config/config.h"
 #include "common/embedding/text_encoder.h"
 #include "kernels/dot.h"
 #include "services/router/semantic_cache/bench_questions.h"
+#include "services/router/semantic_cache/break_even.h"
 #include "services/router/semantic_cache/cache_service.h"
 #include "services/router/semantic_cache/categories.h"
+#include "services/router/semantic_cache/load_policy.h"
 #include "services/router/semantic_cache/semantic_cache.h"
 
 namespace trivium::router {
@@ -167,13 +171,46 @@ struct Score {
   int asked = 0, hits = 0, wrong = 0, stale = 0, misplaced = 0;
 };
 
+struct Run {
+  bool one_category = false;  // for all questions
+  bool is_told = false;       // of each change of prices: it is told to forget the old ones
+  double model_s = 0;         // of a request; 0: the model is never busy
+  bool follows_load = false;  // and lets the policies give way
+};
+
+// A model that answers one request after another.
+class BusyModel {
+ public:
+  explicit BusyModel(double model_s) : model_s_(model_s) {}
+  void Ask(double now_s, LoadPolicy* load) {
+    while (!ends_.empty() && ends_.front() <= now_s) ends_.pop_front();
+    // What waits for longer than this is refused, as the router's queue does.
+    if (ends_.size() >= kQueueMax) return;
+    const double begin_s = std::max(now_s, ends_.empty() ? 0.0 : ends_.back());
+    ends_.push_back(begin_s + model_s_);
+    load->FirstToken(At(now_s), begin_s - now_s + model_s_ / 4);
+  }
+  float Load(double now_s, LoadPolicy* load) {
+    while (!ends_.empty() && ends_.front() <= now_s) ends_.pop_front();
+    return load->Update(At(now_s), static_cast<double>(ends_.size()));
+  }
+
+ private:
+  static constexpr size_t kQueueMax = 256;
+  static TimePoint At(double seconds) {
+    return TimePoint() + std::chrono::duration_cast<Duration>(Seconds(1000 + seconds));
+  }
+  const double model_s_;
+  std::deque<double> ends_;
+};
+
 // The workload through a cache with these policies; an answer is its question's truth. A hit is
 // wrong when it is another question's, stale when it is an older truth.
 std::map<std::string, Score> RunWorkload(const std::vector<CategoryPolicy>& policies,
                                          const Categories& categories,
                                          const std::vector<BenchQuery>& queries,
                                          const std::vector<std::vector<float>>& vectors,
-                                         bool one_category) {
+                                         const Run& run) {
   int64_t now_ms = 1;
   SemanticCache::Options options;
   options.categories = policies;
@@ -184,9 +221,21 @@ std::map<std::string, Score> RunWorkload(const std::vector<CategoryPolicy>& poli
   TRIVIUM_CHECK(store.ok(), "{}", Message(store.status()));
   SemanticCache cache(std::move(options), store->get());
   std::map<std::string, Score> scores;
+  LoadPolicy load({});
+  BusyModel model(run.model_s);
+  int version = 0;
   for (size_t i = 0; i < queries.size(); ++i) {
     const BenchQuery& query = queries[i];
     now_ms = 1 + query.at_ms;
+    const double now_s = static_cast<double>(now_ms) / 1000;
+    if (run.model_s > 0) {
+      const float told = model.Load(now_s, &load);
+      if (run.follows_load) cache.SetLoad(told);
+    }
+    if (run.is_told && query.category == "prices" &&
+        std::exchange(version, query.version) != version) {
+      TRIVIUM_CHECK(cache.Invalidate({.category = "prices"}).ok(), "the store is away");
+    }
     CacheQuestion question;
     question.tenant = "t";
     question.scope = {1, 1};
@@ -194,8 +243,8 @@ std::map<std::string, Score> RunWorkload(const std::vector<CategoryPolicy>& poli
     Reading reading = ReadQuestion(query.text);
     question.marks = std::move(reading.marks);
     question.tokens_max = 100;
-    const size_t category =
-        one_category ? *cache.CategoryNamed(kOtherCategory) : categories.Of(vectors[i]).category;
+    const size_t category = run.one_category ? *cache.CategoryNamed(kOtherCategory)
+                                             : categories.Of(vectors[i]).category;
     Score& score = scores[query.category];
     ++score.asked;
     score.misplaced += policies[category].name != query.category;
@@ -210,6 +259,7 @@ std::map<std::string, Score> RunWorkload(const std::vector<CategoryPolicy>& poli
       score.stale += is_same && *answer != truth;
       continue;
     }
+    if (run.model_s > 0) model.Ask(now_s, &load);
     const absl::Status kept = cache.Insert(question, category, vectors[i], truth, 1);
     TRIVIUM_CHECK(kept.ok(), "{}", Message(kept));
     if (i % 64 == 0) cache.Upkeep();
@@ -243,7 +293,7 @@ void BenchWorkload(embedding::TextEncoder& encoder, int count) {
   std::vector<std::string> texts;
   for (const BenchQuery& query : queries) texts.push_back(query.text);
   const std::vector<std::vector<float>> vectors = Embed(encoder, texts);
-  const auto ours = RunWorkload(policies, categories, queries, vectors, false);
+  const auto ours = RunWorkload(policies, categories, queries, vectors, {});
   std::printf("a policy each category, as shipped:\n");
   for (const auto& [category, score] : ours) {
     Print(category.c_str(), score);
@@ -253,7 +303,10 @@ void BenchWorkload(embedding::TextEncoder& encoder, int count) {
   Print("all", Total(ours));
   std::vector<CategoryPolicy> loose = policies;
   for (CategoryPolicy& policy : loose) policy.guards = GuardLevel::kNone;
-  Print("all, without guards", Total(RunWorkload(loose, categories, queries, vectors, false)));
+  Print("all, without guards", Total(RunWorkload(loose, categories, queries, vectors, {})));
+  const auto told = RunWorkload(policies, categories, queries, vectors, {.is_told = true});
+  Print("prices, told of changes", told.at("prices"));
+  Print("all, told of changes", Total(told));
   std::printf("one policy for all, an hour, no guards:\n");
   for (const float threshold : {0.75f, 0.80f, 0.85f, 0.90f, 0.95f, 0.98f}) {
     std::vector<CategoryPolicy> one = policies;
@@ -264,7 +317,86 @@ void BenchWorkload(embedding::TextEncoder& encoder, int count) {
       policy.guards = GuardLevel::kNone;
     }
     const std::string name = fmt::format("threshold {:.2f}", threshold);
-    Print(name.c_str(), Total(RunWorkload(one, categories, queries, vectors, true)));
+    Print(name.c_str(),
+          Total(RunWorkload(one, categories, queries, vectors, {.one_category = true})));
+  }
+}
+
+// The same questions to a model that takes 1.5 s a request, and to one five times as slow, which
+// cannot keep up; each with policies that stay and with policies that follow the load.
+void BenchLoad(embedding::TextEncoder& encoder, int count) {
+  const std::vector<CategoryPolicy> policies = ShippedPolicies();
+  const Categories categories = CategoriesOf(encoder, policies);
+  BenchQuestions questions(4);
+  const std::vector<BenchQuery> queries = questions.Workload(count);
+  std::vector<std::string> texts;
+  for (const BenchQuery& query : queries) texts.push_back(query.text);
+  const std::vector<std::vector<float>> vectors = Embed(encoder, texts);
+  for (const double model_s : {1.5, 7.5}) {
+    std::map<std::string, Score> scores[2];
+    for (const bool follows : {false, true}) {
+      scores[follows] = RunWorkload(policies, categories, queries, vectors,
+                                    {.model_s = model_s, .follows_load = follows});
+    }
+    std::printf("a request takes %.1f s; policies that follow the load against such that stay:\n",
+                model_s);
+    for (const auto& [category, stays] : scores[0]) {
+      const Score& follows = scores[1].at(category);
+      const int sent = stays.asked - stays.hits;
+      std::printf(
+          "  %-8s hits %5.1f → %5.1f %%, %5.1f %% less sent to the model; wrong %d → %d, stale %d "
+          "→ "
+          "%d of %d\n",
+          category.c_str(), Part(stays.hits, stays.asked), Part(follows.hits, follows.asked),
+          Part(follows.hits - stays.hits, sent), stays.wrong, follows.wrong, stays.stale,
+          follows.stale, follows.asked);
+    }
+  }
+}
+
+// From which hit rate on looking pays, by times of this machine, for models of several speeds.
+void BenchBreakEven(embedding::TextEncoder& encoder) {
+  const std::vector<CategoryPolicy> policies = ShippedPolicies();
+  const Categories categories = CategoriesOf(encoder, policies);
+  BenchQuestions questions(5);
+  const auto store = OpenSqliteStore(":memory:");
+  TRIVIUM_CHECK(store.ok(), "{}", Message(store.status()));
+  SemanticCache::Options options;
+  options.categories = policies;
+  options.dim = encoder.dim();
+  options.unix_ms = [] { return int64_t{1}; };
+  SemanticCache cache(std::move(options), store->get());
+  std::map<double, BreakEven> models;
+  for (const double model_s : {0.1, 0.5, 2.0}) models.try_emplace(model_s, policies.size());
+  const std::string answer(600, 'x');
+  for (const std::string& text : questions.Distinct(3000)) {
+    CacheQuestion question;
+    question.tenant = "t";
+    question.scope = {1, 1};
+    question.exact = {2, std::hash<std::string>()(text)};
+    question.tokens_max = 100;
+    double begin = Now();
+    const std::vector<float> vector = encoder.Encode(std::vector<std::string>{text})[0].vector;
+    const size_t category = categories.Of(vector).category;
+    question.marks = ReadQuestion(text).marks;
+    const auto found = cache.Find(question, category, vector);
+    const double look_s = Now() - begin;
+    begin = Now();
+    TRIVIUM_CHECK(cache.Insert(question, category, vector, answer, 1).ok(), "insert");
+    const double insert_s = Now() - begin;
+    begin = Now();
+    TRIVIUM_CHECK(cache.Answer(*cache.FindExact(question, category)).ok(), "fetch");
+    const double fetch_s = Now() - begin;
+    for (auto& [model_s, even] : models) {
+      even.Looked(0, found.has_value(), look_s);
+      even.Inserted(insert_s);
+      even.Fetched(fetch_s);
+      even.Answered(model_s);
+    }
+  }
+  for (const auto& [model_s, even] : models) {
+    std::printf("looking pays from %.2f %% hits on where the model takes %.1f s\n",
+                100 * even.state(0).break_even, model_s);
   }
 }
 
@@ -276,7 +408,10 @@ int Main(int argc, char** argv) {
   const std::string& part = flags["--part"];
   if (part.empty() || part == "embed") BenchEmbedding(*encoder);
   if (part.empty() || part == "index") BenchIndex(*encoder, std::stoul(flags["--entries"]));
-  if (part.empty() || part == "workload") BenchWorkload(*encoder, std::stoi(flags["--queries"]));
+  const int queries = std::stoi(flags["--queries"]);
+  if (part.empty() || part == "workload") BenchWorkload(*encoder, queries);
+  if (part.empty() || part == "load") BenchLoad(*encoder, queries);
+  if (part.empty() || part == "even") BenchBreakEven(*encoder);
   return 0;
 }
 
