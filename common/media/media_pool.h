@@ -19,11 +19,10 @@
 #include "common/base/status.h"
 #include "common/kv/block_pool.h"
 #include "common/kv/kv_storage.h"
+#include "common/media/blocks.h"
 #include "common/transfer/transport.h"
 
 namespace trivium::media {
-
-inline constexpr int32_t kBlockTokens = 16;
 
 struct MediaPool {
   std::shared_ptr<kv::KvStorage> storage;
@@ -45,8 +44,6 @@ using TransportFactory =
 // Backs the memory at once. INVALID_ARGUMENT for less than a block, or an odd row.
 absl::StatusOr<MediaPool> MakeMediaPool(MediaPoolOptions options,
                                         const TransportFactory& make_transport);
-
-constexpr int32_t BlocksFor(int32_t tokens) { return (tokens + kBlockTokens - 1) / kBlockTokens; }
 
 // Rows of the tokens from `begin` on: into blocks, and out of them. rows: [count, hidden].
 void WriteRows(const kv::KvStorage& storage, std::span<const BlockId> blocks, int32_t begin,

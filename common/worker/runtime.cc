@@ -143,30 +143,14 @@ StageLimits WorkerRuntime::limits() const {
 }
 
 v1::WorkerState WorkerRuntime::State() const {
-  v1::WorkerState state;
-  state.set_worker_id(worker_id_);
-  state.set_role(role_);
-  state.set_epoch(epoch_.value);
-  state.set_fingerprint(model_->fingerprint);
-  state.set_numerics_class(numerics_class_);
-  state.set_wire_format(static_cast<uint32_t>(kv_format()));
-  state.set_version(std::string(config::Version()));
-  const Load load = board_->Get();
-  state.set_draining(load.draining);
-  state.set_steps(load.steps);
-  state.set_requests_running(load.requests_running);
-  state.set_requests_waiting(load.requests_waiting);
-  state.set_requests_max(load.requests_max);
-  state.set_prompt_tokens_waiting(load.prompt_tokens_waiting);
-  state.set_expected_output_tokens(load.expected_output_tokens);
-  const kv::BlockPool::Counts blocks = pool_->counts();
-  state.set_blocks_total(blocks.total);
-  state.set_blocks_free(blocks.free);
-  state.set_blocks_spare(load.blocks_spare + blocks.kept);
-  state.set_blocks_cached(blocks.cached);
-  state.set_blocks_used(blocks.used);
-  state.set_blocks_leased(blocks.leased);
-  state.set_block_tokens(kBlockTokens);
+  v1::WorkerState state = StateOf({.worker_id = worker_id_,
+                                   .role = role_,
+                                   .epoch = epoch_,
+                                   .fingerprint = model_->fingerprint,
+                                   .numerics_class = numerics_class_,
+                                   .wire_format = kv_format(),
+                                   .block_tokens = kBlockTokens},
+                                  board_->Get(), pool_->counts());
   const engine::StepCost::Coefficients cost = worker_metrics_->step_cost().coefficients();
   state.set_step_cost_base_s(cost.a);
   state.set_step_cost_per_row_s(cost.b);

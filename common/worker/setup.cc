@@ -2,6 +2,7 @@
 
 #include <random>
 
+#include "common/config/flags.h"
 #include "kernels/ops.h"
 
 namespace trivium::worker {
@@ -58,6 +59,33 @@ transfer::TransportOptions TransportOptionsOf(const v1::TransferConfig& config, 
   const int count = config.port_count() / share.parts;
   options.ports = {config.port() == 0 ? 0 : config.port() + share.part * count, count};
   return options;
+}
+
+v1::WorkerState StateOf(const WorkerIdentity& worker, const Load& load,
+                        const kv::BlockPool::Counts& blocks) {
+  v1::WorkerState state;
+  state.set_worker_id(worker.worker_id);
+  state.set_role(worker.role);
+  state.set_epoch(worker.epoch.value);
+  state.set_fingerprint(worker.fingerprint);
+  state.set_numerics_class(worker.numerics_class);
+  state.set_wire_format(static_cast<uint32_t>(worker.wire_format));
+  state.set_version(std::string(config::Version()));
+  state.set_draining(load.draining);
+  state.set_steps(load.steps);
+  state.set_requests_running(load.requests_running);
+  state.set_requests_waiting(load.requests_waiting);
+  state.set_requests_max(load.requests_max);
+  state.set_prompt_tokens_waiting(load.prompt_tokens_waiting);
+  state.set_expected_output_tokens(load.expected_output_tokens);
+  state.set_blocks_total(blocks.total);
+  state.set_blocks_free(blocks.free);
+  state.set_blocks_spare(load.blocks_spare + blocks.kept);
+  state.set_blocks_cached(blocks.cached);
+  state.set_blocks_used(blocks.used);
+  state.set_blocks_leased(blocks.leased);
+  state.set_block_tokens(worker.block_tokens);
+  return state;
 }
 
 }  // namespace trivium::worker

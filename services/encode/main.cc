@@ -73,27 +73,13 @@ class EncodeWorker {
 
   // All but the sequence number.
   v1::WorkerState State() const {
-    v1::WorkerState state;
-    state.set_worker_id(config_.worker_id());
-    state.set_role(kRole);
-    state.set_epoch(epoch_.value);
-    state.set_fingerprint(stage_->tower().fingerprint);
-    state.set_numerics_class(numerics_class_);
-    state.set_wire_format(static_cast<uint32_t>(transfer::WireFormat::kF16));
-    state.set_version(std::string(config::Version()));
-    const worker::Load load = stage_->load();
-    state.set_draining(load.draining);
-    state.set_steps(load.steps);
-    state.set_requests_running(load.requests_running);
-    state.set_requests_waiting(load.requests_waiting);
-    state.set_requests_max(load.requests_max);
-    const kv::BlockPool::Counts blocks = stage_->media().blocks->counts();
-    state.set_blocks_total(blocks.total);
-    state.set_blocks_free(blocks.free);
-    state.set_blocks_cached(blocks.cached);
-    state.set_blocks_used(blocks.used);
-    state.set_blocks_leased(blocks.leased);
-    state.set_block_tokens(media::kBlockTokens);
+    v1::WorkerState state = worker::StateOf({.worker_id = config_.worker_id(),
+                                             .role = kRole,
+                                             .epoch = epoch_,
+                                             .fingerprint = stage_->tower().fingerprint,
+                                             .numerics_class = numerics_class_,
+                                             .block_tokens = media::kBlockTokens},
+                                            stage_->load(), stage_->media().blocks->counts());
     stage_->Report(&state);
     return state;
   }

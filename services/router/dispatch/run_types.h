@@ -10,6 +10,7 @@
 #include "common/base/ids.h"
 #include "common/base/status.h"
 #include "common/kv/block_key.h"
+#include "common/media/blocks.h"
 #include "common/model/tokenizer.h"
 #include "common/scheduling/fair_queue.h"
 #include "services/router/dispatch/failure.h"
@@ -47,11 +48,8 @@ struct RunSlice {
 
 // Of multimedia tokens that a prefill worker reserves for them, where it holds none.
 inline int32_t PictureBlocksOf(const std::vector<RunSlice>& slices) {
-  constexpr int32_t kBlockTokens = 16;
   int32_t blocks = 0;
-  for (const RunSlice& slice : slices) {
-    blocks += (slice.span.tokens + kBlockTokens - 1) / kBlockTokens;
-  }
+  for (const RunSlice& slice : slices) blocks += media::BlocksFor(slice.span.tokens);
   return blocks;
 }
 
