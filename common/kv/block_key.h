@@ -79,6 +79,7 @@ struct Domain {
 struct MediaSpan {
   int32_t position = 0, tokens = 0;
   std::array<uint8_t, 32> digest{};
+  int32_t end() const { return position + tokens; }
 };
 
 // What makes a block the one that is wanted. The tokens are somebody else's.

@@ -70,7 +70,7 @@ class PictureIntake {
     kv::Reservation blocks;
     uint64_t landing = 0;  // 0: none is open
     bool has_landed = false;
-    int32_t end() const { return span->position + span->tokens; }
+    int32_t end() const { return span->end(); }
   };
   absl::StatusOr<SliceTicket> Expect(Slice& slice);
 

@@ -43,14 +43,15 @@ bool PromptQueue::FillTwoSteps(const std::vector<Admitted>& admitted) const {
 }
 
 // By a prompt with the same beginning in the same domains: it will be in the pool soon. A key names
-// all before it, so the first block that the other one lacks tells.
+// all before it, so the block that the other one gets next tells. One that waits for a picture gets
+// that next: whoever has the same picture waits with it, and nobody else.
 bool PromptQueue::IsBeingComputed(const worker::StageRequest& request,
                                   const std::vector<Admitted>& admitted) const {
   if (IsScored(request)) return false;
   const auto keys = request.chain.keys().first(static_cast<size_t>(
       std::min(request.chain.size(), worker::PrefixOf(request, block_tokens_).blocks_max)));
   return std::ranges::any_of(admitted, [&](const Admitted& one) {
-    const auto next = static_cast<size_t>(one.done / block_tokens_);
+    const auto next = static_cast<size_t>(one.next / block_tokens_);
     const auto others = one.request->chain.keys();
     return next < std::min(keys.size(), others.size()) && keys[next] == others[next];
   });

@@ -33,6 +33,7 @@ class PromptQueue {
   struct Admitted {
     const worker::StageRequest* request = nullptr;
     int32_t done = 0;    // tokens whose KV is there
+    int32_t next = 0;    // the first of those that it gets next; what is before it may be waiting
     int32_t reach = 0;   // and is to come from another worker
     bool waits = false;  // for what another worker sends; until then it needs no step
   };

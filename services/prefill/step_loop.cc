@@ -165,11 +165,12 @@ void StepLoop::Admit() {
 }
 
 PromptQueue::Admitted StepLoop::AdmittedOf(const Job& job) const {
+  const bool lacks_picture = job.state == Job::State::kComputing && !IsReady(job);
   return {.request = &job.request,
           .done = job.done,
+          .next = lacks_picture ? job.pictures->ready_end() : job.done,
           .reach = job.reach(),
-          .waits = job.state == Job::State::kPulling ||
-                   (job.state == Job::State::kComputing && !IsReady(job))};
+          .waits = job.state == Job::State::kPulling || lacks_picture};
 }
 
 absl::Status StepLoop::Start(Job& job) {

@@ -350,23 +350,65 @@ TEST_F(FewBlocksTest, WhatCanNeverFitIsRefused) {
   elsewhere->decode.Wait().IgnoreError();
 }
 
+class FewKvBlocksTest : public PicturesTest {
+ protected:
+  FewKvBlocksTest() : PicturesTest({.prefill_blocks = 20}) {}
+};
+
+TEST_F(FewKvBlocksTest, PromptsThatWaitForPicturesLeaveHalfOfTheBlocksToText) {
+  std::vector<worker::StageRequest> requests;
+  std::vector<std::unique_ptr<Flight>> flights;
+  Tickets tickets[3];
+  for (size_t i = 0; i < 3; ++i) {
+    requests.push_back(Pictured(70, {5}, static_cast<uint8_t>(1 + i)));
+    flights.push_back(Launch(requests[i], &tickets[i]));
+  }
+  tickets[1].Wait(1);
+  const auto text = rig_.Request(rig_.RandomPrompt(random_, 160), Seeded(random_(), 4));
+  const auto flight = rig_.LaunchAt(*loop_, text);
+  ASSERT_TRUE(flight->prefill.Wait().ok());
+  ASSERT_TRUE(flight->decode.Wait().ok());
+  EXPECT_EQ(tickets[2].size(), 0u) << "its blocks would be more than half";
+  const std::vector<std::vector<float>> rows = {RandomRows()};
+  for (size_t i = 0; i < 3; ++i) {
+    Courier courier(source_, requests[i].key);
+    EXPECT_TRUE(courier.Deliver(tickets[i].Wait(1)[0].ticket, rows[0]).ok());
+    ASSERT_TRUE(flights[i]->prefill.Wait().ok());
+    ASSERT_TRUE(flights[i]->decode.Wait().ok());
+    ExpectRight(requests[i], rows, *flights[i]);
+  }
+}
+
 class LayeredTest : public PicturesTest {
  protected:
   LayeredTest() : PicturesTest({.prefill_policy = worker::PrefillPolicy::kLayered}) {}
 };
 
-TEST_F(LayeredTest, ALayeredPromptWaitsForAllOfThem) {
-  const worker::StageRequest request = Pictured(120, {8, 50});
+TEST_F(LayeredTest, ALayeredPromptWaitsForAllOfThemAndNobodyForIt) {
+  const worker::StageRequest request = Pictured(120, {24, 60});
   const std::vector<std::vector<float>> rows = {RandomRows(), RandomRows()};
   Tickets tickets;
   const auto flight = Launch(request, &tickets);
   const auto all = tickets.Wait(2);
   Courier courier(source_, request.key);
   EXPECT_TRUE(courier.Deliver(all[0].ticket, rows[0]).ok());
+  // The same first block, and then no picture: it computes that block by itself.
+  const auto text =
+      In({DomainOf(1)},
+         rig_.Request(Joined({request.token_ids.begin(), request.token_ids.begin() + 16},
+                             rig_.RandomPrompt(random_, 30)),
+                      Seeded(random_(), 4)));
+  ASSERT_EQ(text.chain.keys()[0], request.chain.keys()[0]);
+  const auto beside = rig_.LaunchAt(*loop_, text);
+  ASSERT_TRUE(beside->prefill.Wait().ok());
+  ASSERT_TRUE(beside->decode.Wait().ok());
+  ExpectRight(text, {}, *beside);
+  EXPECT_EQ(RowsOf(parts_), 46) << "of the other not even what stands before its second picture";
   EXPECT_TRUE(courier.Deliver(all[1].ticket, rows[1]).ok());
   ASSERT_TRUE(flight->prefill.Wait().ok());
   ASSERT_TRUE(flight->decode.Wait().ok());
   ExpectRight(request, rows, *flight);
+  EXPECT_EQ(RowsOf(parts_), 46 + 120);
 }
 
 }  // namespace
