@@ -64,6 +64,7 @@ scheduling::FairQueue::Outcome AdmissionQueue::TryToPlace(uint64_t ticket,
       entries_.erase(waiting);
       actions.refuse(ticket, placement.status());
       return {Verdict::kTaken, 0};
+    case absl::StatusCode::kAborted:
     case absl::StatusCode::kFailedPrecondition:
       return {Verdict::kPassedOver};
     default:
@@ -78,8 +79,11 @@ void AdmissionQueue::Pump(const ClusterSnapshot& cluster, TimePoint now, const A
 bool AdmissionQueue::IsLate(const Entry& entry, TimePoint now,
                             const ClusterSnapshot& cluster) const {
   if (now - entry.waiting_since < options_.timeout) return false;
-  return !entry.shape.has_begun ||
-         Choose(cluster, entry.shape).status().code() == absl::StatusCode::kFailedPrecondition;
+  return !entry.shape.has_begun || LacksWorker(entry.shape, cluster);
+}
+
+bool AdmissionQueue::LacksWorker(const RequestShape& shape, const ClusterSnapshot& cluster) {
+  return Choose(cluster, shape).status().code() == absl::StatusCode::kFailedPrecondition;
 }
 
 std::vector<AdmissionQueue::Expired> AdmissionQueue::Expire(TimePoint now,
@@ -96,8 +100,10 @@ std::vector<AdmissionQueue::Expired> AdmissionQueue::Expire(TimePoint now,
       lacks_pictures_ && now - pictures_missing_since_ >= options_.stage_missing_timeout;
   std::vector<Expired> expired;
   for (auto it = entries_.begin(); it != entries_.end();) {
-    const bool lacks_pictures = gives_up_pictures && it->second.entry.shape.picture_blocks > 0;
-    if (!give_up && !lacks_pictures && !IsLate(it->second.entry, now, cluster)) {
+    const Entry& entry = it->second.entry;
+    const bool lacks_pictures =
+        gives_up_pictures && entry.shape.picture_blocks > 0 && LacksWorker(entry.shape, cluster);
+    if (!give_up && !lacks_pictures && !IsLate(entry, now, cluster)) {
       ++it;
       continue;
     }

@@ -82,6 +82,8 @@ class AdmissionQueue {
     uint64_t placements = 0;  // that had been made by then
   };
   bool IsLate(const Entry& entry, TimePoint now, const ClusterSnapshot& cluster) const;
+  // No worker that is there now could ever take it.
+  static bool LacksWorker(const RequestShape& shape, const ClusterSnapshot& cluster);
   scheduling::FairQueue::Outcome TryToPlace(uint64_t ticket, const ClusterSnapshot& cluster,
                                             TimePoint now, const Actions& actions);
 

@@ -39,10 +39,12 @@ const ClusterSnapshot kAway = Away();
 
 class AdmissionQueueTest : public testing::Test {
  protected:
-  void Add(uint64_t ticket, bool has_begun = false, bool comes_back = false) {
+  void Add(uint64_t ticket, bool has_begun = false, bool comes_back = false,
+           bool has_pictures = false) {
     RequestShape shape;
     shape.prompt_tokens = shape.output_tokens = 60;
     shape.has_begun = has_begun;
+    if (has_pictures) shape.picture_blocks = 2, shape.pictures_end = 32;
     queue_.Add(
         {.ticket = ticket, .shape = shape, .waiting_since = clock_.Now(), .comes_back = comes_back},
         clock_.Now());
@@ -112,6 +114,44 @@ TEST_F(AdmissionQueueTest, WhoHasBegunWaitsAsLongAsThereMayBeRoom) {
   clock_.Advance(seconds(1000));
   EXPECT_THAT(Tickets(queue_.Expire(clock_.Now(), kBoth)), ElementsAre(2));
   EXPECT_THAT(Tickets(queue_.Expire(clock_.Now(), kAway)), ElementsAre(1, 3));
+}
+
+TEST_F(AdmissionQueueTest, WhoNeedsAnEncoderWaitsAsLongAsThereMayBeOne) {
+  ClusterSnapshot cluster = kBoth;
+  cluster.workers[0].picture_blocks_total = 8;
+  cluster.workers.push_back(Ready(Role::kEncode));  // its queue is full
+  cluster.workers[2].encodes = true;
+  Add(1, true, true, true);
+  Add(2, false, false, true);
+  clock_.Advance(seconds(1000));
+  EXPECT_THAT(Tickets(queue_.Expire(clock_.Now(), cluster)), ElementsAre(2)) << "as text does";
+  Add(3, false, false, true);
+  Add(4);
+  cluster.workers.pop_back();
+  EXPECT_THAT(Tickets(queue_.Expire(clock_.Now(), cluster)), ElementsAre(1));
+  clock_.Advance(seconds(3));
+  const auto expired = queue_.Expire(clock_.Now(), cluster);
+  EXPECT_THAT(Tickets(expired), ElementsAre(3));
+  EXPECT_NE(Message(expired[0].status).find("no encode worker"), std::string::npos);
+}
+
+TEST_F(AdmissionQueueTest, WhosePicturesAreHeldNeedsNoEncoder) {
+  ClusterSnapshot cluster = kBoth;
+  cluster.workers[0].picture_blocks_total = 8;
+  Add(1, true, true, true);
+  clock_.Advance(AdmissionQueue::kHeldFor);
+  queue_.Pump(cluster, clock_.Now(),
+              {.look_up =
+                   [](uint64_t) {
+                     return std::vector<Held>{
+                         {.worker = 0, .hot_tokens = 48, .memory_tokens = 48, .disk_tokens = 48}};
+                   },
+               .place = {},
+               .refuse = {}});
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_TRUE(queue_.Expire(clock_.Now(), cluster).empty());
+    clock_.Advance(seconds(100));
+  }
 }
 
 TEST_F(AdmissionQueueTest, AMissingStageEndsTheWaitOfAll) {

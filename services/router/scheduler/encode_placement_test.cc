@@ -80,30 +80,57 @@ TEST(EncodePlacementTest, NumericsClassesPairUnderFastAlone) {
   EXPECT_NE(Message(status).find("encode"), std::string::npos);
 }
 
+WorkerView PrefillWithPictures() {
+  return {.role = Role::kPrefill,
+          .condition = WorkerCondition::kReady,
+          .epoch = 1,
+          .numerics_class = "fast/amx",
+          .wire_format = 1,
+          .blocks_total = 100,
+          .blocks_free = 100,
+          .block_tokens = 16,
+          .requests_max = 8,
+          .picture_blocks_total = 8};
+}
+
+TEST(EncodePlacementTest, WhoHoldsThePicturesNeedsNoEncoder) {
+  const WorkerView prefill = PrefillWithPictures();
+  WorkerView decode = prefill;
+  decode.role = Role::kDecode;
+  ClusterSnapshot cluster{.workers = {prefill, prefill, decode, Encoder(kSliceBacklog)}};
+  RequestShape shape{.prompt_tokens = 100, .output_tokens = 8, .picture_blocks = 4};
+  shape.pictures_end = 70;
+  shape.held = {{.worker = 1, .hot_tokens = 64, .memory_tokens = 64, .disk_tokens = 64}};
+  EXPECT_EQ(Choose(cluster, shape).status().code(), absl::StatusCode::kAborted)
+      << "a part of them is not enough, and nobody waits behind it";
+  shape.held = {{.worker = 1, .hot_tokens = 80, .memory_tokens = 80, .disk_tokens = 80}};
+  for (const bool is_there : {true, false}) {
+    if (!is_there) cluster.workers.pop_back();
+    const auto placement = Choose(cluster, shape);
+    ASSERT_TRUE(placement.ok()) << placement.status();
+    EXPECT_EQ(placement->prefill, 1u);
+  }
+  cluster.workers[1].is_full = true;
+  EXPECT_EQ(Choose(cluster, shape).status().code(), absl::StatusCode::kAborted)
+      << "it may have room soon";
+}
+
 TEST(EncodePlacementTest, AMissingStageIsNamedAndTextNeedsNone) {
-  WorkerView prefill{.role = Role::kPrefill,
-                     .condition = WorkerCondition::kReady,
-                     .epoch = 1,
-                     .numerics_class = "fast/amx",
-                     .wire_format = 1,
-                     .blocks_total = 100,
-                     .blocks_free = 100,
-                     .block_tokens = 16,
-                     .requests_max = 8,
-                     .picture_blocks_total = 8};
+  const WorkerView prefill = PrefillWithPictures();
   WorkerView decode = prefill;
   decode.role = Role::kDecode;
   ClusterSnapshot cluster{.workers = {prefill, decode}};
   RequestShape shape{.prompt_tokens = 40, .output_tokens = 8};
   EXPECT_TRUE(Choose(cluster, shape).ok());
   shape.picture_blocks = 4;
+  shape.pictures_end = 20;
   EXPECT_EQ(Choose(cluster, shape).status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_NE(Message(CheckPictureStages(cluster)).find("no encode worker"), std::string::npos);
   cluster.workers.push_back(Encoder());
   EXPECT_TRUE(CheckPictureStages(cluster).ok());
   EXPECT_TRUE(Choose(cluster, shape).ok());
   cluster.workers[2].slices_waiting = kSliceBacklog;
-  EXPECT_EQ(Choose(cluster, shape).status().code(), absl::StatusCode::kFailedPrecondition)
+  EXPECT_EQ(Choose(cluster, shape).status().code(), absl::StatusCode::kAborted)
       << "nobody waits behind it";
   cluster.workers[2].slices_waiting = 0;
   shape.picture_blocks = 9;

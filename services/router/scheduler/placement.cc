@@ -191,14 +191,19 @@ absl::Status CheckPicturesFit(const ClusterSnapshot& cluster, const RequestShape
       shape.picture_blocks, most);
 }
 
-// FAILED_PRECONDITION: no worker that encodes is there or has room.
+// FAILED_PRECONDITION: no worker that encodes is there; ABORTED: none has room.
 absl::Status CheckEncoders(const ClusterSnapshot& cluster, const RequestShape& shape) {
   if (shape.picture_blocks == 0) return absl::OkStatus();
   if (absl::Status status = CheckPictureStages(cluster); !status.ok()) {
     return FailedPrecondition("{}", Message(status));
   }
   const bool has_room = std::ranges::any_of(cluster.workers, TakesMoreSlices);
-  return has_room ? absl::OkStatus() : FailedPrecondition("every encode worker has its hands full");
+  return has_room ? absl::OkStatus() : absl::AbortedError("every encode worker has its hands full");
+}
+
+// Whether slices would have to be encoded for the worker.
+bool NeedsEncoder(const WorkerView& worker, const RequestShape& shape, const Held& held) {
+  return worker.role == Role::kPrefill && held.disk_tokens < shape.pictures_end;
 }
 
 struct Pairing {
@@ -209,7 +214,8 @@ struct Pairing {
 };
 using Pairings = std::vector<std::pair<PairKey, Pairing>>;
 
-Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape, bool is_shown) {
+Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape, bool may_encode,
+                 bool is_shown) {
   const Speeds speeds = FastestOf(cluster);
   const PullSources sources(cluster, shape);
   Pairings pairings;
@@ -223,6 +229,7 @@ Pairings Collect(const ClusterSnapshot& cluster, const RequestShape& shape, bool
     const WorkerView& worker = cluster.workers[i];
     if (worker.role == Role::kEncode || worker.condition != WorkerCondition::kReady) continue;
     if (!CouldHold(worker, shape)) continue;
+    if (!may_encode && NeedsEncoder(worker, shape, here)) continue;
     if (like == nullptr || worker.wire_format != like->wire_format ||
         worker.numerics_class != like->numerics_class) {
       at = &EntryOf(KeyOf(worker), &pairings);
@@ -399,8 +406,8 @@ absl::Status CheckFits(const ClusterSnapshot& cluster, const RequestShape& shape
 absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestShape& shape,
                                  Decision* why) {
   RETURN_IF_ERROR(CheckFits(cluster, shape));
-  RETURN_IF_ERROR(CheckEncoders(cluster, shape));
-  const Pairings pairings = Collect(cluster, shape, why != nullptr);
+  const absl::Status encoders = CheckEncoders(cluster, shape);
+  const Pairings pairings = Collect(cluster, shape, encoders.ok(), why != nullptr);
   bool could_hold = false;
   const std::pair<PairKey, Pairing>* best = nullptr;
   const auto cost = [](const auto& one) {
@@ -412,6 +419,10 @@ absl::StatusOr<Placement> Choose(const ClusterSnapshot& cluster, const RequestSh
     if (best == nullptr || cost(one) < cost(*best)) best = &one;
   }
   if (best == nullptr) {
+    if (could_hold && !encoders.ok()) {
+      return absl::AbortedError("the workers that hold its pictures have no room now");
+    }
+    RETURN_IF_ERROR(encoders);
     RETURN_IF_ERROR(CheckStages(cluster));
     if (could_hold) return ResourceExhausted("no pair of workers has room now");
     return FailedPrecondition("only a worker that is away now could hold the request");

@@ -6,12 +6,13 @@
 // turn. The last two know nothing of caches: their callers leave `RequestShape::held` empty.
 //
 // A request with pictures waits here until a worker that encodes has room for more, and nobody
-// waits behind it: what it lacks, others do not need.
+// waits behind it: what it lacks, others do not need. A prefill worker that holds the KV of all of
+// them needs none encoded.
 //
-// Four answers besides a placement are kept apart: wait for room (RESOURCE_EXHAUSTED), wait for a
-// larger worker that is away (FAILED_PRECONDITION; others need not wait behind it), give up
-// (INVALID_ARGUMENT, no worker could ever hold it) and a missing stage (UNAVAILABLE, naming it). Of
-// pictures, no room and a missing stage are FAILED_PRECONDITION too.
+// Answers besides a placement are kept apart: wait for room (RESOURCE_EXHAUSTED), wait for room for
+// pictures (ABORTED; others need not wait behind it), wait for a larger worker that is away, or for
+// a stage that pictures need (FAILED_PRECONDITION, likewise), give up (INVALID_ARGUMENT, no worker
+// could ever hold it) and a missing stage (UNAVAILABLE, naming it).
 #pragma once
 
 #include <compare>
@@ -121,6 +122,7 @@ struct RequestShape {
   bool has_begun = false;             // its client has some of the answer
   bool needs_prefill_worker = false;  // no decode worker could do its part
   int32_t picture_blocks = 0;         // of multimedia tokens at the prefill worker; 0: no picture
+  int32_t pictures_end = 0;           // tokens up to the end of the last picture
   uint64_t turn = 0;                  // decides ties; any counter
   WorkerIndex decode_before = kNoWorker;  // preferred among equals: the retry's former worker
   std::vector<WorkerBlame> blame;
