@@ -23,8 +23,8 @@ constexpr Duration kRetryPauseMax = std::chrono::seconds(1);
 constexpr int kRoomTriesMax = 64;
 // Calls whose tokens were not taken; as many tickets does a prefill worker give out for a slice.
 constexpr int kStraysMax = 8;
-// A stray slice's new ticket comes once the prefill worker misses its sender's beats. Longer than
-// that the old one is tried again.
+// A slice that was not taken: the prefill worker knows why, and gives out a new ticket once it
+// misses the sender's beats. Longer than that the old one is tried again.
 constexpr Duration kStrayPause = std::chrono::seconds(4);
 
 }  // namespace
@@ -37,21 +37,25 @@ void RequestRun::OnSliceTickets(Leg& leg, const v1::SliceTickets& tickets) {
       return FailStage(leg, Role::kPrefill,
                        absl::InternalError("it asked for a slice that is none"));
     }
-    encode.slices[ticket.slice()] = {ticket.attempt(), ticket.ticket(), SliceState::kWanted};
+    encode.slices[ticket.slice()] = {ticket.attempt(), ticket.ticket()};
   }
   AskForSlices(leg);
 }
 
 void RequestRun::AskForSlices(Leg& leg) {
   EncodeState& encode = leg.attempt.encode;
-  encode.retry_at.reset();
+  const TimePoint now = Now();
+  encode.retry_at = TimePoint::max();
   SlicesShape shape{.slices = {},
                     .numerics_class = leg.attempt.at.prefill.numerics_class,
                     .failed = encode.failed};
   std::vector<int32_t> wanted;
   for (auto& [number, slice] : encode.slices) {
-    if (slice.state == SliceState::kStray) slice.state = SliceState::kWanted;
     if (slice.state != SliceState::kWanted) continue;
+    if (slice.not_before > now) {
+      encode.retry_at = std::min(encode.retry_at, slice.not_before);
+      continue;
+    }
     wanted.push_back(number);
     const RunSlice& one = request_.slices[static_cast<size_t>(number)];
     const uint64_t key = request_.pictures[static_cast<size_t>(one.picture)]->key;
@@ -61,9 +65,9 @@ void RequestRun::AskForSlices(Leg& leg) {
   if (wanted.empty()) return SetDue();
   auto placed = context_.host->PlaceSlices(std::move(shape));
   if (!placed.ok()) {
-    if (!encode.stuck_since.has_value()) encode.stuck_since = Now();
-    if (Now() - *encode.stuck_since >= context_.encode_patience) return Fail(placed.status());
-    encode.retry_at = Now() + kRetryPause;
+    if (!encode.stuck_since.has_value()) encode.stuck_since = now;
+    if (now - *encode.stuck_since >= context_.encode_patience) return Fail(placed.status());
+    encode.retry_at = std::min(encode.retry_at, now + kRetryPause);
     return SetDue();
   }
   encode.stuck_since.reset();
@@ -143,25 +147,28 @@ void RequestRun::OnEncodeEnd(Leg& leg, size_t number, const absl::Status& status
   if (IsPastDeadline(status)) return Fail(absl::DeadlineExceededError(why));
   const FailureAction action = ActionFor(status.ok() ? absl::InternalError(why) : status);
   if (action == FailureAction::kGiveUp) return Fail(absl::Status(status.code(), ToAbsl(why)));
-  const bool is_stray = action == FailureAction::kMakeWay;  // ABORTED
-  for (const auto& [slice, attempt] : missing) {
-    EncodeState::Wanted& wanted = encode.slices.at(slice);
-    if (wanted.attempt != attempt) continue;
-    wanted.state = is_stray ? SliceState::kStray : SliceState::kWanted;
-  }
-  if (is_stray) {
+  const auto want_again = [&](Duration pause) {
+    for (const auto& [slice, attempt] : missing) {
+      EncodeState::Wanted& wanted = encode.slices.at(slice);
+      if (wanted.attempt != attempt) continue;
+      wanted.state = SliceState::kWanted;
+      wanted.not_before = Now() + pause;
+    }
+  };
+  if (action == FailureAction::kMakeWay) {  // ABORTED: it was not taken
     // Perhaps it is this worker that cannot reach the other: somebody else first.
     encode.failed.push_back(call.at.worker);
     if (++encode.strays >= kStraysMax) return Fail(Unavailable("{}", why));
-    if (!encode.retry_at.has_value()) encode.retry_at = Now() + kStrayPause;
-    return SetDue();
+    want_again(kStrayPause);
+    return AskForSlices(leg);
   }
   if (action == FailureAction::kWaitForRoom) {
     if (++encode.room_tries >= kRoomTriesMax) return Fail(ResourceExhausted("{}", why));
     const Duration pause = kRetryPause * (1 << std::min(encode.room_tries - 1, 5));
-    encode.retry_at = Now() + std::min(kRetryPauseMax, pause);
-    return SetDue();
+    want_again(std::min(kRetryPauseMax, pause));
+    return AskForSlices(leg);
   }
+  want_again(Duration(0));
   context_.host->WorkerFailed(call.at, action, Message(status));
   context_.metrics->Retried(Role::kEncode, RetryReason::kFailed);
   telemetry::Log(telemetry::Level::kWarning, "encode_failed",

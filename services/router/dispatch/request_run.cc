@@ -45,6 +45,7 @@ RequestShape RequestRun::ShapeOf(const Leg& leg) const {
           .has_begun = account_.tokens() > 0,
           .needs_prefill_worker = !prompt_.is_complete(),
           .picture_blocks = PictureBlocksOf(request_.slices),
+          .pictures_end = request_.slices.empty() ? 0 : request_.slices.back().span.end(),
           .turn = leg.ticket / kTicketStride + leg.ticket % kTicketStride,
           .decode_before = leg.decode_before,
           .blame = leg.blame};
@@ -308,13 +309,12 @@ void RequestRun::HandleLoss(Leg& leg, WorkerIndex worker, uint64_t epoch, const 
   };
   if (leg.phase == Phase::kFinishing && is_at(Role::kPrefill)) Complete(leg);
   if (leg.phase != Phase::kRunning) return;
-  HandleEncoderLoss(leg, worker, epoch, why);
-  if (leg.phase != Phase::kRunning) return;
-  if (is_at(Role::kDecode)) {
-    FailStage(leg, Role::kDecode, Unavailable("{}", why), true);
-  } else if (is_at(Role::kPrefill) && NeedsPrefill(leg)) {
-    FailStage(leg, Role::kPrefill, Unavailable("{}", why), true);
+  // First, since it ends the attempt: a prefill worker may encode too.
+  for (const Role stage : {Role::kDecode, Role::kPrefill}) {
+    if (!is_at(stage) || (stage == Role::kPrefill && !NeedsPrefill(leg))) continue;
+    return FailStage(leg, stage, Unavailable("{}", why), true);
   }
+  HandleEncoderLoss(leg, worker, epoch, why);
 }
 
 void RequestRun::HandleTimer() {
@@ -327,10 +327,7 @@ void RequestRun::HandleTimer() {
                     waits ? "while waiting for room" : "on the workers", account_.tokens())));
   }
   for (Leg& leg : legs_) {
-    if (leg.phase == Phase::kRunning &&
-        leg.attempt.encode.retry_at.value_or(TimePoint::max()) <= now) {
-      AskForSlices(leg);
-    }
+    if (leg.phase == Phase::kRunning && leg.attempt.encode.retry_at <= now) AskForSlices(leg);
     if (leg.phase == Phase::kFinishing && now >= leg.linger_until) Complete(leg);
     if (leg.phase == Phase::kAnswered && now >= leg.linger_until) Close(leg);
   }
@@ -491,7 +488,7 @@ void RequestRun::SetDue() {
   if (!has_ended_ && request_.deadline.has_value()) at = *request_.deadline;
   for (const Leg& leg : legs_) {
     if (leg.is_lingering()) at = std::min(at, leg.linger_until);
-    if (leg.phase == Phase::kRunning) at = std::min(at, leg.attempt.encode.retry_at.value_or(at));
+    if (leg.phase == Phase::kRunning) at = std::min(at, leg.attempt.encode.retry_at);
   }
   due_ns_.store(at.time_since_epoch().count(), std::memory_order_relaxed);
 }

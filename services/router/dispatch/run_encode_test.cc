@@ -227,6 +227,18 @@ TEST_F(RunEncodeTest, AStraySliceWaitsForAnotherTicket) {
   EXPECT_EQ(Landings().back(), std::vector<uint64_t>{101}) << "no other came: it is tried again";
 }
 
+TEST_F(RunEncodeTest, AStraySliceIsNotAskedForWithTheOthers) {
+  Ask({0, 1});
+  call(0).handlers.on_end(absl::AbortedError("not taken"));
+  call(1).handlers.on_end(Unavailable("gone"));
+  Ask({2});
+  EXPECT_EQ(Landings(), (Lists{{100}, {101}, {101}, {102}})) << "its ticket may be dead";
+  Pass(std::chrono::seconds(3));
+  EXPECT_EQ(stages_.encodes.size(), 4u);
+  Pass(std::chrono::seconds(2));
+  EXPECT_EQ(Landings().back(), std::vector<uint64_t>{100});
+}
+
 TEST_F(RunEncodeTest, AnotherWorkerIsAskedAfterOneThatDeliversNothing) {
   Ask({0});
   const WorkerIndex first = call(0).worker;
@@ -296,6 +308,16 @@ TEST_F(RunEncodeTest, ALostWorkerIsMadeUpForByAnother) {
   EXPECT_EQ(call(2).worker, kSecond);
   call(0).handlers.on_end(absl::CancelledError(""));
   EXPECT_EQ(stages_.encodes.size(), 3u);
+}
+
+TEST_F(RunEncodeTest, APrefillWorkerThatEncodesIsLostOnce) {
+  host_.encoders = {kPrefill};
+  Ask({0, 1});
+  run_->OnWorkerLost(kTicket, kPrefill, 1, "no report");
+  EXPECT_EQ(host_.waits, 1) << "another attempt";
+  EXPECT_EQ(stages_.encodes.size(), 1u);
+  EXPECT_TRUE(call(0).is_cancelled);
+  EXPECT_TRUE(host_.failed.empty()) << "as an encoder it is not blamed too";
 }
 
 TEST_F(RunEncodeTest, ADamagedPictureIsTheClientsFault) {

@@ -32,23 +32,23 @@ struct EncodeCall {
 // What the prefill worker of an attempt waits for.
 struct EncodeState {
   enum class Slice : uint8_t {
-    kWanted,  // by a ticket, and nobody is asked yet
+    kWanted,  // by a ticket, and nobody is asked
     kAsked,
-    kStray,  // a worker's tokens were not taken: the prefill worker knows why, and asks again
     kLanded
   };
   struct Wanted {
     uint32_t attempt = 0;
     v1::LandingTicket ticket;
     Slice state = Slice::kWanted;
+    TimePoint not_before{};  // is anybody asked
   };
   std::map<int32_t, Wanted> slices;  // by number in the request
   std::deque<EncodeCall> calls;      // grows: one a slice, failure, stray call and try for room
   std::vector<WorkerIndex> failed;
   int failures = 0, strays = 0;
-  int room_tries = 0;  // since the last slice
-  std::optional<TimePoint> stuck_since;  // nobody could be asked
-  std::optional<TimePoint> retry_at;
+  int room_tries = 0;                     // since the last slice
+  std::optional<TimePoint> stuck_since;   // nobody could be asked
+  TimePoint retry_at = TimePoint::max();  // the earliest that somebody may be asked
 };
 
 struct RunAttempt {
