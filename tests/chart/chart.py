@@ -7,7 +7,7 @@ import yaml
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "helm" / "trivium"
-ROLES = ("router", "prefill", "decode")
+ROLES = ("router", "prefill", "decode", "encode")
 NAMESPACE = "serving"
 
 
@@ -30,6 +30,12 @@ class Release:
                 key = (item["kind"], item["metadata"]["name"])
                 assert key not in self.objects, f"{key} is rendered twice"
                 self.objects[key] = item
+
+    @property
+    def roles(self):
+        """Those that this one has: the encode stage is off unless asked for."""
+        there = {item["metadata"]["labels"].get("app.kubernetes.io/component") for item in self.all("ConfigMap")}
+        return [role for role in ROLES if role in there]
 
     def all(self, kind):
         return [item for (k, _), item in self.objects.items() if k == kind]

@@ -18,7 +18,7 @@ import unittest
 import kubernetes_validate
 import yaml
 
-from chart import CHART, NAMESPACE, ROLES, ROOT, Release
+from chart import CHART, NAMESPACE, ROOT, Release
 from fake_cluster import FakeCluster
 
 BIN_DIR, HELM = pathlib.Path(sys.argv[1]), sys.argv[2]
@@ -69,20 +69,20 @@ class Rendered(unittest.TestCase):
 
     def test_selectors_choose_their_role_alone(self):
         for release in self.each():
-            labels = {role: release.pod(role)["metadata"]["labels"] for role in ROLES}
-            for role in ROLES:
+            labels = {role: release.pod(role)["metadata"]["labels"] for role in release.roles}
+            for role in release.roles:
                 chosen = {
                     "workload": release.workload(role)["spec"]["selector"],
                     "service": release.of_role("Service", role)["spec"]["selector"],
                     "budget": release.of_role("PodDisruptionBudget", role)["spec"]["selector"],
                 }
                 for what, selector in chosen.items():
-                    picked = [other for other in ROLES if selects(selector, labels[other])]
+                    picked = [other for other in release.roles if selects(selector, labels[other])]
                     self.assertEqual(picked, [role], what)
 
     def test_references_lead_somewhere(self):
         for release in self.each():
-            for role in ROLES:
+            for role in release.roles:
                 spec = release.pod(role)["spec"]
                 self.assertIn(("ServiceAccount", spec["serviceAccountName"]), release.objects)
                 volumes = {volume["name"]: volume for volume in spec["volumes"]}
@@ -102,7 +102,7 @@ class Rendered(unittest.TestCase):
 
     def test_pods_run_with_no_privilege(self):
         for release in self.each():
-            for role in ROLES:
+            for role in release.roles:
                 spec = release.pod(role)["spec"]
                 self.assertFalse(spec["automountServiceAccountToken"])
                 self.assertTrue(spec["securityContext"]["runAsNonRoot"])
@@ -117,7 +117,7 @@ class Rendered(unittest.TestCase):
         for release in self.each():
             workers = yaml.safe_load(release.config_text("router"))["workers"]
             expected = []
-            for role in ("prefill", "decode"):
+            for role in release.roles[1:]:
                 workload = release.workload(role)
                 domain = workers[0]["address"].split(".svc.")[1].rsplit(":", 1)[0]
                 port = {p["name"]: p["containerPort"] for p in release.container(role)["ports"]}["grpc"]
@@ -131,14 +131,14 @@ class Rendered(unittest.TestCase):
         def sums(setting):
             release = Release(HELM, [MINIMAL], [setting])
             return {role: release.pod(role)["metadata"]["annotations"]["checksum/config"]
-                    for role in ROLES}
+                    for role in release.roles}
 
         def restarted(before, after):
             one, two = sums(before), sums(after)
-            return [role for role in ROLES if one[role] != two[role]]
+            return [role for role in one if one[role] != two[role]]
         self.assertEqual(restarted("decode.replicas=1", "decode.replicas=2"), ["router"])
         token = "clusterToken.value=0123456789abcde"
-        self.assertEqual(restarted(token + "f", token + "g"), list(ROLES))
+        self.assertEqual(restarted(token + "f", token + "g"), ["router", "prefill", "decode"])
         self.assertEqual(restarted(token + "f", token + "f"), [])
 
     def test_a_model_must_be_named_once(self):
@@ -147,11 +147,34 @@ class Rendered(unittest.TestCase):
                 Release(HELM, settings=settings)
         with self.assertRaisesRegex(ValueError, "model.url needs model.sha256"):
             Release(HELM, settings=["model.url=https://models.example/m"])
+        with self.assertRaisesRegex(ValueError, "with model.url, encode.tower.url is needed too"):
+            Release(HELM, [CHART / "ci" / "url-values.yaml"], ["encode.tower.url="])
+
+    def test_the_encode_stage_is_off_unless_asked_for(self):
+        self.assertEqual(LOADED["hostpath"].roles, ["router", "prefill", "decode"])
+        self.assertNotIn("pictures", yaml.safe_load(LOADED["hostpath"].config_text("router")))
+        self.assertNotIn("pictures", yaml.safe_load(LOADED["hostpath"].config_text("prefill")))
+        release = LOADED["claim"]
+        self.assertEqual(release.roles, ["router", "prefill", "decode", "encode"])
+        configs = {role: yaml.safe_load(release.config_text(role)) for role in release.roles}
+        self.assertEqual(configs["encode"]["model"]["path"], configs["router"]["pictures"]["tower"])
+        self.assertEqual((configs["prefill"]["pictures"], configs["encode"]["pictures"]),
+                         ({"memory_bytes": "128MiB"}, {"memory_bytes": "1GiB"}))
+        self.assertNotIn("pictures", configs["decode"])
+
+    def test_each_role_fetches_what_it_reads(self):
+        fetched = {role: {e["value"] for c in LOADED["url"].pod(role)["spec"]["initContainers"]
+                          for e in c["env"] if e["name"] == "FILE"} for role in LOADED["url"].roles}
+        model, tower = "/models/model.gguf", "/models/towers/mmproj.gguf"
+        self.assertEqual(fetched, {"router": {model, tower}, "prefill": {model}, "decode": {model},
+                                   "encode": {tower}})
 
     def test_the_transfer_ports_are_enough(self):
         Release(HELM, [MINIMAL], ["transfer.portCount=16", "decode.replicas=11"])
         with self.assertRaisesRegex(ValueError, "enough for 11 peers .* decode.replicas is 12"):
             Release(HELM, [MINIMAL], ["transfer.portCount=16", "decode.replicas=12"])
+        with self.assertRaisesRegex(ValueError, "enough for 5 peers .* decode.replicas is 6"):
+            Release(HELM, [MINIMAL], ["transfer.portCount=16", "decode.replicas=6", "encode.replicas=1"])
         with self.assertRaisesRegex(ValueError, "beyond port 65535"):
             Release(HELM, [MINIMAL], ["transfer.port=65500"])
 
@@ -171,7 +194,10 @@ class Rendered(unittest.TestCase):
                                ("prefill.kvMemory=1GB", "prefill/kvMemory"),
                                ("decode.kvDisk.size=1GB", "decode/kvDisk/size"),
                                ("decode.admission=half", "decode/admission"),
-                               ("prefill.admission=full", "prefill")):
+                               ("prefill.admission=full", "prefill"),
+                               ("decode.picturesMemory=1GiB", "decode"),
+                               ("encode.replicas=-1", "encode/replicas"),
+                               ("encode.kvMemory=1GiB", "encode"), ("encode.tower.file=/m", "encode/tower/file")):
             with self.assertRaisesRegex(ValueError, where):
                 Release(HELM, [MINIMAL], [setting])
 
@@ -198,7 +224,7 @@ class Rendered(unittest.TestCase):
         self.assertTrue(all(len(base64.b64decode(token)) == 48 for token in tokens))
         self.assertEqual(len(tokens), 2, "a drawn token is never a constant")
         self.assertEqual(LOADED["claim"].all("Secret"), [])
-        self.assertNotIn("0123456789abcdef", str([LOADED["url"].config_text(r) for r in ROLES]))
+        self.assertNotIn("0123456789abcdef", str([LOADED["url"].config_text(r) for r in LOADED["url"].roles]))
 
     def test_an_upgrade_keeps_the_token(self):
         objects = LOADED["hostpath"].objects.values()
@@ -238,7 +264,8 @@ class Binaries(unittest.TestCase):
                    "--cluster-token-file", self.path / "token", "--model", self.path / "model"]
         if role == "router":
             command += ["--master-key-file", self.path / "master"]
-        else:
+            command += ["--tower", self.path / "model"] if "encode" in release.roles else []
+        elif role != "encode":
             command += ["--kv-disk-key-file", self.path / "master"]
         done = subprocess.run(command, capture_output=True, text=True)
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -246,7 +273,7 @@ class Binaries(unittest.TestCase):
 
     def each(self):
         for name, release in LOADED.items():
-            for role in ROLES:
+            for role in release.roles:
                 with self.subTest(values=name, role=role):
                     yield release, role, self.settings(release, role)
 
@@ -263,7 +290,8 @@ class Binaries(unittest.TestCase):
             self.assertEqual("/var/lib/trivium" in mounts, bool(tiers))
             for field in ("disk_path", "disk_key_file") if tiers else ():
                 self.assertIn(os.path.dirname(tiers[field]), mounts)
-            self.assertTrue(config["model"]["path"].startswith("/models/"))
+            for path in (config["model"]["path"], config.get("pictures", {}).get("tower", "/models/")):
+                self.assertTrue(path.startswith("/models/"))
             self.assertIn("/models", mounts)
             flag, path = release.container(role)["args"]
             self.assertEqual((flag, os.path.basename(path)), ("--config", "config.yaml"))
@@ -294,12 +322,12 @@ class Binaries(unittest.TestCase):
                 continue
             policy = release.of_role("NetworkPolicy", role)["spec"]
             self.assertEqual(policy["policyTypes"], ["Ingress"])
-            labels = {other: release.pod(other)["metadata"]["labels"] for other in ROLES}
+            labels = {other: release.pod(other)["metadata"]["labels"] for other in release.roles}
             self.assertTrue(selects(policy["podSelector"], labels[role]))
             admitted = {}  # first port -> who
             for rule in policy["ingress"]:
                 peers = [peer["podSelector"] for peer in rule.get("from", []) if "podSelector" in peer]
-                who = {other for other in ROLES for peer in peers if selects(peer, labels[other])}
+                who = {other for other in release.roles for peer in peers if selects(peer, labels[other])}
                 for port in rule["ports"]:
                     admitted[port["port"]] = (port.get("endPort", port["port"]), who)
             expected = {port_of(config["server"]["metrics_listen"]): set()}
@@ -310,7 +338,7 @@ class Binaries(unittest.TestCase):
             if role != "router":
                 first = config["transfer"]["port"]
                 expected[first] = (first + config["transfer"]["port_count"] - 1,
-                                   {"prefill", "decode"})
+                                   set(release.roles[1:]))
             self.assertEqual(admitted, expected)
 
     def test_a_pod_outlives_its_drain(self):

@@ -23,6 +23,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 router: {grpc: 7400, http: 7480, metrics: 7410}
 prefill: {grpc: 7401, metrics: 7411}
 decode: {grpc: 7402, metrics: 7412}
+encode: {grpc: 7403, metrics: 7413}
+{{- end -}}
+
+{{- define "trivium.workerRoles" -}}
+prefill decode{{ if .Values.encode.replicas }} encode{{ end }}
 {{- end -}}
 
 {{- define "trivium.secretName" -}}
@@ -39,7 +44,7 @@ server:
   log_level: {{ .root.Values.logLevel }}
   drain_timeout_s: {{ .root.Values.drainTimeoutSeconds }}
 model:
-  path: {{ printf "/models/%s" .root.Values.model.file | quote }}
+  path: {{ printf "/models/%s" (eq .role "encode" | ternary .root.Values.encode.tower.file .root.Values.model.file) | quote }}
 {{- end -}}
 
 {{- define "trivium.checkTransfer" -}}
@@ -47,8 +52,8 @@ model:
 {{- if gt (add $transfer.port $transfer.portCount) 65536 -}}
 {{- fail "transfer.port and transfer.portCount go beyond port 65535" -}}
 {{- end -}}
-{{- $peers := sub (div (mul $transfer.portCount 3) 4) 1 -}}
-{{- range $role := list "prefill" "decode" -}}
+{{- $peers := sub (div (mul (div $transfer.portCount (ternary 2 1 (gt (int .Values.encode.replicas) 0))) 3) 4) 1 -}}
+{{- range $role := splitList " " (include "trivium.workerRoles" .) -}}
 {{- $replicas := (get $.Values $role).replicas | int64 -}}
 {{- if gt $replicas $peers -}}
 {{- fail (printf "transfer.portCount is enough for %d peers of a worker, but %s.replicas is %d" $peers $role $replicas) -}}
@@ -62,16 +67,22 @@ model:
 {{ include "trivium.commonConfig" . }}
 engine:
   threads: {{ $stage.threads }}
+  {{- if ne .role "encode" }}
   kv_memory_bytes: {{ $stage.kvMemory }}
+  {{- end }}
   {{- if eq .role "decode" }}
   admission: {{ $stage.admission }}
   {{- end }}
-  {{- if $stage.kvDisk.size }}
+  {{- if ($stage.kvDisk | default dict).size }}
   kv_tiers:
     disk_path: /var/lib/trivium/kv-blocks
     disk_bytes: {{ $stage.kvDisk.size }}
     disk_key_file: /etc/trivium/disk-key/key
   {{- end }}
+{{- if and .root.Values.encode.replicas (ne .role "decode") }}
+pictures:
+  memory_bytes: {{ eq .role "encode" | ternary $stage.memory $stage.picturesMemory }}
+{{- end }}
 transfer:
   interface: {{ .root.Values.transfer.interface }}
   transports: tcp,self
@@ -86,8 +97,12 @@ transfer:
 {{ include "trivium.commonConfig" . }}
 http:
   listen: 0.0.0.0:{{ $ports.router.http }}
+{{- if $root.Values.encode.replicas }}
+pictures:
+  tower: {{ printf "/models/%s" $root.Values.encode.tower.file | quote }}
+{{- end }}
 workers:
-{{- range $role := list "prefill" "decode" }}
+{{- range $role := splitList " " (include "trivium.workerRoles" $root) }}
 {{- range $i := until (int (get $root.Values $role).replicas) }}
   - address: {{ printf "%s-%s-%d.%s-%s.%s.svc.%s:%v" $fullname $role $i $fullname $role $root.Release.Namespace $root.Values.clusterDomain (get $ports $role).grpc }}
     role: {{ $role }}
@@ -142,7 +157,12 @@ spec:
   {{- end }}
   {{- if $root.Values.model.url }}
   initContainers:
-    {{- include "trivium.fetchModel" $root | nindent 4 }}
+    {{- if ne $role "encode" }}
+    {{- include "trivium.fetch" (dict "root" $root "what" "model" "file" $root.Values.model) | nindent 4 }}
+    {{- end }}
+    {{- if and $root.Values.encode.replicas (has $role (list "router" "encode")) }}
+    {{- include "trivium.fetch" (dict "root" $root "what" "encode.tower" "file" $root.Values.encode.tower) | nindent 4 }}
+    {{- end }}
   {{- end }}
   containers:
     - name: {{ $role }}

@@ -17,14 +17,18 @@ emptyDir: {}
 {{- end -}}
 {{- end -}}
 
-{{/* Takes the URL and its sum from the environment, so that neither is ever read as shell. */}}
-{{- define "trivium.fetchModel" -}}
-{{- if not .Values.model.sha256 -}}
-{{- fail "model.url needs model.sha256" -}}
+{{/* Fetches one file, whose values, a dict of file, url and sha256, are called `what`. Takes the URL and its sum from the
+environment, so that neither is ever read as shell. */}}
+{{- define "trivium.fetch" -}}
+{{- if not .file.url -}}
+{{- fail (printf "with model.url, %s.url is needed too" .what) -}}
 {{- end -}}
-- name: fetch-model
-  image: {{ .Values.model.fetchImage }}
-  imagePullPolicy: {{ .Values.image.pullPolicy }}
+{{- if not .file.sha256 -}}
+{{- fail (printf "%s.url needs %s.sha256" .what .what) -}}
+{{- end -}}
+- name: fetch-{{ .what | splitList "." | last }}
+  image: {{ .root.Values.model.fetchImage }}
+  imagePullPolicy: {{ .root.Values.image.pullPolicy }}
   command: ["/bin/sh", "-ec"]
   args:
     - |
@@ -35,11 +39,11 @@ emptyDir: {}
       matches "$FILE.part" || { echo "$URL has another SHA-256 than $SHA256"; exit 1; }
       mv "$FILE.part" "$FILE"
   env:
-    - {name: URL, value: {{ .Values.model.url | quote }}}
-    - {name: SHA256, value: {{ .Values.model.sha256 | quote }}}
-    - {name: FILE, value: {{ printf "/models/%s" .Values.model.file | quote }}}
+    - {name: URL, value: {{ .file.url | quote }}}
+    - {name: SHA256, value: {{ .file.sha256 | quote }}}
+    - {name: FILE, value: {{ printf "/models/%s" .file.file | quote }}}
   securityContext:
-    {{- include "trivium.containerSecurity" . | nindent 4 }}
+    {{- include "trivium.containerSecurity" .root | nindent 4 }}
   volumeMounts:
     - {name: models, mountPath: /models}
 {{- end -}}
