@@ -4,6 +4,7 @@
 #include <set>
 #include <utility>
 
+#include "common/encode/job.h"
 #include "common/telemetry/log.h"
 #include "common/vision/picture_key.h"
 #include "common/vision/slices.h"
@@ -31,36 +32,6 @@ std::span<const uint8_t> BytesOf(const std::string& file) {
 
 }  // namespace
 
-struct EncodeLoop::Slice {
-  enum class State : uint8_t { kWaiting, kSending, kLanded, kLost };
-
-  int32_t index = 0;  // of the picture
-  transfer::Ticket ticket;
-  State state = State::kWaiting;
-  image::Image pixels;
-  kv::BlockChain chain;  // stays empty where nothing is kept
-  SliceReport report;
-  // The sender goes first: it stops reading before the blocks go.
-  kv::Reservation blocks;
-  std::unique_ptr<transfer::Sender> sender;
-
-  int32_t tokens() const { return ticket.token_end; }
-  int32_t blocks_needed() const { return media::BlocksFor(tokens()); }
-};
-
-struct EncodeLoop::Job {
-  uint64_t number = 0;
-  EncodeRequest request;
-  EncodeSink* sink = nullptr;
-  TimePoint submitted;
-  bool is_decoded = false;
-  int32_t slices_queued = 0;  // that count as waiting
-  std::vector<Slice> slices;
-  std::string lost;  // why a slice was
-  // Late callbacks of a request that has ended find this gone and post nothing.
-  std::shared_ptr<const uint64_t> alive;
-};
-
 EncodeLoop::EncodeLoop(const EncodeContext& context)
     : context_(context),
       admission_(context.requests_max),
@@ -74,6 +45,7 @@ EncodeLoop::~EncodeLoop() { Stop(); }
 // ---- Any thread ----
 
 absl::Status EncodeLoop::CheckRequest(const EncodeRequest& request) const {
+  if (!request.picture_key.empty()) return CheckNamed(request);
   ASSIGN_OR_RETURN(const image::ImageInfo info,
                    image::Inspect(BytesOf(request.picture), context_.limits));
   const vision::TowerConfig& config = context_.encoder->tower().config;
@@ -136,6 +108,7 @@ absl::StatusOr<uint64_t> EncodeLoop::Submit(EncodeRequest request, EncodeSink* s
     Slice& slice = job->slices.emplace_back();
     slice.index = slice.report.slice = wanted.slice;
     slice.ticket = std::move(wanted.ticket);
+    slice.is_elsewhere = wanted.is_elsewhere;
   }
   const auto bytes = static_cast<int64_t>(request.picture.size());
   const int32_t slices = job->slices_queued;
@@ -164,6 +137,7 @@ void EncodeLoop::Run() {
   while (true) {
     for (Command& command : mailbox_->Take(IdleTime())) Apply(std::move(command));
     if (mailbox_->closed()) break;
+    CheckPulls();
     DecodeAhead();
     PublishLoad();
     if (const Batch batch = FormBatch(); !batch.empty()) RunBatch(batch);
@@ -174,17 +148,26 @@ void EncodeLoop::Run() {
 }
 
 std::optional<Duration> EncodeLoop::IdleTime() const {
+  bool pulls = false;
   for (const auto& [number, job] : jobs_) {
-    const bool waits = std::ranges::any_of(
-        job->slices, [](const Slice& slice) { return slice.state == Slice::State::kWaiting; });
-    if (waits) return lacks_blocks_ ? kLeasePoll : Duration::zero();
+    const auto is_any = [&job](Slice::State state) {
+      return std::ranges::count(job->slices, state, &Slice::state) > 0;
+    };
+    if (is_any(Slice::State::kWaiting)) return lacks_blocks_ ? kLeasePoll : Duration::zero();
+    pulls |= is_any(Slice::State::kPulling);
   }
+  if (pulls) return kLeasePoll;
   return std::nullopt;
 }
 
 void EncodeLoop::Apply(Command command) {
   std::visit(Overloaded{[this](Arrived& arrived) {
-                          jobs_.emplace(arrived.job->number, std::move(arrived.job));
+                          Job& job = *arrived.job;
+                          jobs_.emplace(job.number, std::move(arrived.job));
+                          if (!job.request.picture_key.empty()) return FindHeld(job);
+                          undecoded_.Add({.ticket = job.number,
+                                          .share = job.request.share,
+                                          .arrived = job.submitted});
                         },
                         [this](Cancelled& cancelled) {
                           if (!jobs_.contains(cancelled.number)) return;
@@ -193,6 +176,10 @@ void EncodeLoop::Apply(Command command) {
                         [this](Delivered& delivered) {
                           const auto job = jobs_.find(delivered.number);
                           if (job != jobs_.end()) Deliver(*job->second, delivered);
+                        },
+                        [this](Pulled& pulled) {
+                          const auto job = jobs_.find(pulled.number);
+                          if (job != jobs_.end()) EndPull(*job->second, pulled);
                         }},
              command);
 }
@@ -218,29 +205,37 @@ void EncodeLoop::EndIfDone(Job& job) {
     return slice.state == Slice::State::kLanded || slice.state == Slice::State::kLost;
   });
   if (!is_done) return;
-  End(job.number,
-      job.lost.empty() ? absl::OkStatus() : absl::AbortedError("prefill worker lost: " + job.lost));
+  if (job.lost.empty()) return End(job.number, absl::OkStatus());
+  End(job.number, job.request.picture_key.empty()
+                      ? absl::AbortedError("prefill worker lost: " + job.lost)
+                      : absl::NotFoundError(job.lost));
+}
+
+int64_t EncodeLoop::RowsOf(const Job& job) const {
+  int64_t rows = 0;
+  for (const Slice& slice : job.slices) {
+    if (slice.pixels.rgb.empty()) continue;
+    rows += context_.encoder->tower().config.RowsOf(slice.pixels.width, slice.pixels.height);
+  }
+  return rows;
 }
 
 void EncodeLoop::DecodeAhead() {
+  using Verdict = scheduling::FairQueue::Verdict;
   int64_t rows = 0;
+  for (const auto& [turn, job] : decoded_) rows += RowsOf(*job);
   std::vector<std::pair<uint64_t, absl::Status>> failed;
-  for (const auto& [number, job] : jobs_) {
-    if (rows >= kDecodedRowsMax) break;
-    if (!job->is_decoded) {
-      const TimePoint begin = context_.clock->Now();
-      absl::Status status = Decode(*job);
-      context_.probe->OnPicture(Seconds(context_.clock->Now() - begin));
-      if (!status.ok()) {
-        failed.emplace_back(number, std::move(status));
-        continue;
-      }
-    }
-    for (const Slice& slice : job->slices) {
-      if (slice.pixels.rgb.empty()) continue;
-      rows += context_.encoder->tower().config.RowsOf(slice.pixels.width, slice.pixels.height);
-    }
-  }
+  undecoded_.Serve(context_.clock->Now(), [&](uint64_t number) -> scheduling::FairQueue::Outcome {
+    if (rows >= kDecodedRowsMax) return {Verdict::kEnough};
+    Job& job = *jobs_.at(number);
+    const TimePoint begin = context_.clock->Now();
+    absl::Status status = Decode(job);
+    context_.probe->OnPicture(Seconds(context_.clock->Now() - begin));
+    if (!status.ok()) failed.emplace_back(number, std::move(status));
+    const int64_t more = RowsOf(job);
+    rows += more;
+    return {Verdict::kTaken, more};
+  });
   for (auto& [number, status] : failed) End(number, std::move(status));
 }
 
@@ -249,15 +244,16 @@ void EncodeLoop::DecodeAhead() {
 absl::Status EncodeLoop::Decode(Job& job) {
   const std::string file = std::exchange(job.request.picture, {});
   LeaveQueue(0, static_cast<int64_t>(file.size()));
-  job.is_decoded = true;
+  job.turn = ++turns_;
+  decoded_.emplace(job.turn, &job);
   ASSIGN_OR_RETURN(const image::Image image, image::Decode(BytesOf(file), context_.limits));
   const vision::Tower& tower = context_.encoder->tower();
   ASSIGN_OR_RETURN(const vision::PicturePlan plan,
                    vision::PlanPicture(tower.config, image.width, image.height));
+  std::string key;
   if (job.request.domain.has_value()) {
     const kv::Domain& domain = *job.request.domain;
-    const std::string key =
-        vision::PictureKey(vision::PixelDigest(image), tower, context_.numerics_class);
+    key = vision::PictureKey(vision::PixelDigest(image), tower, context_.numerics_class);
     for (Slice& slice : job.slices) {
       ASSIGN_OR_RETURN(slice.chain, media::ChainOf(domain.key, key, slice.index, slice.tokens(),
                                                    domain.quota, domain.floor));
@@ -275,26 +271,26 @@ absl::Status EncodeLoop::Decode(Job& job) {
   for (Slice& slice : job.slices) {
     if (slice.blocks.empty()) slice.pixels = std::move(pixels[static_cast<size_t>(slice.index)]);
   }
+  BeginPull(job, key);
   return absl::OkStatus();
 }
 
 // Blocks that were found wait for nobody: one that came earlier may be waiting for them.
 void EncodeLoop::SendHeld() {
-  for (const auto& [number, job] : jobs_) {
+  for (const auto& [turn, job] : decoded_) {
     for (Slice& slice : job->slices) {
       if (slice.state == Slice::State::kWaiting && !slice.blocks.empty()) Send(*job, slice);
     }
   }
 }
 
-// In the order of arrival, as many as the encoder takes in one pass.
+// In the order in which they were decoded, as many as the encoder takes in one pass.
 EncodeLoop::Batch EncodeLoop::FormBatch() {
   SendHeld();
   Batch batch;
   int64_t rows = 0;
   lacks_blocks_ = false;
-  for (const auto& [number, job] : jobs_) {
-    if (!job->is_decoded) break;
+  for (const auto& [turn, job] : decoded_) {
     for (Slice& slice : job->slices) {
       if (slice.state != Slice::State::kWaiting) continue;
       const int64_t more =
@@ -307,7 +303,7 @@ EncodeLoop::Batch EncodeLoop::FormBatch() {
         continue;
       }
       rows += more;
-      batch.emplace_back(job.get(), &slice);
+      batch.emplace_back(job, &slice);
     }
   }
   return batch;
@@ -364,7 +360,7 @@ void EncodeLoop::Send(Job& job, Slice& slice) {
   slice.state = Slice::State::kSending;
   --job.slices_queued;
   LeaveQueue(1, 0);
-  context_.probe->OnSlice(slice.report.cached);
+  context_.probe->OnSlice(slice.report);
   auto done = [mailbox = mailbox_, alive = std::weak_ptr<const uint64_t>(job.alive),
                index = slice.index](absl::StatusOr<transfer::TransferStats> stats) {
     const auto number = alive.lock();
@@ -385,8 +381,13 @@ void EncodeLoop::Send(Job& job, Slice& slice) {
 }
 
 void EncodeLoop::End(uint64_t number, absl::Status status) {
+  undecoded_.Remove(number);
   auto node = jobs_.extract(number);
   std::unique_ptr<Job> job = std::move(node.mapped());
+  decoded_.erase(job->turn);
+  for (const Slice& slice : job->slices) {
+    if (slice.landing != 0) context_.media->transport->Withdraw(slice.landing);
+  }
   LeaveQueue(job->slices_queued, static_cast<int64_t>(job->request.picture.size()));
   EncodeSink* sink = job->sink;
   context_.probe->OnEnd(status);

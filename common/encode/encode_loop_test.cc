@@ -5,8 +5,10 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <cstdio>
+#include <functional>
 #include <mutex>
 
 #include "common/image/testing/make_png.h"
@@ -32,14 +34,27 @@ std::unique_ptr<vision::PictureEncoder> MakeEncoder() {
 }
 
 struct Probe final : EncodeProbe {
-  void OnBatch(int32_t slices, int64_t, double) override { encoded += slices; }
+  void OnBatch(int32_t slices, int64_t, double) override {
+    encoded += slices;
+    if (pool != nullptr) {
+      const kv::BlockPool::Counts counts = pool->counts();
+      EXPECT_EQ(counts.free + counts.used + counts.leased, counts.total);
+    }
+    if (on_batch) on_batch();
+  }
+  const kv::BlockPool* pool = nullptr;
+  std::function<void()> on_batch;  // set before the first request
   void OnPicture(double) override {}
-  void OnSlice(bool cached) override { found += cached ? 1 : 0; }
+  void OnSlice(const SliceReport& report) override { found += report.cached ? 1 : 0; }
   void OnEnd(const absl::Status&) override {}
   std::atomic<int> encoded{0}, found{0};
 };
 
 struct Sink final : EncodeSink {
+  std::function<void(const SlicesElsewhere&)> on_elsewhere;
+  void OnElsewhere(const SlicesElsewhere& slices) override {
+    if (on_elsewhere) on_elsewhere(slices);
+  }
   void OnSlice(const SliceReport& report) override {
     std::lock_guard lock(mutex);
     reports.push_back(report);
@@ -75,7 +90,9 @@ class EncodeLoopTest : public testing::Test {
       : encoder_(MakeEncoder()),
         alone_(MakeEncoder()),
         from_(media::MakeSmallPool(1, blocks, encoder_->tower().config.out_hidden)),
-        to_(media::MakeSmallPool(2, 64, encoder_->tower().config.out_hidden)) {}
+        to_(media::MakeSmallPool(2, 160, encoder_->tower().config.out_hidden)) {
+    probe_.pool = from_.blocks.get();
+  }
   ~EncodeLoopTest() override {
     loop_.reset();
     places_.clear();
@@ -117,8 +134,11 @@ class EncodeLoopTest : public testing::Test {
 
   EncodeRequest RequestFor(const image::Image& image, const std::vector<int32_t>& slices,
                            std::optional<uint8_t> domain = std::nullopt) {
-    EncodeRequest request{
-        .key = key_, .picture = image::MakePng(image), .slices = {}, .domain = {}};
+    EncodeRequest request{.key = key_,
+                          .picture = image::MakePng(image),
+                          .picture_key = {},
+                          .slices = {},
+                          .domain = {}};
     for (const int32_t slice : slices) request.slices.push_back({slice, Expect()});
     if (domain.has_value()) {
       request.domain = kv::Domain{.key = {}, .token_end = INT32_MAX};
@@ -229,6 +249,140 @@ TEST_F(EncodeLoopTest, ASliceThatIsNotTakenEndsNoOther) {
   EXPECT_EQ(sink.reports.size(), 2u);
   EXPECT_EQ(Landed(0), Oracle(image, 0));
   EXPECT_EQ(Landed(2), Oracle(image, 2));
+}
+
+// Beside the loop of the other tests, which holds what it has encoded.
+class PullTest : public EncodeLoopTest {
+ protected:
+  PullTest() : puller_encoder_(MakeEncoder()), pool_(media::MakeSmallPool(3, 16, to_.hidden())) {
+    Start();
+    puller_ =
+        std::make_unique<EncodeLoop>(EncodeContext{.encoder = puller_encoder_.get(),
+                                                   .media = &pool_,
+                                                   .board = &puller_board_,
+                                                   .probe = &puller_probe_,
+                                                   .numerics_class = "batch_invariant/reference",
+                                                   .limits = {}});
+  }
+  ~PullTest() override {
+    puller_.reset();
+    loop_.reset();
+    places_.clear();
+    EXPECT_TRUE(AllFree(pool_));
+    pool_.transport.reset();
+  }
+
+  // Asks the puller for all slices of the picture; whoever holds them is asked for what it names.
+  void Pull(const image::Image& image, uint8_t domain, Duration pull_for) {
+    EncodeRequest request = RequestFor(image, {0, 1, 2, 3, 4}, domain);
+    for (WantedSlice& slice : request.slices) slice.is_elsewhere = true;
+    request.pull_for = pull_for;
+    Sink sink, held;
+    bool is_asked = false;
+    sink.on_elsewhere = [&](const SlicesElsewhere& elsewhere) {
+      EncodeRequest named{.key = key_,
+                          .picture = {},
+                          .picture_key = elsewhere.picture_key,
+                          .slices = elsewhere.slices,
+                          .domain = request.domain};
+      is_asked = loop_->Submit(std::move(named), &held).ok();
+    };
+    const size_t first = places_.size() - 5;
+    ASSERT_TRUE(puller_->Submit(request, &sink).ok());
+    EXPECT_TRUE(sink.Wait().ok());
+    if (is_asked) held_end_ = held.Wait();
+    reports_ = sink.reports;
+    for (int32_t i = 0; i < 5; ++i) {
+      EXPECT_EQ(Landed(first + static_cast<size_t>(i)), Oracle(image, i)) << i;
+    }
+  }
+
+  std::unique_ptr<vision::PictureEncoder> puller_encoder_;
+  media::MediaPool pool_;
+  worker::LoadBoard puller_board_;
+  Probe puller_probe_;
+  std::unique_ptr<EncodeLoop> puller_;
+  std::optional<absl::Status> held_end_;
+  std::vector<SliceReport> reports_;
+};
+
+TEST_F(PullTest, WhatAnotherHoldsIsSentOnAndKept) {
+  const image::Image image = image::NoiseImage(64, 64, 9);
+  Sink sink;
+  ASSERT_TRUE(loop_->Submit(RequestFor(image, {0, 1, 2, 3, 4}, 1), &sink).ok());
+  ASSERT_TRUE(sink.Wait().ok());
+  Pull(image, 1, std::chrono::seconds(60));
+  EXPECT_TRUE(held_end_->ok()) << *held_end_;
+  EXPECT_EQ(puller_probe_.encoded, 0);
+  EXPECT_EQ(std::ranges::count(reports_, true, &SliceReport::pulled), 5);
+  held_end_.reset();
+  Pull(image, 1, std::chrono::seconds(60));
+  EXPECT_FALSE(held_end_.has_value()) << "it holds them by now";
+  EXPECT_EQ(puller_probe_.encoded, 0);
+}
+
+TEST_F(PullTest, WhatDoesNotComeIsEncoded) {
+  const image::Image image = image::NoiseImage(64, 64, 10);
+  Sink sink;
+  ASSERT_TRUE(loop_->Submit(RequestFor(image, {0, 4}, 1), &sink).ok());
+  ASSERT_TRUE(sink.Wait().ok());
+  Pull(image, 1, std::chrono::milliseconds(20));
+  EXPECT_EQ(held_end_->code(), absl::StatusCode::kNotFound) << "a part of it";
+  EXPECT_GE(puller_probe_.encoded, 3);
+  held_end_.reset();
+  Pull(image, 2, std::chrono::milliseconds(20));
+  EXPECT_EQ(held_end_->code(), absl::StatusCode::kNotFound) << "another tenant";
+  EXPECT_EQ(std::ranges::count(reports_, true, &SliceReport::cached), 0);
+}
+
+TEST_F(PullTest, NamesAreChecked) {
+  const image::Image image = image::NoiseImage(64, 64, 11);
+  Sink sink;
+  EncodeRequest request = RequestFor(image, {0}, 1);
+  request.picture_key = std::string(32, 'k');
+  EXPECT_EQ(loop_->Submit(request, &sink).status().code(), absl::StatusCode::kInvalidArgument)
+      << "a picture beside its name";
+  request.picture.clear();
+  request.domain.reset();
+  EXPECT_EQ(loop_->Submit(request, &sink).status().code(), absl::StatusCode::kInvalidArgument);
+  request.picture_key.pop_back();
+  EXPECT_EQ(loop_->Submit(request, &sink).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// One tenant has many pictures waiting when another comes with one: that is not behind all of them.
+TEST_F(EncodeLoopTest, TenantsTakeTurns) {
+  constexpr int kMany = 24;
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool is_open = false;
+  probe_.on_batch = [&] {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return is_open; });
+  };
+  Start();
+  const image::Image image = image::NoiseImage(64, 64, 8);
+  const auto request = [&](uint64_t tenant) {
+    EncodeRequest made = RequestFor(image, {0, 1, 2, 3, 4});
+    made.share.tenant = tenant;
+    return made;
+  };
+  Sink first, many[kMany], other;
+  ASSERT_TRUE(loop_->Submit(request(1), &first).ok());
+  for (Sink& sink : many) ASSERT_TRUE(loop_->Submit(request(1), &sink).ok());
+  ASSERT_TRUE(loop_->Submit(request(2), &other).ok());
+  {
+    std::lock_guard lock(mutex);
+    is_open = true;
+  }
+  changed.notify_all();
+  EXPECT_TRUE(other.Wait().ok());
+  const auto ended = std::ranges::count_if(many, [](Sink& sink) {
+    std::lock_guard lock(sink.mutex);
+    return sink.end.has_value();
+  });
+  EXPECT_LT(ended, kMany * 2 / 3);
+  for (Sink& sink : many) EXPECT_TRUE(sink.Wait().ok());
+  EXPECT_TRUE(first.Wait().ok());
 }
 
 // Two blocks, a slice each: what is on its way holds back what waits, and nothing is lost.

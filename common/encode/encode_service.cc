@@ -9,9 +9,10 @@ namespace trivium::encode {
 namespace {
 
 constexpr int kSlicesMax = 4096;
+constexpr double kPullMsMax = 60000;
 
 // One call. The loop holds it until OnEnd, gRPC until OnDone, which comes after the Close in OnEnd.
-class Call final : public worker::StreamReactor<v1::SliceSent>, public EncodeSink {
+class Call final : public worker::StreamReactor<v1::EncodeEvent>, public EncodeSink {
  public:
   Call(EncodeLoop& loop, const EncodeContext& context) : loop_(loop), context_(context) {}
 
@@ -23,15 +24,28 @@ class Call final : public worker::StreamReactor<v1::SliceSent>, public EncodeSin
     }
   }
 
+  void OnElsewhere(const SlicesElsewhere& slices) override {
+    v1::EncodeEvent event;
+    v1::SlicesElsewhere& elsewhere = *event.mutable_elsewhere();
+    elsewhere.set_picture_key(slices.picture_key);
+    for (const WantedSlice& slice : slices.slices) {
+      v1::WantedSlice* message = elsewhere.add_slices();
+      message->set_slice(slice.slice);
+      worker::ToMessage(slice.ticket, message->mutable_ticket());
+    }
+    Push(std::move(event));
+  }
   void OnSlice(const SliceReport& report) override {
-    v1::SliceSent sent;
+    v1::EncodeEvent event;
+    v1::SliceSent& sent = *event.mutable_sent();
     sent.set_slice(report.slice);
     sent.set_cached(report.cached);
+    sent.set_pulled(report.pulled);
     sent.set_bytes(report.bytes);
     sent.set_queue_ms(report.queue_s * 1e3);
     sent.set_encode_ms(report.encode_s * 1e3);
     sent.set_transfer_ms(report.transfer_s * 1e3);
-    Push(std::move(sent));
+    Push(std::move(event));
   }
   void OnEnd(absl::Status status) override { Close(std::move(status)); }
   void OnCancel() override {
@@ -67,20 +81,34 @@ absl::StatusOr<EncodeRequest> ToEncodeRequest(const v1::EncodeRequest& message,
     return InvalidArgument("slices has {} entries, must have 1 … {}", message.slices_size(),
                            kSlicesMax);
   }
+  bool pulls = false;
   for (const v1::WantedSlice& wanted : message.slices()) {
     ASSIGN_OR_RETURN(transfer::Ticket ticket,
                      worker::ToTicket(wanted.ticket(), wanted.ticket().token_end()));
-    request.slices.push_back({wanted.slice(), std::move(ticket)});
+    request.slices.push_back({wanted.slice(), std::move(ticket), wanted.held_elsewhere()});
+    pulls |= wanted.held_elsewhere();
+  }
+  if (pulls) {
+    // Written so that NaN is refused too.
+    if (!(message.pull_ms() > 0 && message.pull_ms() <= kPullMsMax)) {
+      return InvalidArgument("pull_ms is {}, must be in (0, {}]", message.pull_ms(), kPullMsMax);
+    }
+    request.pull_for = std::chrono::duration_cast<Duration>(
+        std::chrono::duration<double, std::milli>(message.pull_ms()));
   }
   if (message.has_domain()) {
     ASSIGN_OR_RETURN(request.domain, worker::ToDomain(message.domain()));
   }
+  if (message.has_share()) {
+    ASSIGN_OR_RETURN(request.share, worker::ToShare(message.share()));
+  }
   request.picture = message.picture();
+  request.picture_key = message.picture_key();
   return request;
 }
 
-grpc::ServerWriteReactor<v1::SliceSent>* EncodeService::Encode(grpc::CallbackServerContext* context,
-                                                               const v1::EncodeRequest* request) {
+grpc::ServerWriteReactor<v1::EncodeEvent>* EncodeService::Encode(
+    grpc::CallbackServerContext* context, const v1::EncodeRequest* request) {
   auto* call = new Call(loop_, context_);
   call->Start(net::CheckClusterToken(*context, cluster_token_), *request);
   return call;

@@ -20,8 +20,8 @@ class EncodeService final : public v1::Encode::CallbackService {
   EncodeService(EncodeContext context, EncodeLoop* loop, std::string cluster_token)
       : context_(std::move(context)), loop_(*loop), cluster_token_(std::move(cluster_token)) {}
 
-  grpc::ServerWriteReactor<v1::SliceSent>* Encode(grpc::CallbackServerContext* context,
-                                                  const v1::EncodeRequest* request) override;
+  grpc::ServerWriteReactor<v1::EncodeEvent>* Encode(grpc::CallbackServerContext* context,
+                                                    const v1::EncodeRequest* request) override;
 
  private:
   const EncodeContext context_;

@@ -33,6 +33,7 @@ class EncodeStage::Probe final : public EncodeProbe {
     };
     encoded_ = slices("encoded");
     cached_ = slices("cached");
+    pulled_ = slices("pulled");
     for (const auto& [code, name] : worker::EndNames("not_taken")) {
       ends_[code] = &metrics.AddCounter("encode_requests_total", "Encode calls that have ended",
                                         {{"outcome", name}});
@@ -57,7 +58,9 @@ class EncodeStage::Probe final : public EncodeProbe {
     rows_->Add(static_cast<double>(rows));
   }
   void OnPicture(double decode_seconds) override { decode_seconds_->Observe(decode_seconds); }
-  void OnSlice(bool cached) override { (cached ? cached_ : encoded_)->Add(); }
+  void OnSlice(const SliceReport& report) override {
+    (report.pulled ? pulled_ : report.cached ? cached_ : encoded_)->Add();
+  }
   void OnEnd(const absl::Status& status) override {
     const auto found = ends_.find(status.code());
     (found == ends_.end() ? ends_.at(absl::StatusCode::kUnknown) : found->second)->Add();
@@ -78,7 +81,7 @@ class EncodeStage::Probe final : public EncodeProbe {
   const media::MediaPool& media_;
   const worker::LoadBoard& board_;
   telemetry::Histogram *batch_seconds_, *batch_slices_, *decode_seconds_;
-  telemetry::Counter *rows_, *encoded_, *cached_;
+  telemetry::Counter *rows_, *encoded_, *cached_, *pulled_;
   std::map<absl::StatusCode, telemetry::Counter*> ends_;
   telemetry::Gauge *waiting_, *free_, *used_, *leased_, *held_;
   std::mutex mutex_;  // of what follows, for scrapes at the same time

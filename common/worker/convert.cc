@@ -96,15 +96,6 @@ absl::Status CheckPriority(int32_t priority) {
                          kv::kPriorityMax);
 }
 
-absl::StatusOr<scheduling::TenantShare> ToShare(const v1::TenantShare& message) {
-  // Written so that NaN is refused too.
-  if (!(message.weight() >= kWeightMin && message.weight() <= kWeightMax)) {
-    return InvalidArgument("share.weight is {}, must be {} … {}", message.weight(), kWeightMin,
-                           kWeightMax);
-  }
-  return scheduling::TenantShare{message.tenant(), message.weight()};
-}
-
 // Slices that end at `end` at the latest.
 absl::StatusOr<std::vector<kv::MediaSpan>> ToSlices(
     const google::protobuf::RepeatedPtrField<v1::PictureSlice>& messages, int32_t end) {
@@ -218,6 +209,15 @@ bool ParseFinish(const std::string& name, engine::FinishReason* finish) {
 
 }  // namespace
 
+absl::StatusOr<scheduling::TenantShare> ToShare(const v1::TenantShare& message) {
+  // Written so that NaN is refused too.
+  if (!(message.weight() >= kWeightMin && message.weight() <= kWeightMax)) {
+    return InvalidArgument("share.weight is {}, must be {} … {}", message.weight(), kWeightMin,
+                           kWeightMax);
+  }
+  return scheduling::TenantShare{message.tenant(), message.weight()};
+}
+
 absl::StatusOr<kv::Domain> ToDomain(const v1::KvDomain& message) {
   kv::Domain domain{.key = {},
                     .token_end = message.token_end() == 0 ? INT32_MAX : message.token_end(),
@@ -319,10 +319,6 @@ absl::StatusOr<StageRequest> ToStageRequest(const v1::DecodeRequest& message,
         "sampling.prompt_logprobs is {}, but prefills is set: no decode worker "
         "scores a prompt",
         request.sampling.prompt_logprobs);
-  }
-  if (message.prefills() && !request.slices.empty()) {
-    return InvalidArgument(
-        "slices are given, but prefills is set: no decode worker takes pictures");
   }
   request.priority = message.priority();
   request.preemptions = message.preemptions();

@@ -19,6 +19,7 @@ class RequestKey;
 class SendPrefixRequest;
 class StageSampling;
 class StageToken;
+class TenantShare;
 }  // namespace trivium::v1
 
 namespace trivium::worker {
@@ -35,6 +36,7 @@ struct StageLimits {
 
 absl::StatusOr<transfer::Credentials> ToCredentials(const v1::RequestKey& key);
 absl::StatusOr<kv::Domain> ToDomain(const v1::KvDomain& message);
+absl::StatusOr<scheduling::TenantShare> ToShare(const v1::TenantShare& message);
 
 absl::StatusOr<StageRequest> ToStageRequest(const v1::PrefillRequest& message,
                                             const StageLimits& limits);

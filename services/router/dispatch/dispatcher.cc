@@ -288,15 +288,19 @@ void Dispatcher::Pulled(uint64_t ticket, int64_t kv_bytes, Duration time) {
   ledger_.Pulled(ticket, kv_bytes, std::chrono::duration<double>(time).count());
 }
 
-absl::StatusOr<std::vector<PlacedWorker>> Dispatcher::PlaceSlices(SlicesShape shape) {
+absl::StatusOr<std::vector<PlacedSlice>> Dispatcher::PlaceSlices(SlicesShape shape) {
   std::lock_guard lock(mutex_);
   for (SliceToPlace& slice : shape.slices) slice.holder = encoders_.Find(slice.key);
-  ASSIGN_OR_RETURN(const std::vector<WorkerIndex> workers, SpreadSlices(table_.cluster(), shape));
-  std::vector<PlacedWorker> placed;
-  for (size_t i = 0; i < workers.size(); ++i) {
-    placed.push_back(Describe(workers[i]));
-    ++table_.cluster().workers[workers[i]].own_slices;
-    encoders_.Remember(shape.slices[i].key, workers[i]);
+  ASSIGN_OR_RETURN(const std::vector<SlicePlace> places, SpreadSlices(table_.cluster(), shape));
+  std::vector<PlacedSlice> placed;
+  for (size_t i = 0; i < places.size(); ++i) {
+    WorkerView& worker = table_.cluster().workers[places[i].worker];
+    placed.push_back({.at = Describe(places[i].worker),
+                      .holder = Describe(places[i].pull_from),
+                      .pull_for = std::chrono::duration_cast<Duration>(
+                          std::chrono::duration<double>(SecondsPerSlice(worker)))});
+    ++worker.own_slices;
+    encoders_.Remember(shape.slices[i].key, places[i].worker);
   }
   return placed;
 }

@@ -75,7 +75,7 @@ class Dispatcher final : public RunHost {
   void PrefillEnded(uint64_t ticket) override;
   void Transferred(uint64_t ticket, int64_t kv_bytes, Duration time) override;
   void Pulled(uint64_t ticket, int64_t kv_bytes, Duration time) override;
-  absl::StatusOr<std::vector<PlacedWorker>> PlaceSlices(SlicesShape shape) override;
+  absl::StatusOr<std::vector<PlacedSlice>> PlaceSlices(SlicesShape shape) override;
   void SlicesEnded(const PlacedWorker& worker, int32_t slices) override;
   bool IsGone(const PlacedWorker& worker) const override;
   void WorkerFailed(const PlacedWorker& worker, FailureAction action,

@@ -160,8 +160,8 @@ std::shared_ptr<StageCall> GrpcStageClients::Decode(WorkerIndex worker,
 std::shared_ptr<StageCall> GrpcStageClients::Encode(WorkerIndex worker,
                                                     const v1::EncodeRequest& request,
                                                     std::optional<TimePoint> deadline,
-                                                    StageHandlers<v1::SliceSent> handlers) {
-  auto call = std::make_shared<StreamCall<v1::EncodeRequest, v1::SliceSent>>(
+                                                    StageHandlers<v1::EncodeEvent> handlers) {
+  auto call = std::make_shared<StreamCall<v1::EncodeRequest, v1::EncodeEvent>>(
       request, std::move(handlers), calls_);
   Prepare(call->context(), cluster_token_, request.key().request_id(), deadline, clock_.Now());
   stubs_->encode[worker]->async()->Encode(call->context(), call->request(), call.get());

@@ -34,7 +34,7 @@ class GrpcStageClients final : public StageClients {
                                     StageHandlers<v1::DecodeEvent> handlers) override;
   std::shared_ptr<StageCall> Encode(WorkerIndex worker, const v1::EncodeRequest& request,
                                     std::optional<TimePoint> deadline,
-                                    StageHandlers<v1::SliceSent> handlers) override;
+                                    StageHandlers<v1::EncodeEvent> handlers) override;
   void EndChoice(WorkerIndex worker, const v1::EndChoiceRequest& request) override;
 
  private:

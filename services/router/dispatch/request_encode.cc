@@ -26,6 +26,9 @@ constexpr int kStraysMax = 8;
 // A slice that was not taken: the prefill worker knows why, and gives out a new ticket once it
 // misses the sender's beats. Longer than that the old one is tried again.
 constexpr Duration kStrayPause = std::chrono::seconds(4);
+// What another encoder holds is waited for as long as encoding it would take, within these.
+constexpr Duration kPullMin = std::chrono::milliseconds(50);
+constexpr Duration kPullMax = std::chrono::seconds(2);
 
 }  // namespace
 
@@ -72,50 +75,96 @@ void RequestRun::AskForSlices(Leg& leg) {
   }
   encode.stuck_since.reset();
   // One call for each worker and picture.
-  std::map<std::pair<WorkerIndex, int32_t>, std::pair<PlacedWorker, std::vector<int32_t>>> calls;
+  std::map<std::pair<WorkerIndex, int32_t>, SlicesAt> calls;
   for (size_t i = 0; i < wanted.size(); ++i) {
     const int32_t picture = request_.slices[static_cast<size_t>(wanted[i])].picture;
-    auto& [at, slices] = calls[{(*placed)[i].worker, picture}];
-    at = (*placed)[i];
-    slices.push_back(wanted[i]);
+    calls[{(*placed)[i].at.worker, picture}].emplace_back(wanted[i], (*placed)[i]);
   }
-  for (const auto& [key, call] : calls) OpenEncode(leg, call.first, call.second);
+  for (const auto& [key, slices] : calls) OpenEncode(leg, slices);
   SetDue();
 }
 
-void RequestRun::OpenEncode(Leg& leg, const PlacedWorker& at, const std::vector<int32_t>& slices) {
-  EncodeState& encode = leg.attempt.encode;
-  const size_t number = encode.calls.size();
-  EncodeCall& call = encode.calls.emplace_back(EncodeCall{.at = at, .call = nullptr, .slices = {}});
-  const RunSlice& first = request_.slices[static_cast<size_t>(slices.front())];
-  const RunPicture& picture = *request_.pictures[static_cast<size_t>(first.picture)];
+// All but what is wanted of the picture.
+v1::EncodeRequest RequestRun::EncodeRequestOf(const Leg& leg, int32_t picture) const {
   v1::EncodeRequest request;
   FillKey(leg, request.mutable_key());
   request.set_tower(context_.tower);
   request.set_numerics_class(leg.attempt.at.prefill.numerics_class);
-  request.set_picture(picture.file);
-  if (picture.domain.has_value()) FillDomain(*picture.domain, request.mutable_domain());
-  for (const int32_t slice : slices) {
+  const std::optional<kv::Domain>& domain = request_.pictures[static_cast<size_t>(picture)]->domain;
+  if (domain.has_value()) FillDomain(*domain, request.mutable_domain());
+  FillShare(request_.share, request.mutable_share());
+  return request;
+}
+
+void RequestRun::OpenEncode(Leg& leg, const SlicesAt& slices) {
+  EncodeState& encode = leg.attempt.encode;
+  account_.AskedForSlice(Now());
+  const size_t number = encode.calls.size();
+  const PlacedWorker& at = slices.front().second.at;
+  const int32_t picture = request_.slices[static_cast<size_t>(slices.front().first)].picture;
+  EncodeCall& call = encode.calls.emplace_back(
+      EncodeCall{.at = at, .picture = picture, .call = nullptr, .slices = {}, .holders = {}});
+  v1::EncodeRequest request = EncodeRequestOf(leg, picture);
+  request.set_picture(request_.pictures[static_cast<size_t>(picture)]->file);
+  for (const auto& [slice, placed] : slices) {
     EncodeState::Wanted& wanted = encode.slices.at(slice);
     wanted.state = SliceState::kAsked;
     call.slices.emplace_back(slice, wanted.attempt);
     v1::WantedSlice* message = request.add_slices();
     message->set_slice(request_.slices[static_cast<size_t>(slice)].slice);
     *message->mutable_ticket() = wanted.ticket;
+    if (placed.holder.worker == kNoWorker) continue;
+    message->set_held_elsewhere(true);
+    call.holders.emplace(message->slice(), placed.holder);
+    call.pull_for += placed.pull_for;
+  }
+  if (!call.holders.empty()) {
+    call.pull_for = std::clamp(call.pull_for, kPullMin, kPullMax);
+    request.set_pull_ms(std::chrono::duration<double, std::milli>(call.pull_for).count());
   }
   const auto post = PosterFor(leg);
-  call.call = context_.stages->Encode(
-      at.worker, request, request_.deadline,
-      {.on_event =
-           [post, number](const v1::SliceSent& sent) {
-             post([number, sent](RequestRun& run, Leg& of) { run.OnSliceSent(of, number, sent); });
-           },
-       .on_end =
-           [post, number](const absl::Status& status) {
-             post([number, status](RequestRun& run, Leg& of) {
-               run.OnEncodeEnd(of, number, status);
-             });
-           }});
+  call.call = context_.stages->Encode(at.worker, request, request_.deadline,
+                                      {.on_event =
+                                           [post, number](const v1::EncodeEvent& event) {
+                                             post([number, event](RequestRun& run, Leg& of) {
+                                               run.OnEncodeEvent(of, number, event);
+                                             });
+                                           },
+                                       .on_end =
+                                           [post, number](const absl::Status& status) {
+                                             post([number, status](RequestRun& run, Leg& of) {
+                                               run.OnEncodeEnd(of, number, status);
+                                             });
+                                           }});
+}
+
+void RequestRun::OnEncodeEvent(Leg& leg, size_t call, const v1::EncodeEvent& event) {
+  if (event.has_sent()) return OnSliceSent(leg, call, event.sent());
+  if (event.has_elsewhere()) OnSlicesElsewhere(leg, call, event.elsewhere());
+}
+
+// Whoever pulls waits only so long and then encodes, so nothing that happens to the holder matters.
+void RequestRun::OnSlicesElsewhere(Leg& leg, size_t call, const v1::SlicesElsewhere& slices) {
+  EncodeCall& of = leg.attempt.encode.calls[call];
+  const std::map<int32_t, PlacedWorker> holders = std::exchange(of.holders, {});
+  std::map<WorkerIndex, v1::EncodeRequest> requests;
+  for (const v1::WantedSlice& wanted : slices.slices()) {
+    const auto holder = holders.find(wanted.slice());
+    if (holder == holders.end()) continue;
+    auto [request, is_new] = requests.try_emplace(holder->second.worker);
+    if (is_new) request->second = EncodeRequestOf(leg, of.picture);
+    v1::WantedSlice* message = request->second.add_slices();
+    message->set_slice(wanted.slice());
+    *message->mutable_ticket() = wanted.ticket();
+  }
+  TimePoint until = Now() + of.pull_for;
+  if (request_.deadline.has_value()) until = std::min(until, *request_.deadline);
+  for (auto& [worker, request] : requests) {
+    request.set_picture_key(slices.picture_key());
+    context_.stages->Encode(
+        worker, request, until,
+        {.on_event = [](const v1::EncodeEvent&) {}, .on_end = [](const absl::Status&) {}});
+  }
 }
 
 void RequestRun::OnSliceSent(Leg& leg, size_t call, const v1::SliceSent& sent) {
@@ -129,7 +178,7 @@ void RequestRun::OnSliceSent(Leg& leg, size_t call, const v1::SliceSent& sent) {
   of.slices.erase(slice);
   leg.attempt.encode.room_tries = 0;
   context_.host->SlicesEnded(of.at, 1);
-  account_.Encoded(of.at.id, sent.cached());
+  account_.Encoded(of.at.id, sent.cached(), Now());
   CompleteIfAccounted(leg);
 }
 

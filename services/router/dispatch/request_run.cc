@@ -169,8 +169,7 @@ void RequestRun::OpenPrefill(Leg& leg, const v1::LandingTicket& ticket) {
   if (prompt_.is_complete()) request.mutable_sampling()->set_prompt_logprobs(-1);
   *request.mutable_ticket() = ticket;
   request.set_priority(request_.priority);
-  request.mutable_share()->set_tenant(request_.share.tenant);
-  request.mutable_share()->set_weight(request_.share.weight);
+  FillShare(request_.share, request.mutable_share());
   if (leg.attempt.at.pull_tokens > 0) {
     request.set_pull_tokens(leg.attempt.at.pull_tokens);
     request.set_pull_ms(std::chrono::duration<double, std::milli>(leg.attempt.at.pull_for).count());
@@ -466,6 +465,7 @@ void RequestRun::RecordEnd(const absl::Status& status) const {
   metrics.Prompt(static_cast<int32_t>(request_.prompt_ids.size()), account_.cached_tokens());
   if (status.ok()) metrics.Answered(account_.queue_time(), account_.Total(Now()));
   if (account_.time_per_token() > Duration(0)) metrics.PerToken(account_.time_per_token());
+  if (account_.encode_time() > Duration(0)) metrics.Encoded(account_.encode_time());
   telemetry::Log(status.ok() ? telemetry::Level::kInfo : telemetry::Level::kWarning, "request_end",
                  {{"request_id", request_.id},
                   {"tenant", request_.tenant.value},

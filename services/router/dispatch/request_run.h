@@ -77,8 +77,13 @@ class RequestRun : public std::enable_shared_from_this<RequestRun> {
   void OnPullEnd(Leg& leg, const absl::Status& status, TimePoint begin);
   void OnSliceTickets(Leg& leg, const v1::SliceTickets& tickets);
   void AskForSlices(Leg& leg);
-  void OpenEncode(Leg& leg, const PlacedWorker& at, const std::vector<int32_t>& slices);
+  // Numbers of slices of one picture, and where they were placed, all at one worker.
+  using SlicesAt = std::vector<std::pair<int32_t, PlacedSlice>>;
+  void OpenEncode(Leg& leg, const SlicesAt& slices);
+  v1::EncodeRequest EncodeRequestOf(const Leg& leg, int32_t picture) const;
+  void OnEncodeEvent(Leg& leg, size_t call, const v1::EncodeEvent& event);
   void OnSliceSent(Leg& leg, size_t call, const v1::SliceSent& sent);
+  void OnSlicesElsewhere(Leg& leg, size_t call, const v1::SlicesElsewhere& slices);
   void OnEncodeEnd(Leg& leg, size_t call, const absl::Status& status);
   void HandleEncoderLoss(Leg& leg, WorkerIndex worker, uint64_t epoch, const std::string& why);
   void DropEncodes(Leg& leg);

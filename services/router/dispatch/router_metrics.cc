@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 
@@ -63,6 +64,10 @@ RouterMetrics::RouterMetrics(telemetry::Metrics* metrics, std::span<const Tenant
                                                telemetry::Metrics::LatencyBuckets())),
       transfer_seconds_(metrics->AddHistogram(
           "router_transfer_seconds", "First KV message of a request to its last acknowledgement",
+          telemetry::Metrics::LatencyBuckets())),
+      encode_seconds_(metrics->AddHistogram(
+          "router_encode_seconds",
+          "First slice of a request's pictures that was asked for to the last that landed",
           telemetry::Metrics::LatencyBuckets())),
       prompt_tokens_(metrics->AddCounter("router_prompt_tokens_total",
                                          "Prompt tokens of requests that have ended")),
@@ -129,6 +134,10 @@ void RouterMetrics::Transferred(Duration first_send_to_last_ack) {
   transfer_seconds_.Observe(Seconds(first_send_to_last_ack));
 }
 void RouterMetrics::Pulled(PullEnd end) { pulled_[static_cast<size_t>(end)]->Add(); }
+void RouterMetrics::Encoded(Duration first_asked_to_last_landed) {
+  encode_seconds_.Observe(Seconds(first_asked_to_last_landed));
+}
+
 void RouterMetrics::Prompt(int32_t tokens, int32_t cached) {
   prompt_tokens_.Add(tokens);
   cached_tokens_.Add(cached);
@@ -151,14 +160,18 @@ void RouterMetrics::Cluster(int32_t waiting, int32_t running,
   waiting_.Set(waiting);
   running_.Set(running);
   std::map<std::pair<std::string, std::string>, int> count;
-  for (const v1::WorkerStatus& worker : workers) ++count[{worker.role(), worker.state()}];
-  for (const Role role : {Role::kPrefill, Role::kDecode, Role::kEncode}) {
+  std::set<std::string> roles = {RoleName(Role::kPrefill), RoleName(Role::kDecode)};
+  for (const v1::WorkerStatus& worker : workers) {
+    roles.insert(worker.role());  // an encode stage is missed only where there should be one
+    ++count[{worker.role(), worker.state()}];
+  }
+  for (const std::string& role : roles) {
     for (int i = 0; i <= static_cast<int>(WorkerCondition::kRefused); ++i) {
       const char* state = ConditionName(static_cast<WorkerCondition>(i));
       metrics_
           .AddGauge("router_workers", "Workers of the list by state",
-                    {{"role", RoleName(role)}, {"state", state}})
-          .Set(count[{RoleName(role), state}]);
+                    {{"role", role}, {"state", state}})
+          .Set(count[{role, state}]);
     }
   }
 }

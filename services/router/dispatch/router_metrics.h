@@ -50,6 +50,7 @@ class RouterMetrics {
   void PerToken(Duration mean);
   void Transferred(Duration first_send_to_last_ack);
   void Pulled(PullEnd end);
+  void Encoded(Duration first_asked_to_last_landed);
   void Prompt(int32_t tokens, int32_t cached);
   void Cluster(int32_t waiting, int32_t running, const std::vector<v1::WorkerStatus>& workers);
   void Index(const PrefixIndex::Counts& counts);
@@ -65,7 +66,7 @@ class RouterMetrics {
   std::unordered_map<TenantId, telemetry::Counter*> of_tenant_;
   telemetry::Counter& of_other_tenants_;
   telemetry::Histogram &queue_seconds_, &request_seconds_, &first_token_seconds_,
-      &per_token_seconds_, &token_gap_seconds_, &transfer_seconds_;
+      &per_token_seconds_, &token_gap_seconds_, &transfer_seconds_, &encode_seconds_;
   telemetry::Counter &prompt_tokens_, &cached_tokens_, &output_tokens_;
   telemetry::Gauge &waiting_, &running_;
   telemetry::Gauge &index_pairs_, &index_bytes_, &index_expected_;

@@ -46,7 +46,12 @@ void RunAccount::Sent(const v1::PrefillSent& sent) {
 
 void RunAccount::Prefilled(const v1::Prefilled& prefilled) { Cached(prefilled.cached_tokens()); }
 
-void RunAccount::Encoded(const std::string& worker, bool cached) {
+void RunAccount::AskedForSlice(TimePoint now) {
+  if (first_slice_ == TimePoint{}) first_slice_ = last_slice_ = now;
+}
+
+void RunAccount::Encoded(const std::string& worker, bool cached, TimePoint now) {
+  last_slice_ = now;
   encode_workers_.insert(worker);
   ++(cached ? slices_cached_ : slices_encoded_);
 }
@@ -77,6 +82,7 @@ void RunAccount::Fill(v1::Done* done) const {
   timings.set_reserve_ms(Milliseconds(reserve_));
   timings.set_prefill_ms(Milliseconds(prefill_));
   timings.set_transfer_ms(transfer_ms_);
+  timings.set_encode_ms(Milliseconds(encode_time()));
   timings.set_time_to_first_token_ms(Milliseconds(first_token_ - submitted_));
   timings.set_decode_ms(Milliseconds(last_token_ - first_token_));
   if (last_token_ > first_token_) {

@@ -47,7 +47,8 @@ class RunAccount {
   Duration Token(int32_t choice, int32_t index, TimePoint now, const LegTimes& leg);
   void Sent(const v1::PrefillSent& sent);
   void Prefilled(const v1::Prefilled& prefilled);
-  void Encoded(const std::string& worker, bool cached);  // a slice
+  void AskedForSlice(TimePoint now);
+  void Encoded(const std::string& worker, bool cached, TimePoint now);  // a slice has landed
   // The longest leg counts.
   void LegEnded(const LegTimes& leg);
 
@@ -58,6 +59,8 @@ class RunAccount {
   Duration time_per_token() const;
   Duration queue_time() const { return queue_; }
   Duration transfer_time() const;
+  // From the first slice that was asked for to the last that landed; zero without one.
+  Duration encode_time() const { return last_slice_ - first_slice_; }
   Duration Total(TimePoint now) const { return now - submitted_; }
 
   // Fills timings, usage and the bytes moved.
@@ -78,6 +81,7 @@ class RunAccount {
   int64_t kv_bytes_ = 0, header_bytes_ = 0;
   std::set<std::string> encode_workers_;
   int32_t slices_encoded_ = 0, slices_cached_ = 0;
+  TimePoint first_slice_{}, last_slice_{};
 };
 
 }  // namespace trivium::router

@@ -46,7 +46,7 @@ struct Stages final : StageClients {
   }
   std::shared_ptr<StageCall> Encode(WorkerIndex worker, const v1::EncodeRequest& request,
                                     std::optional<TimePoint>,
-                                    StageHandlers<v1::SliceSent> handlers) override {
+                                    StageHandlers<v1::EncodeEvent> handlers) override {
     return Open(encodes, worker, request, std::move(handlers));
   }
   std::shared_ptr<StageCall> SendPrefix(WorkerIndex, const v1::SendPrefixRequest&,
@@ -58,7 +58,7 @@ struct Stages final : StageClients {
 
   std::deque<std::shared_ptr<Opened<v1::PrefillRequest, v1::PrefillEvent>>> prefills;
   std::deque<std::shared_ptr<Opened<v1::DecodeRequest, v1::DecodeEvent>>> decodes;
-  std::deque<std::shared_ptr<Opened<v1::EncodeRequest, v1::SliceSent>>> encodes;
+  std::deque<std::shared_ptr<Opened<v1::EncodeRequest, v1::EncodeEvent>>> encodes;
 };
 
 // Slices go to `encoders` in turn, to those that have failed only where there are no others.
@@ -70,17 +70,19 @@ struct Host final : RunHost {
   void PrefillEnded(uint64_t) override {}
   void Transferred(uint64_t, int64_t, Duration) override {}
   void Pulled(uint64_t, int64_t, Duration) override {}
-  absl::StatusOr<std::vector<PlacedWorker>> PlaceSlices(SlicesShape shape) override {
+  absl::StatusOr<std::vector<PlacedSlice>> PlaceSlices(SlicesShape shape) override {
     std::vector<WorkerIndex> able;
     for (const WorkerIndex worker : encoders) {
       if (std::count(shape.failed.begin(), shape.failed.end(), worker) == 0) able.push_back(worker);
     }
     if (able.empty()) able = encoders;
     if (able.empty()) return Unavailable("no encode worker is reachable");
-    std::vector<PlacedWorker> placed;
+    std::vector<PlacedSlice> placed;
     for (size_t i = 0; i < shape.slices.size(); ++i) {
       const WorkerIndex worker = able[i % able.size()];
-      placed.push_back({worker, 1, fmt::format("encode-{}", worker), "fast/avx2"});
+      placed.push_back({.at = {worker, 1, fmt::format("encode-{}", worker), "fast/avx2"},
+                        .holder = {.worker = holder},
+                        .pull_for = std::chrono::milliseconds(100)});
       ++slices[worker];
     }
     return placed;
@@ -96,6 +98,7 @@ struct Host final : RunHost {
   void Closed(uint64_t) override {}
 
   std::vector<WorkerIndex> encoders = {kFirst, kSecond};
+  WorkerIndex holder = kNoWorker;         // of all slices
   std::map<WorkerIndex, int32_t> slices;  // placed and not ended
   std::vector<WorkerIndex> failed;
   int waits = 0;
@@ -152,9 +155,9 @@ class RunEncodeTest : public testing::Test {
   }
   auto& call(size_t index) { return *stages_.encodes.at(index); }
   void Land(size_t index, int32_t slice) {
-    v1::SliceSent sent;
-    sent.set_slice(slice);
-    call(index).handlers.on_event(sent);
+    v1::EncodeEvent event;
+    event.mutable_sent()->set_slice(slice);
+    call(index).handlers.on_event(event);
   }
   // By call, the landings that it was given.
   std::vector<std::vector<uint64_t>> Landings() {
@@ -213,6 +216,33 @@ TEST_F(RunEncodeTest, WhatAFailedWorkerOwesIsAskedOfAnotherAlone) {
   EXPECT_EQ(Landings().back(), std::vector<uint64_t>{102});
   EXPECT_EQ(call(4).worker, kSecond);
   EXPECT_EQ(host_.waits, 0) << "the attempt goes on";
+}
+
+TEST_F(RunEncodeTest, AHolderIsAskedToSendToWhoPulls) {
+  host_.encoders = {kFirst};
+  host_.holder = kSecond;
+  Ask({2, 3});
+  ASSERT_EQ(stages_.encodes.size(), 1u);
+  EXPECT_TRUE(call(0).request.slices(1).held_elsewhere());
+  EXPECT_EQ(call(0).request.pull_ms(), 200);
+  v1::EncodeEvent event;
+  event.mutable_elsewhere()->set_picture_key("named");
+  v1::WantedSlice* wanted = event.mutable_elsewhere()->add_slices();
+  wanted->set_slice(1);
+  wanted->mutable_ticket()->set_landing_id(77);
+  for (int i = 0; i < 2; ++i) call(0).handlers.on_event(event);
+  ASSERT_EQ(stages_.encodes.size(), 2u) << "once";
+  EXPECT_EQ(call(1).worker, kSecond);
+  EXPECT_EQ(call(1).request.picture_key(), "named");
+  EXPECT_TRUE(call(1).request.picture().empty());
+  EXPECT_EQ(call(1).request.domain().SerializeAsString(),
+            call(0).request.domain().SerializeAsString());
+  EXPECT_EQ(Landings().back(), std::vector<uint64_t>{77});
+  call(1).handlers.on_end(absl::NotFoundError("not held"));
+  EXPECT_TRUE(host_.failed.empty());
+  Land(0, 1);
+  Land(0, 0);
+  EXPECT_EQ(host_.slices[kFirst], 0);
 }
 
 TEST_F(RunEncodeTest, AStraySliceWaitsForAnotherTicket) {

@@ -24,9 +24,13 @@ namespace trivium::router {
 // Slices on their way from a worker that encodes.
 struct EncodeCall {
   PlacedWorker at;
+  int32_t picture = 0;              // of the request
   std::shared_ptr<StageCall> call;  // null: it has ended
   // Of the request, with the attempt of each, that have not landed. Empty: it has ended, or will.
   std::vector<std::pair<int32_t, uint32_t>> slices;
+  // Of the picture, those that the worker may pull, and from whom; empty once it was told.
+  std::map<int32_t, PlacedWorker> holders;
+  Duration pull_for{};
 };
 
 // What the prefill worker of an attempt waits for.

@@ -86,6 +86,11 @@ struct PlacedWorker {
   uint64_t epoch = 0;
   std::string id, numerics_class;
 };
+struct PlacedSlice {
+  PlacedWorker at;
+  PlacedWorker holder;  // that it may be pulled from; none: nobody
+  Duration pull_for{};  // no longer is waited for it
+};
 struct PlacedPair {
   PlacedWorker prefill, decode;
   PlacedWorker holder;  // of a prefix for the prefill worker; none: it is to compute it
@@ -110,7 +115,7 @@ class RunHost {
   // The prefill worker got so much of a prefix in this time, or has given it up.
   virtual void Pulled(uint64_t ticket, int64_t kv_bytes, Duration time) = 0;
   // Who encodes each slice; they count as being there until SlicesEnded. UNAVAILABLE: nobody.
-  virtual absl::StatusOr<std::vector<PlacedWorker>> PlaceSlices(SlicesShape shape) = 0;
+  virtual absl::StatusOr<std::vector<PlacedSlice>> PlaceSlices(SlicesShape shape) = 0;
   virtual void SlicesEnded(const PlacedWorker& worker, int32_t slices) = 0;
   // The worker was lost or has restarted since it was placed.
   virtual bool IsGone(const PlacedWorker& worker) const = 0;

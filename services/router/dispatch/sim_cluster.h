@@ -77,7 +77,7 @@ class SimCluster final : public StageClients {
                                     std::optional<TimePoint> deadline,
                                     StageHandlers<v1::DecodeEvent> handlers) override;
   std::shared_ptr<StageCall> Encode(WorkerIndex, const v1::EncodeRequest&, std::optional<TimePoint>,
-                                    StageHandlers<v1::SliceSent>) override {
+                                    StageHandlers<v1::EncodeEvent>) override {
     TRIVIUM_CHECK(false, "these prefill workers ask for no slices");
   }
   void EndChoice(WorkerIndex worker, const v1::EndChoiceRequest& request) override;

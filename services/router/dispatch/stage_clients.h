@@ -46,7 +46,7 @@ class StageClients {
   // Any worker that encodes, in whichever role.
   virtual std::shared_ptr<StageCall> Encode(WorkerIndex worker, const v1::EncodeRequest& request,
                                             std::optional<TimePoint> deadline,
-                                            StageHandlers<v1::SliceSent> handlers) = 0;
+                                            StageHandlers<v1::EncodeEvent> handlers) = 0;
   // Tells a decode worker to spare the work. Whether it arrives or not, answers are the same.
   virtual void EndChoice(WorkerIndex worker, const v1::EndChoiceRequest& request) = 0;
 };

@@ -17,6 +17,11 @@ inline void FillKey(const RunLeg& leg, v1::RequestKey* key) {
   key->set_secret(leg.attempt.secret);
 }
 
+inline void FillShare(const scheduling::TenantShare& share, v1::TenantShare* out) {
+  out->set_tenant(share.tenant);
+  out->set_weight(share.weight);
+}
+
 inline void FillDomain(const kv::Domain& domain, v1::KvDomain* out) {
   out->set_key(domain.key.bytes.data(), domain.key.bytes.size());
   const bool is_last = domain.token_end == std::numeric_limits<int32_t>::max();

@@ -11,6 +11,8 @@ namespace {
 
 // What decoding a picture once more takes, in slices: a little, so that few slices are not spread.
 constexpr double kDecodeSlices = 0.1;
+// What a slice costs that is pulled from its holder, likewise.
+constexpr double kPullSlices = 0.2;
 
 bool MayEncode(const WorkerView& worker, const SlicesShape& shape) {
   if (!worker.encodes || worker.condition != WorkerCondition::kReady) return false;
@@ -24,8 +26,9 @@ struct Queue {
   double ready_s = 0, slice_s = 0;
   std::set<int32_t> pictures;
 
-  double With(int32_t picture) const {
-    return ready_s + slice_s * (pictures.contains(picture) ? 1 : 1 + kDecodeSlices);
+  double With(int32_t picture, bool is_pulled) const {
+    return ready_s + slice_s * ((is_pulled ? kPullSlices : 1) +
+                                (pictures.contains(picture) ? 0 : kDecodeSlices));
   }
 };
 
@@ -52,6 +55,10 @@ std::vector<Queue> QueuesOf(const ClusterSnapshot& cluster, const SlicesShape& s
 
 }  // namespace
 
+double SecondsPerSlice(const WorkerView& worker) {
+  return worker.seconds_per_slice > 0 ? worker.seconds_per_slice : kSecondsPerSliceBefore;
+}
+
 int32_t SliceBacklog(const WorkerView& worker) {
   return std::max(worker.slices_waiting, worker.own_slices);
 }
@@ -61,8 +68,8 @@ bool TakesMoreSlices(const WorkerView& worker) {
          SliceBacklog(worker) < std::min(kSliceBacklog, worker.slices_max);
 }
 
-absl::StatusOr<std::vector<WorkerIndex>> SpreadSlices(const ClusterSnapshot& cluster,
-                                                      const SlicesShape& shape) {
+absl::StatusOr<std::vector<SlicePlace>> SpreadSlices(const ClusterSnapshot& cluster,
+                                                     const SlicesShape& shape) {
   std::vector<Queue> queues = QueuesOf(cluster, shape);
   if (queues.empty()) {
     const bool has_encoder = std::ranges::any_of(cluster.workers, [](const WorkerView& worker) {
@@ -72,22 +79,28 @@ absl::StatusOr<std::vector<WorkerIndex>> SpreadSlices(const ClusterSnapshot& clu
     return Unavailable("no encode worker fits the prefill worker's numerics class, {}",
                        shape.numerics_class);
   }
-  std::vector<WorkerIndex> workers;
+  std::vector<SlicePlace> places;
   for (const SliceToPlace& slice : shape.slices) {
     const auto holder = std::ranges::find(queues, slice.holder, &Queue::worker);
-    if (slice.holder != kNoWorker && holder != queues.end() &&
-        TakesMoreSlices(cluster.workers[slice.holder])) {
-      workers.push_back(slice.holder);
+    const bool is_held = slice.holder != kNoWorker && holder != queues.end();
+    if (is_held && TakesMoreSlices(cluster.workers[slice.holder])) {
+      places.push_back({slice.holder});
       continue;
     }
-    Queue& first = *std::ranges::min_element(queues, {}, [&slice](const Queue& queue) {
-      return std::tuple(queue.With(slice.picture), queue.worker);
+    // Each names its tokens by its own numerics class too.
+    const auto pulls = [&](const Queue& queue) {
+      return is_held && queue.worker != slice.holder &&
+             cluster.workers[queue.worker].numerics_class ==
+                 cluster.workers[slice.holder].numerics_class;
+    };
+    Queue& first = *std::ranges::min_element(queues, {}, [&](const Queue& queue) {
+      return std::tuple(queue.With(slice.picture, pulls(queue)), queue.worker);
     });
-    first.ready_s = first.With(slice.picture);
+    first.ready_s = first.With(slice.picture, pulls(first));
     first.pictures.insert(slice.picture);
-    workers.push_back(first.worker);
+    places.push_back({first.worker, pulls(first) ? slice.holder : kNoWorker});
   }
-  return workers;
+  return places;
 }
 
 }  // namespace trivium::router

@@ -23,6 +23,12 @@ struct SliceToPlace {
   WorkerIndex holder = kNoWorker;  // seems to have it encoded already
 };
 
+struct SlicePlace {
+  WorkerIndex worker = kNoWorker;
+  WorkerIndex pull_from = kNoWorker;  // who holds it and has no room; none: nobody
+  bool operator==(const SlicePlace&) const = default;
+};
+
 struct SlicesShape {
   std::vector<SliceToPlace> slices;  // in the order in which they are needed
   std::string numerics_class;        // of the prefill worker
@@ -34,8 +40,11 @@ bool TakesMoreSlices(const WorkerView& worker);
 
 // For each slice its worker, so that the last one is ready as soon as possible: each goes where it
 // would be ready first, in turn, by backlog and measured speed; to its holder, at no cost, where
-// that has room. UNAVAILABLE: no worker that encodes is ready, or none of the numerics class.
-absl::StatusOr<std::vector<WorkerIndex>> SpreadSlices(const ClusterSnapshot& cluster,
-                                                      const SlicesShape& shape);
+// that has room; else another one may pull it from there, at little cost. UNAVAILABLE: no worker
+// that encodes is ready, or none of the numerics class.
+absl::StatusOr<std::vector<SlicePlace>> SpreadSlices(const ClusterSnapshot& cluster,
+                                                     const SlicesShape& shape);
+// What the worker takes for a slice, as far as is known.
+double SecondsPerSlice(const WorkerView& worker);
 
 }  // namespace trivium::router

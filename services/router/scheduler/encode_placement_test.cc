@@ -27,12 +27,12 @@ SlicesShape Shape(int32_t pictures, int32_t slices_each) {
 }
 
 std::vector<int64_t> CountsOf(const ClusterSnapshot& cluster, const SlicesShape& shape) {
-  const auto workers = SpreadSlices(cluster, shape);
-  TRIVIUM_CHECK(workers.ok(), "{}", Message(workers.status()));
-  TRIVIUM_CHECK(workers->size() == shape.slices.size(), "not every slice has a worker");
+  const auto places = SpreadSlices(cluster, shape);
+  TRIVIUM_CHECK(places.ok(), "{}", Message(places.status()));
+  TRIVIUM_CHECK(places->size() == shape.slices.size(), "not every slice has a worker");
   std::vector<int64_t> counts;
   for (WorkerIndex i = 0; i < cluster.workers.size(); ++i) {
-    counts.push_back(std::ranges::count(*workers, i));
+    counts.push_back(std::ranges::count(*places, i, &SlicePlace::worker));
   }
   return counts;
 }
@@ -62,6 +62,25 @@ TEST(EncodePlacementTest, AHolderIsAskedWhileItHasRoom) {
   EXPECT_EQ(CountsOf({.workers = {Encoder(), Encoder(5)}}, shape), (std::vector<int64_t>{0, 3}));
   EXPECT_EQ(CountsOf({.workers = {Encoder(), Encoder(kSliceBacklog)}}, shape),
             (std::vector<int64_t>{3, 0}));
+}
+
+TEST(EncodePlacementTest, WhoHasRoomPullsFromAHolderThatHasNone) {
+  SlicesShape shape = Shape(1, 2);
+  for (SliceToPlace& slice : shape.slices) slice.holder = 1;
+  const auto places = [&](const ClusterSnapshot& cluster) { return *SpreadSlices(cluster, shape); };
+  using Places = std::vector<SlicePlace>;
+  EXPECT_EQ(places({.workers = {Encoder(), Encoder(kSliceBacklog)}}), (Places{{0, 1}, {0, 1}}));
+  EXPECT_EQ(places({.workers = {Encoder(), Encoder(kSliceBacklog - 1)}}), (Places{{1}, {1}}));
+  EXPECT_EQ(places({.workers = {Encoder(kSliceBacklog), Encoder(kSliceBacklog)}}),
+            (Places{{0, 1}, {0, 1}}))
+      << "it costs less there";
+  EXPECT_EQ(places({.workers = {Encoder(99), Encoder(kSliceBacklog)}}), (Places{{1}, {1}}));
+  WorkerView other = Encoder();
+  other.numerics_class = "fast/avx2";
+  EXPECT_EQ(places({.workers = {other, Encoder(kSliceBacklog)}}), (Places{{0}, {0}}))
+      << "what it calls them is another name";
+  shape.failed = {1};
+  EXPECT_EQ(places({.workers = {Encoder(), Encoder(kSliceBacklog)}}), (Places{{0}, {0}}));
 }
 
 TEST(EncodePlacementTest, WhoHasFailedIsAskedLast) {
@@ -113,6 +132,24 @@ TEST(EncodePlacementTest, WhoHoldsThePicturesNeedsNoEncoder) {
   cluster.workers[1].is_full = true;
   EXPECT_EQ(Choose(cluster, shape).status().code(), absl::StatusCode::kAborted)
       << "it may have room soon";
+}
+
+TEST(EncodePlacementTest, ADecodeWorkerThatHoldsThePicturesMayPrefillTheRest) {
+  const StepCost cost{.per_row_s = 1e-3, .base_s = 2e-3, .per_key_s = 1e-8};
+  WorkerView prefill = PrefillWithPictures();
+  prefill.step_cost = cost;
+  WorkerView decode = prefill;
+  decode.role = Role::kDecode;
+  const ClusterSnapshot cluster{.workers = {prefill, decode, Encoder()},
+                                .kv_bytes_per_token = 23040};
+  RequestShape shape{.prompt_tokens = 100, .output_tokens = 8, .picture_blocks = 4};
+  const auto prefill_of = [&](int32_t pictures_end) {
+    shape.pictures_end = pictures_end;
+    return Choose(cluster, shape)->prefill;
+  };
+  shape.held = {{.worker = 1, .hot_tokens = 96, .memory_tokens = 96, .disk_tokens = 96}};
+  EXPECT_EQ(prefill_of(96), kNoWorker);
+  EXPECT_EQ(prefill_of(97), 0u) << "it has no multimedia tokens to compute the last picture from";
 }
 
 TEST(EncodePlacementTest, AMissingStageIsNamedAndTextNeedsNone) {
