@@ -75,6 +75,12 @@ absl::StatusOr<StepLoop::Submitted> StepLoop::SubmitAdmitted(worker::StageReques
         job->members.front().blocks,
         worker::PrefixOf(job->request, context_.engine->storage().layout().block_tokens));
   }
+  if (prefills && !wanted.has_value()) {
+    if (absl::Status status = CheckPictures(*job); !status.ok()) {
+      admission_.Leave(job->request.choices);
+      return status;
+    }
+  }
   if (prefills) job->state = wanted ? Job::State::kFetching : Job::State::kPrefilling;
   transfer::LandingOptions landing = LandingFor(*job);
   const int32_t choices = job->request.choices;
@@ -112,6 +118,13 @@ absl::StatusOr<std::vector<kv::Reservation>> StepLoop::Reserve(
       worker::NeedOf(request, kv::TokensToReserve(request.bounds(), expected), block_tokens);
   need.spare = Spare();
   return context_.pool->ReserveGroup(need, worker::PrefixOf(request, block_tokens));
+}
+
+// It has no multimedia tokens, so of a prompt that it prefills their KV must be here.
+absl::Status StepLoop::CheckPictures(const Job& job) {
+  const auto& slices = job.request.slices;
+  if (slices.empty() || job.computed >= slices.back().end()) return absl::OkStatus();
+  return FailedPrecondition("it does not hold the KV of the prompt's pictures");
 }
 
 bool StepLoop::MayGrow(const Job& job) const {
@@ -225,6 +238,7 @@ void StepLoop::Fetch(Job& job, int32_t blocks) {
   job.cached += job.loaded;
   job.computed = job.cached;
   job.state = Job::State::kPrefilling;
+  if (absl::Status status = CheckPictures(job); !status.ok()) End(job.number, std::move(status));
 }
 
 void StepLoop::Land(Job& job, absl::StatusOr<transfer::Arrival> arrival) {

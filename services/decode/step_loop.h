@@ -114,6 +114,7 @@ class StepLoop {
 
   absl::StatusOr<Submitted> SubmitAdmitted(worker::StageRequest request, DecodeSink* sink);
   absl::StatusOr<std::vector<kv::Reservation>> Reserve(const worker::StageRequest& request);
+  static absl::Status CheckPictures(const Job& job);
   bool MayGrow(const Job& job) const;
   int32_t Spare() const;
   transfer::LandingOptions LandingFor(const Job& job) const;

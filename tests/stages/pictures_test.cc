@@ -309,6 +309,33 @@ TEST_F(PicturesTest, ACachedPictureNeedsNoTokens) {
   EXPECT_EQ(run(again(2, 7)), 100) << "another tenant";
 }
 
+// A decode worker has no multimedia tokens, but the KV that it keeps of pictures is as good as any.
+TEST_F(PicturesTest, ADecodeWorkerThatHoldsThePicturesPrefillsTheRest) {
+  const std::vector<std::vector<float>> rows = {RandomRows()};
+  const worker::StageRequest first = Pictured(100, {30});
+  Tickets tickets;
+  const auto flight = Launch(first, &tickets);
+  Courier courier(source_, first.key);
+  EXPECT_TRUE(courier.Deliver(tickets.Wait(1)[0].ticket, rows[0]).ok());
+  ASSERT_TRUE(flight->prefill.Wait().ok());
+  ASSERT_TRUE(flight->decode.Wait().ok());
+  const int64_t before = RowsOf(rig_.decode_parts);
+  for (const uint8_t picture : {7, 8}) {
+    worker::StageRequest again = rig_.Request(first.token_ids, first.sampling);
+    again = WithSlices(std::move(again), {30}, 1, picture);
+    again.prefills = true;
+    const auto alone = rig_.Launch(again);
+    const absl::Status status = alone->decode.Wait();
+    if (picture == 8) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << "another picture";
+      break;
+    }
+    ASSERT_TRUE(status.ok()) << status;
+    ExpectRight(again, rows, *alone);
+    EXPECT_EQ(RowsOf(rig_.decode_parts) - before, 4 + 3) << "behind six blocks, and the answer's";
+  }
+}
+
 class FewBlocksTest : public PicturesTest {
  protected:
   FewBlocksTest() : PicturesTest({}, 4) {}  // two slices

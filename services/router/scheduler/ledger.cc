@@ -36,7 +36,7 @@ void Ledger::Charge(uint64_t ticket, const Placement& placement, const RequestSh
                   shape.prompt_tokens - placement.pull.tokens),
               .decode_places = PlacesAt(Role::kDecode, shape)};
   // Tokens that wait for pictures keep nobody's from being computed.
-  if (shape.picture_blocks > 0) entry.prompt_tokens = 0;
+  if (shape.picture_blocks > 0 && placement.prefill != kNoWorker) entry.prompt_tokens = 0;
   if (placement.prefill == kNoWorker) {
     entry.is_prefilling = false;
     decode.own_prompt_tokens += entry.prompt_tokens;

@@ -170,8 +170,8 @@ constexpr int32_t kLocalRowsMax = 256;
 
 bool MayPrefill(const WorkerView& worker, const RequestShape& shape, int32_t cached_tokens) {
   const int64_t rows = shape.prompt_tokens - cached_tokens;
-  return !shape.needs_prefill_worker && shape.picture_blocks == 0 && shape.blame.empty() &&
-         cached_tokens > 0 && !NeedsKept(worker, shape) &&
+  return !shape.needs_prefill_worker && cached_tokens >= shape.pictures_end &&
+         shape.blame.empty() && cached_tokens > 0 && !NeedsKept(worker, shape) &&
          rows + worker.own_prompt_tokens <= kLocalRowsMax;
 }
 
