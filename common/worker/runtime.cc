@@ -37,6 +37,7 @@ absl::StatusOr<std::unique_ptr<WorkerRuntime>> WorkerRuntime::Create(
   runtime->worker_metrics_ =
       std::make_unique<WorkerMetrics>(*runtime->metrics_, *runtime->pool_, *runtime->transport_,
                                       *runtime->board_, *runtime->prefix_sender_);
+  if (runtime->media_.blocks != nullptr) AddPictureMetrics(*runtime->metrics_, runtime->media_);
   runtime->tier_metrics_ =
       std::make_unique<TierMetrics>(*runtime->metrics_, runtime->offload_.get());
   if (runtime->offload_ != nullptr) {

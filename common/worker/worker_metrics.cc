@@ -30,6 +30,21 @@ std::map<absl::StatusCode, std::string> EndNames(std::string aborted) {
           {absl::StatusCode::kUnknown, "error"}};
 }
 
+void AddPictureMetrics(Metrics& metrics, const media::MediaPool& media) {
+  const auto blocks = [&metrics](const char* state) {
+    return &metrics.AddGauge("picture_blocks",
+                             "Blocks for the multimedia tokens that prompts wait for, by state",
+                             {{"state", state}});
+  };
+  metrics.OnScrape(
+      [&media, free = blocks("free"), used = blocks("used"), leased = blocks("leased")] {
+        const kv::BlockPool::Counts counts = media.blocks->counts();
+        free->Set(counts.free);
+        used->Set(counts.used);
+        leased->Set(counts.leased);
+      });
+}
+
 struct WorkerMetrics::Handles {
   explicit Handles(Metrics& metrics);
   void AddStepMetrics(Metrics& metrics);

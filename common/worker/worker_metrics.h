@@ -8,6 +8,7 @@
 
 #include "common/engine/step_cost.h"
 #include "common/kv/block_pool.h"
+#include "common/media/media_pool.h"
 #include "common/telemetry/metrics.h"
 #include "common/transfer/transport.h"
 #include "common/worker/load_board.h"
@@ -19,6 +20,9 @@ namespace trivium::worker {
 // By which label the ends of requests are counted; kUnknown stands for every code without an entry.
 // What `aborted` means is the stage's affair.
 std::map<absl::StatusCode, std::string> EndNames(std::string aborted);
+
+// Of the blocks for multimedia tokens that prompts wait for. `media` outlives the scrapes.
+void AddPictureMetrics(telemetry::Metrics& metrics, const media::MediaPool& media);
 
 class WorkerMetrics final : public LoopProbe {
  public:

@@ -74,6 +74,7 @@ class Files(unittest.TestCase):
         keeps = [rule for rule in config["scrape_configs"][0]["relabel_configs"]
                  if rule.get("action") == "keep"]
         release = Release(HELM, [CHART / "ci" / "claim-values.yaml"])
+        self.assertEqual(release.roles, list(ROLES))
         kept = set()
         for role in ROLES:
             labels = {"__meta_kubernetes_pod_label_" + re.sub(r"[^a-zA-Z0-9_]", "_", name): value
@@ -146,7 +147,7 @@ class Live(unittest.TestCase):
         self.await_data(expressions)
 
     def test_no_alert_fires_on_a_healthy_cluster(self):
-        self.await_data({"up": 'sum(up{job="trivium"}) == 3'})
+        self.await_data({"up": f'sum(up{{job="trivium"}}) == {len(ROLES)}'})
         self.assertEqual(self.cluster.query('ALERTS{alertstate="firing"}'), [])
 
     def test_metrics_pages_are_well_formed(self):

@@ -1,6 +1,9 @@
-"""Router, prefill and decode of the rendered chart, and a Prometheus that scrapes them, as processes on loopback."""
+"""Every role of the rendered chart, and a Prometheus that scrapes them, as processes on loopback."""
 
+import base64
 import json
+import subprocess
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -11,6 +14,7 @@ from chart import CHART, ROLES, ROOT, Release
 from cluster import PORTS, Processes, free_port, get
 
 TRANSFER_PORT = PORTS.stop
+PICTURE = ROOT / "tests/fuzz/corpus/png/rgb"
 
 
 def post(url, body):
@@ -33,12 +37,16 @@ class Monitored(Processes):
     def __init__(self, bin_dir, helm, prometheus, model):
         super().__init__(bin_dir)
         self.prometheus, self.model = prometheus, model
+        # One of the model's width, with random weights.
+        self.tower = self.folder / "tower.gguf"
+        subprocess.run([self.bin / "synthetic_tower", self.tower], check=True)
         self.grpc = {role: free_port() for role in ROLES}
         self.metrics = {role: free_port() for role in ROLES}
         self.http = free_port()
         self.prometheus_port = free_port()
         # One core each, as the machine of a test has few.
         self.release = Release(helm, [CHART / "ci" / "hostpath-values.yaml"],
+                               ["encode.replicas=1", "encode.threads=1", "encode.memory=16MiB"] +
                                [f"{role}.{key}" for role in ("prefill", "decode")
                                 for key in ("threads=1", "kvMemory=64MiB")])
 
@@ -57,13 +65,14 @@ class Monitored(Processes):
         """The chart's own configuration, moved to loopback and free ports by flags."""
         config = self.folder / f"{role}.yaml"
         config.write_text(self.release.config_text(role))
-        command = [self.bin / f"trivium-{role}", "--config", config, "--model", self.model,
+        command = [self.bin / f"trivium-{role}", "--config", config,
+                   "--model", self.tower if role == "encode" else self.model,
                    "--cluster-token-file", self.folder / "token",
                    "--listen", f"127.0.0.1:{self.grpc[role]}",
                    "--metrics-listen", f"127.0.0.1:{self.metrics[role]}"]
         if role == "router":
-            command += ["--http-listen", f"127.0.0.1:{self.http}"]
-            for worker in ("prefill", "decode"):
+            command += ["--http-listen", f"127.0.0.1:{self.http}", "--tower", self.tower]
+            for worker in ROLES[1:]:
                 command += ["--worker", f"{worker}=127.0.0.1:{self.grpc[worker]}"]
         else:
             command += ["--interface", "lo", "--transfer-port", str(TRANSFER_PORT)]
@@ -74,6 +83,8 @@ class Monitored(Processes):
         config = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())
         config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
         config["rule_files"] = [str(ROOT / "deploy/prometheus" / name) for name in config["rule_files"]]
+        # It names this one in a comment.
+        config["scrape_configs"][0]["static_configs"] += [{"targets": [], "labels": {"component": "encode"}}]
         for target in config["scrape_configs"][0]["static_configs"]:
             target["targets"] = [f"127.0.0.1:{self.metrics[target['labels']['component']]}"]
         path = self.folder / "prometheus.yml"
@@ -86,6 +97,29 @@ class Monitored(Processes):
         """A little traffic, in the background until stop()."""
         self.spawn("load", self.bin / "trivium", "bench", "--router", self.router, "--requests", "100000",
                    "--concurrency", "3", "--prompt-tokens", "64", "--max-tokens", "16")
+        # Behind another text each time, so that the picture's KV is of no use.
+        picture = base64.b64encode(PICTURE.read_bytes()).decode()
+        self.is_over = threading.Event()
+
+        def ask():
+            for i in range(100000):
+                if self.is_over.is_set():
+                    return
+                self.ask_about(picture, f"{i}: what is this?")
+        self.asker = threading.Thread(target=ask, daemon=True)
+        self.asker.start()
+
+    def ask_about(self, picture, text):
+        parts = [{"type": "text", "text": text},
+                 {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{picture}"}}]
+        return post(f"http://127.0.0.1:{self.http}/v1/chat/completions",
+                    {"messages": [{"role": "user", "content": parts}], "max_tokens": 2})
+
+    def stop(self):
+        if hasattr(self, "asker"):
+            self.is_over.set()
+            self.asker.join()
+        super().stop()
 
     def query(self, expression):
         url = f"http://127.0.0.1:{self.prometheus_port}/api/v1/query?" + urllib.parse.urlencode(
