@@ -221,6 +221,108 @@ TEST(PicturesTest, APrefillWorkerMayHaveTheTowerItself) {
   EXPECT_TRUE(cluster.WaitIdle(std::chrono::seconds(30)).ok());
 }
 
+// Looks again and again at the blocks of multimedia tokens of encode and prefill workers: none is
+// ever lost or counted twice, whoever is killed meanwhile.
+class BlockWatch {
+ public:
+  explicit BlockWatch(Cluster& cluster) : cluster_(cluster) {
+    const v1::ClusterStatusResponse status = cluster.Status();
+    for (const v1::WorkerStatus& worker : status.workers()) {
+      if (worker.role() == "encode") Add(worker, "trivium_encode_blocks", worker.blocks_total());
+      if (worker.role() == "prefill") {
+        Add(worker, "trivium_picture_blocks", worker.picture_blocks_total());
+      }
+    }
+    thread_ = std::thread([this] {
+      while (!is_over_) Look();
+    });
+  }
+  ~BlockWatch() {
+    is_over_ = true;
+    thread_.join();
+    for (const Watched& one : watched_) EXPECT_GT(one.in_use, 0) << "never seen busy: " << one.name;
+  }
+
+ private:
+  struct Watched {
+    std::string name, metric;
+    double total;
+    int in_use = 0;  // times that some were
+  };
+  void Add(const v1::WorkerStatus& worker, std::string metric, int32_t total) {
+    watched_.push_back({worker.id(), std::move(metric), static_cast<double>(total)});
+  }
+  void Look() {
+    for (Watched& one : watched_) {
+      const std::string page = cluster_.Metrics(one.name);
+      const auto value = [&](const char* state) {
+        const std::string line = fmt::format("\n{}{{state=\"{}\"}} ", one.metric, state);
+        const size_t at = page.find(line);
+        return at == std::string::npos ? -1 : std::atof(page.c_str() + at + line.size());
+      };
+      const double free = value("free"), used = value("used"), leased = value("leased");
+      if (free < 0 || used < 0 || leased < 0) continue;  // killed
+      EXPECT_EQ(free + used + leased, one.total) << one.name;
+      one.in_use += used > 0 ? 1 : 0;
+    }
+  }
+
+  Cluster& cluster_;
+  std::vector<Watched> watched_;
+  std::atomic<bool> is_over_{false};
+  std::thread thread_;
+};
+
+// Polls; false after a minute.
+bool Becomes(const std::function<bool()>& condition) {
+  const TimePoint begin = Clock::Real().Now();
+  while (Clock::Real().Now() - begin < std::chrono::minutes(1)) {
+    if (condition()) return true;
+    std::this_thread::yield();
+  }
+  return false;
+}
+
+// The prefill worker is held while the encode worker sends, so that nothing it has sent is taken
+// when it dies.
+TEST(PicturesTest, AnEncoderKilledInMidTransferLeavesNothingBehind) {
+  const Files files;
+  Oracle oracle(files);
+  ClusterOptions options = OptionsFor(files, 2);
+  options.timeout_scale = 3;  // nobody is given up for being held
+  Cluster cluster(options);
+  const absl::Status started = cluster.Start();
+  ASSERT_TRUE(started.ok()) << started;
+  const auto in_use = [&](const char* name, const char* metric) {
+    return cluster.MetricSum(name, fmt::format("{}{{state=\"used\"}}", metric)) > 0;
+  };
+  const std::vector<Part> question = Question(40);
+  cluster.worker("encode", 0).Signal(SIGSTOP);
+  Answer answer;
+  std::thread client([&] { answer = cluster.Generate(ToRequest(question)); });
+  // What the other one was asked for has landed: so tickets are out, and this one was asked too.
+  EXPECT_TRUE(
+      Becomes([&] { return cluster.MetricSum("encode-1", "trivium_encode_requests_total") >= 2; }));
+  EXPECT_TRUE(in_use("prefill-0", "trivium_picture_blocks"));
+  cluster.worker("prefill", 0).Signal(SIGSTOP);
+  cluster.worker("encode", 0).Signal(SIGCONT);
+  EXPECT_TRUE(Becomes([&] {
+    return cluster.MetricSum("encode-0", "trivium_encode_slices_total") > 0 &&
+           in_use("encode-0", "trivium_encode_blocks");
+  }));
+  EXPECT_EQ(cluster.MetricSum("encode-0", "trivium_encode_requests_total"), 0) << "none has landed";
+  cluster.worker("encode", 0).Signal(SIGKILL);
+  cluster.worker("encode", 0).Wait(std::chrono::seconds(10));
+  cluster.worker("prefill", 0).Signal(SIGCONT);
+  client.join();
+  ExpectRight(answer, oracle.Answer(question));
+  EXPECT_EQ(answer.done.served_by().encode_workers_size(), 1);
+  EXPECT_EQ(answer.done.served_by().attempts(), 1) << "what was lost was asked for again, alone";
+  cluster.Restart("encode", 0);
+  const absl::Status idle = cluster.WaitIdle(std::chrono::seconds(60));
+  EXPECT_TRUE(idle.ok()) << idle;
+}
+
 // Killed again and again while requests are under way: each is answered, rightly, by the one that
 // is left; then all blocks are free.
 TEST(PicturesTest, AKilledEncoderIsMadeUpForByTheOther) {
@@ -230,6 +332,7 @@ TEST(PicturesTest, AKilledEncoderIsMadeUpForByTheOther) {
   const absl::Status started = cluster.Start();
   ASSERT_TRUE(started.ok()) << started;
   constexpr int kClients = 2, kKills = 3;
+  std::optional<BlockWatch> watch(cluster);
   std::atomic<bool> is_over{false};
   std::vector<std::vector<Answer>> answers(kClients);
   std::vector<std::thread> clients;
@@ -252,6 +355,7 @@ TEST(PicturesTest, AKilledEncoderIsMadeUpForByTheOther) {
   }
   is_over = true;
   for (std::thread& client : clients) client.join();
+  watch.reset();
   for (int i = 0; i < kClients; ++i) {
     const engine::Generation want = oracle.Answer(Question(static_cast<uint32_t>(10 + 2 * i)));
     for (const Answer& answer : answers[static_cast<size_t>(i)]) ExpectRight(answer, want);
