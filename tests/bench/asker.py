@@ -23,7 +23,9 @@ class Asker:
 
     def stream(self, path, key=None, **fields):
         """The events of a greedy answer of any kind."""
-        body = json.dumps({'temperature': 0, 'stream': True, 'stream_options': {'include_usage': True}, **fields})
+        yield from self.send(path, body_of(**fields), key)
+
+    def send(self, path, body, key=None):
         headers = {'Content-Type': 'application/json', **({'Authorization': f'Bearer {key}'} if key else {})}
         self.connection.request('POST', path, body, headers)
         answer = self.connection.getresponse()
@@ -44,6 +46,10 @@ class Asker:
             usage = event.get('usage') or usage
             tokens += tokens_of(event)
         return Answer(first, time.perf_counter() - begin, tokens, usage, event['id'].removeprefix('cmpl-'))
+
+
+def body_of(**fields):
+    return json.dumps({'temperature': 0, 'stream': True, 'stream_options': {'include_usage': True}, **fields})
 
 
 def tokens_of(event):

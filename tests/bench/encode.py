@@ -1,14 +1,15 @@
 """Pictures: what two encode workers take beside one, what a cached picture costs, and how long text waits beside pictures.
 
-Real processes with one thread each, numerics fast, new random pictures. The tower is synthetic: its answers mean nothing,
-its work is that of a SigLIP of that shape. Encode time is what a request with pictures takes to its first token beyond
-a text of as many tokens. The aggregated baseline is the same worker with the tower in the prefill process (encode: local).
+Real processes with one thread each, numerics fast. Pictures are new ones in blocks of random colours, as large in bytes as
+photographs of their side. The tower is synthetic: its answers mean nothing, its work is that of a SigLIP of that shape, in
+float32. Encode time is the router's own: from the first slice that a request asks for to the last that has landed.
+The aggregated baseline is the same worker with the tower in the prefill process (encode: local).
 """
 import argparse
 import base64
-import json
 import os
 import random
+import re
 import statistics
 import struct
 import subprocess
@@ -17,17 +18,19 @@ import threading
 import time
 import zlib
 
-from asker import Asker
+from asker import Asker, body_of
 from cluster import BUILT, Cluster
 
 SLICE_TOKENS = 64  # of the synthetic tower
+BLOCK = 4          # pixels of one colour, each way
 
 
 def png(side):
-    rows = b''.join(b'\0' + os.urandom(side * 3) for _ in range(side))
+    rows = b''.join((b'\0' + b''.join(os.urandom(3) * BLOCK for _ in range(side // BLOCK))) * BLOCK
+                    for _ in range(side // BLOCK))
     chunk = lambda kind, data: struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
     return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0)) +
-            chunk(b'IDAT', zlib.compress(rows, 1)) + chunk(b'IEND', b''))
+            chunk(b'IDAT', zlib.compress(rows, 6)) + chunk(b'IEND', b''))
 
 
 def parts(pictures, text):
@@ -37,8 +40,9 @@ def parts(pictures, text):
 
 def first_token_s(port, content):
     """Seconds to the first token, and the prompt's tokens: all of them, and those that were cached."""
+    body = body_of(messages=[{'role': 'user', 'content': content}], max_tokens=2)
     begin, first, usage = time.perf_counter(), None, None
-    for event in Asker(port).stream('/v1/chat/completions', messages=[{'role': 'user', 'content': content}], max_tokens=2):
+    for event in Asker(port).send('/v1/chat/completions', body):
         if first is None and event['choices'] and event['choices'][0]['delta'].get('content') is not None:
             if not event['choices'][0]['delta'].get('role'):
                 first = time.perf_counter() - begin
@@ -50,11 +54,14 @@ def words(count):
     return ' '.join(random.choices(('time', 'year', 'people', 'way', 'day', 'man', 'thing', 'woman', 'life', 'child'), k=count))
 
 
-def resident_bytes(cluster, name):
-    for line in cluster.metrics(name).splitlines():
-        if line.startswith('trivium_process_resident_bytes'):
-            return float(line.split()[-1])
-    return 0.0
+def metric(cluster, name, which):
+    return float(re.search(rf'^{which} (\S+)$', cluster.metrics(name), re.M)[1])
+
+
+def peak_bytes(cluster, name):
+    """The most memory that the process has had resident."""
+    with open(f'/proc/{cluster.processes[name].pid}/status') as file:
+        return int(re.search(r'VmHWM:\s+(\d+) kB', file.read())[1]) * 1024
 
 
 class PictureLoad(threading.Thread):
@@ -80,20 +87,22 @@ class PictureLoad(threading.Thread):
             raise self.failure
 
 
-def cluster_of(args, tower, encode_workers, local=None):
-    prefill = ['--threads', 1, '--pictures-memory', '64MiB'] + (['--config', local] if local else [])
-    return Cluster(args.model, worker=['--kv-memory', '512MiB'], prefill=prefill, decode=['--threads', 1],
-                   encode=['--threads', 1], encode_workers=encode_workers, tower=tower, router=['--tower', tower])
+def cluster_of(args, tower, encode_workers, local=None, kv='512MiB'):
+    prefill = ['--threads', 1, '--pictures-memory', '128MiB' if local else '64MiB'] + (['--config', local] if local else [])
+    return Cluster(args.model, worker=['--kv-memory', kv], prefill=prefill, decode=['--threads', 1],
+                   encode=['--threads', 1, '--pictures-memory', '64MiB'], encode_workers=encode_workers, tower=tower,
+                   router=['--tower', tower])
 
 
-def encode_times(args, cluster, pictures):
-    port, side = cluster.http_port, args.side
-    tokens = pictures * SLICE_TOKENS
-    with_pictures, without = [], []
-    for _ in range(args.rounds):
-        with_pictures.append(first_token_s(port, parts([png(side) for _ in range(pictures)], words(4)))[0])
-        without.append(first_token_s(port, words(tokens + 4))[0])
-    return statistics.median(with_pictures) - statistics.median(without)
+def encode_times(args, clusters, pictures):
+    """Of one request after the other, in turn on the clusters: the median of each."""
+    times = [[] for _ in clusters]
+    for i in range(args.rounds + 1):
+        for cluster, of in zip(clusters, times):
+            before = metric(cluster, 'router', 'trivium_router_encode_seconds_sum')
+            first_token_s(cluster.http_port, parts([png(args.side) for _ in range(pictures)], words(4)))
+            of.append(metric(cluster, 'router', 'trivium_router_encode_seconds_sum') - before)
+    return [statistics.median(of[1:]) for of in times]
 
 
 def hit_times(args, cluster, pictures):
@@ -141,20 +150,26 @@ def main():
             file.write(f'pictures:\n  encode: local\n  tower: {tower}\n')
         if args.only != 'text':
             with cluster_of(args, tower, 1) as one, cluster_of(args, tower, 2) as two:
-                single, double = encode_times(args, one, 4), encode_times(args, two, 4)
+                single, double = encode_times(args, (one, two), 4)
                 hit, text = hit_times(args, one, 4)
-                memory = {name: resident_bytes(one, name) for name in ('encode-0', 'prefill-0', 'decode-0')}
+                memory = {name: peak_bytes(one, name) for name in ('encode-0', 'prefill-0', 'decode-0')}
+            # Model and tower are there once, and both stages' KV: what one process that did all three would have.
+            with cluster_of(args, tower, 0, local, '1GiB') as all_in_one:
+                for _ in range(3):
+                    first_token_s(all_in_one.http_port, parts([png(args.side) for _ in range(4)], words(4)))
+                memory['E+P+D in one process'] = peak_bytes(all_in_one, 'prefill-0')
             print(f'encode time of 4 pictures   one worker {single * 1e3:7.1f} ms   two workers {double * 1e3:7.1f} ms'
                   f'   ratio {double / single:.2f}')
             print(f'first token, cached         pictures   {hit * 1e3:7.1f} ms   text        {text * 1e3:7.1f} ms'
                   f'   ratio {hit / text:.2f}')
-            print('resident MiB                ' + '   '.join(f'{name} {b / 2**20:.0f}' for name, b in memory.items()))
+            print('peak resident MiB           ' + '   '.join(f'{name} {b / 2**20:.0f}' for name, b in memory.items()) +
+                  f"   one process / encode worker {memory['E+P+D in one process'] / memory['encode-0']:.1f}")
         if args.only != 'encode':
             for name, encode_workers, config in (('encode worker', 1, None), ('encode: local', 0, local)):
                 with cluster_of(args, tower, encode_workers, config) as cluster:
                     alone, _ = text_times(args, cluster, 0)
                     beside, rate = text_times(args, cluster, 2)
-                    resident = resident_bytes(cluster, 'prefill-0')
+                    resident = peak_bytes(cluster, 'prefill-0')
                 print(f'text p99 to first token     {name:13}   alone {p99(alone) * 1e3:7.1f} ms   beside pictures '
                       f'{p99(beside) * 1e3:7.1f} ms   ratio {p99(beside) / p99(alone):.2f}   median '
                       f'{statistics.median(beside) / statistics.median(alone):.2f}   {rate:.1f} picture requests/s   '
