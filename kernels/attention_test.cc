@@ -56,7 +56,7 @@ TEST_P(AttentionTest, KvTypesAreExactAndChangeNoBitInCompany) {
       ASSERT_FALSE(HasFatalFailure()) << KvTypeName(type) << " head size " << dims.dim;
       std::vector<SequenceSpan> apart = batch.spans();
       for (SequenceSpan& span : apart) span.shared_tokens = 0;
-      EXPECT_TRUE(batch.Run(*ops_, apart) == together);
+      ExpectSame(batch, batch.Run(*ops_, apart), together);
     }
   }
 }

@@ -9,6 +9,7 @@
 #include <ctime>
 #include <memory>
 #include <random>
+#include <span>
 #include <string>
 #include <thread>
 #include <utility>
@@ -112,8 +113,9 @@ class Bench {
   }
 
   // `prefix` tokens from copies of their own or from the first sequence's, then a suffix of their
-  // own, then greedy decoding of all together.
-  Decoded Decode(int sequences, int prefix, bool shared) {
+  // own, then greedy decoding of all together. Each goes on with the tokens of `given`, if there
+  // are some, whatever it would have taken.
+  Decoded Decode(int sequences, int prefix, bool shared, std::span<const int32_t> given = {}) {
     random_.seed(7);
     std::vector<std::vector<int32_t>> tables, suffixes;
     std::vector<SequenceRange> batch;
@@ -126,7 +128,13 @@ class Bench {
     }
     Decoded decoded;
     std::vector<int32_t> last(tables.size());
+    const auto take = [&] {
+      const size_t at = decoded.ids.size();
+      decoded.ids.insert(decoded.ids.end(), last.begin(), last.end());
+      if (!given.empty()) std::ranges::copy(given.subspan(at, last.size()), last.begin());
+    };
     Run(batch, last, 0);
+    take();
     std::vector<double> seconds, processor_seconds;
     for (int step = 0; step < flags_.steps; ++step) {
       for (size_t i = 0; i < tables.size(); ++i) {
@@ -136,7 +144,7 @@ class Bench {
       const double begin_s = ProcessorSeconds();
       seconds.push_back(SecondsOf([&] { decoded.bytes = Run(batch, last, step + 1); }));
       processor_seconds.push_back(ProcessorSeconds() - begin_s);
-      decoded.ids.insert(decoded.ids.end(), last.begin(), last.end());
+      take();
     }
     decoded.step_s = MedianOf(std::move(seconds));
     decoded.processor_s = MedianOf(std::move(processor_seconds));
@@ -174,6 +182,13 @@ class Bench {
   Engine engine_;
   std::mt19937 random_{7};
 };
+
+// Which of the tokens are equal, of one.
+double EqualPart(const Decoded& a, const Decoded& b) {
+  size_t equal = 0;
+  for (size_t i = 0; i < a.ids.size(); ++i) equal += a.ids[i] == b.ids[i] ? 1 : 0;
+  return static_cast<double>(equal) / static_cast<double>(a.ids.size());
+}
 
 void PrintRow(int sequences, int prefix, const Decoded& alone, const Decoded& copies,
               const Decoded& shared, double bytes_per_s) {
@@ -216,12 +231,18 @@ absl::Status Run(const Flags& flags) {
       "| ratio | of processor time | by traffic |\n| ---: | ---: | ---: | ---: | ---: | ---: | "
       "---: "
       "| ---: | ---: |\n");
+  // Under `fast` sharers may be attended in another precision.
+  const double least_equal = options.numerics == kernels::Numerics::kFast ? 0.95 : 1;
   for (const int sequences : flags.sequences) {
     const Decoded alone = bench.Decode(sequences, 0, false);
     for (const int prefix : flags.prefixes) {
       const Decoded copies = bench.Decode(sequences, prefix, false);
-      const Decoded shared = bench.Decode(sequences, prefix, true);
-      if (shared.ids != copies.ids) return absl::InternalError("sharing changed the tokens");
+      const Decoded shared = bench.Decode(sequences, prefix, true, copies.ids);
+      const double equal = EqualPart(copies, shared);
+      if (equal < least_equal) {
+        return absl::InternalError(
+            fmt::format("sharing left only {:.3f} of the tokens as they were", equal));
+      }
       PrintRow(sequences, prefix, alone, copies, shared, speed * 1e9);
     }
   }

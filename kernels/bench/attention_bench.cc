@@ -95,6 +95,9 @@ void RegisterAll() {
     for (const int keys : {512, 2048, 8192}) {
       Register(isa, "prefill", {1, keys, keys});
       Register(isa, "chunk64", {1, 64, keys});
+      for (const int rows : {2, 4, 8, 16}) {
+        Register(isa, "suffix" + std::to_string(rows), {1, rows, keys});
+      }
     }
     for (const int keys : {128, 1024, 8192}) {
       Register(isa, "decode", {1, 1, keys});

@@ -26,11 +26,13 @@ class AttentionPlan {
   struct Chunks {
     int begin, end;
   };
+  struct Rows {  // of a task
+    int begin, end;
+  };
   struct Block {
     int row_begin;  // in rows_
     int rows;
     Chunks chunks;  // from the first key that one of the rows sees to the last
-    bool one_sequence = true;
     int64_t work() const { return int64_t{rows} * (chunks.end - chunks.begin); }
   };
   // Vectors must not straddle cache lines.
@@ -42,9 +44,10 @@ class AttentionPlan {
     int64_t value = 0;
   };
   void FindBlocks(const AttentionArgs& args);
-  bool OnTiles(const Block& block) const;
-  void AttendChunk(const AttentionTask& task, bool on_tiles, int chunk, int thread,
+  void AttendChunk(const AttentionTask& task, int chunk, int thread,
                    const AttentionPartial& partial);
+  void AttendRows(const AttentionTask& task, Rows rows, bool on_tiles, int chunk, int thread,
+                  AttentionPartial partial);
   bool FewItemsHoldTheWork() const;
   void SizeWorkspaces(int64_t partials);
   AttentionTask TaskOf(const AttentionArgs& args, const Block& block, int group) const;
