@@ -207,6 +207,36 @@ TEST_P(MatmulTest, ManyRowsShareTheirProducts) {
   }
 }
 
+// What goes from the gated products into the next one is what both give by themselves.
+TEST_P(MatmulTest, GatedRowsGoDown) {
+  auto random = SeededRandom(7);
+  const auto ops = MakeOps(GetParam());
+  constexpr int64_t kMostCols = 2304, kInner = 256, kOutputs = 40;
+  constexpr int kMostRows = 300;  // with as many inputs more than stay in a cache
+  const auto x = RandomFloats(random, kMostRows * kMostCols);
+  const auto pack = [&](WeightType type, int64_t n, int64_t k, std::vector<uint8_t>& bytes) {
+    bytes = RandomWeights(random, type, n, k);
+    return ops->Pack({type, bytes.data(), n, k});
+  };
+  for (const WeightType type : AllWeightTypes()) {
+    std::vector<uint8_t> bytes[3];
+    const bool all = type == WeightType::kQ4_1 && GetParam().isa != Isa::kReference;
+    const int64_t cols = all ? kMostCols : 256;
+    const auto gate = pack(WeightType::kQ4_1, kInner, cols, bytes[0]);
+    const auto up = pack(WeightType::kQ4_1, kInner, cols, bytes[1]);
+    const auto down = pack(type, kOutputs, kInner, bytes[2]);
+    for (const int rows : {1, 5, 16, 40, all ? kMostRows : 70}) {
+      std::vector<float> a(rows * kInner), b(a.size()), y(rows * kOutputs), expected(y.size());
+      const Product products[] = {{gate.get(), a.data()}, {up.get(), b.data()}};
+      ops->MatmulGated(Activation::kSilu, products[0], products[1], x.data(), rows);
+      ops->Matmul(*down, a.data(), rows, expected.data());
+      ops->MatmulGatedDown(Activation::kSilu, products[0], products[1], {down.get(), y.data()},
+                           x.data(), rows);
+      EXPECT_EQ(y, expected) << WeightTypeName(type) << " rows " << rows;
+    }
+  }
+}
+
 // Integers with 127 in every block survive the rounding of activations, so nothing but float32 sums
 // is left.
 TEST_P(MatmulTest, IsExactOnIntegers) {

@@ -159,6 +159,13 @@ class Ops {
     MatmulAll(both, x, rows);
     ActivateMul(activation, gate.y, up.y, gate.w->rows() * rows);
   }
+  // y[R, N] = (activation(gate) * up) * down^T; gate.y and up.y have anything in them afterwards.
+  // Under kBatchInvariant as MatmulGated and Matmul.
+  virtual void MatmulGatedDown(Activation activation, const Product& gate, const Product& up,
+                               const Product& down, const float* x, int rows) {
+    MatmulGated(activation, gate, up, x, rows);
+    Matmul(*down.w, gate.y, rows, down.y);
+  }
   // out[i, :] = table row ids[i], dequantised; 0 <= ids[i] < table.rows
   virtual void EmbedRows(const WeightView& table, std::span<const int32_t> ids, float* out) = 0;
   // out[R, dim] = x / sqrt(mean(x^2) + eps) * weight[dim]; out may be x

@@ -23,9 +23,8 @@ void FeedForward::Run(kernels::Ops& ops, const float* x, int rows, Scratch& scra
   for (auto* buffer : {&scratch.gate, &scratch.up}) {
     if (buffer->size() < static_cast<size_t>(inner)) buffer->resize(static_cast<size_t>(inner));
   }
-  ops.MatmulGated(activation_, {gate_.get(), scratch.gate.data()}, {up_.get(), scratch.up.data()},
-                  x, rows);
-  ops.Matmul(*down_, scratch.gate.data(), rows, y);
+  ops.MatmulGatedDown(activation_, {gate_.get(), scratch.gate.data()},
+                      {up_.get(), scratch.up.data()}, {down_.get(), y}, x, rows);
 }
 
 }  // namespace trivium::engine

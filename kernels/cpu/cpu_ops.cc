@@ -117,6 +117,14 @@ class CpuOps final : public Ops {
     });
   }
 
+  void MatmulGatedDown(Activation activation, const Product& gate, const Product& up,
+                       const Product& down, const float* x, int rows) override {
+    if (OnTiles(rows) && TileMatmul::CanGateDown(activation, gate, up, down)) {
+      return tiles_.RunGatedDown(gate, up, down, x, rows);
+    }
+    Ops::MatmulGatedDown(activation, gate, up, down, x, rows);
+  }
+
   void EmbedRows(const WeightView& table, std::span<const int32_t> ids, float* out) override {
     const auto* bytes = static_cast<const uint8_t*>(table.data);
     const int64_t row_bytes = RowBytes(table.type, table.cols);

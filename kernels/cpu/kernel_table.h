@@ -148,7 +148,8 @@ inline constexpr int kAmxPanels = 4;   // multiplied together: two tiles of outp
 
 // y[rows, n] for the panels panel_begin … panel_end - 1, kAmxPanels at a time from panel_begin on.
 // With a second matrix of the same kind and shape, y = silu(y) * up_y, half as many panels at a
-// time.
+// time; `narrowed` takes it in the place of y, as x of a product with weights of narrowed_kind. Then
+// n is a multiple of kAmxInputs, and rows that do not fill a tile leave the rest of it as it is.
 struct BfloatTask {
   PanelKind kind = PanelKind::kF32;
   const uint8_t* panels = nullptr;  // the first panel of the matrix
@@ -160,6 +161,8 @@ struct BfloatTask {
   float* y = nullptr;           // [rows, n]
   const uint8_t* up_panels = nullptr;
   float* up_y = nullptr;  // [rows, n], with anything in it afterwards
+  uint16_t* narrowed = nullptr;
+  PanelKind narrowed_kind = PanelKind::kF32;
 };
 
 // Keys are attended in chunks of this many positions; the chunk borders are multiples of it,
@@ -240,9 +243,9 @@ struct AmxKernels {
   // weights of this kind are multiplied in: tile[steps][kAmxRows][kAmxInputs].
   void (*narrow_rows)(PanelKind kind, const float* x, int64_t k, int64_t rows, uint16_t* tile);
   void (*matmul)(const BfloatTask& task);
-  // As KernelTable::attend_chunk, for rows of one sequence in heads of AmxHead sizes and without a
-  // cap of scores, in bfloat16; rows that see no key of the chunk are undefined afterwards. A row
-  // that sees a value which is not finite becomes NaN as a whole.
+  // As KernelTable::attend_chunk, for rows that all have the chunk in the same pages, in heads of
+  // AmxHead sizes and without a cap of scores, in bfloat16; rows that see no key of the chunk are
+  // undefined afterwards. A row that sees a value which is not finite becomes NaN as a whole.
   void (*attend_chunk)(const AttentionTask& task, int chunk, uint8_t* scratch, int64_t* loaded_rows,
                        const AttentionPartial& partial);
 };

@@ -42,6 +42,7 @@ void RunGroups(BfloatTask task, int64_t begin, int64_t end, int64_t panels) {
     task.x += block * inputs;
     task.y += block * task.n;
     if (task.up_y != nullptr) task.up_y += block * task.n;
+    if (task.narrowed != nullptr) task.narrowed += block * task.n;
   }
 }
 
@@ -62,6 +63,20 @@ bool TileMatmul::CanGate(Activation activation, const Product& gate, const Produ
          a.rows() == b.rows() && a.cols() == b.cols();
 }
 
+bool TileMatmul::CanGateDown(Activation activation, const Product& gate, const Product& up,
+                             const Product& down) {
+  const PackedMatrix& matrix = MatrixOf(down);
+  return CanGate(activation, gate, up) && matrix.kind() != PanelKind::kF32 &&
+         matrix.cols() == MatrixOf(gate).rows() && matrix.cols() % kAmxInputs == 0;
+}
+
+void TileMatmul::GrowTo(std::vector<TileRow>& buffer, int64_t rows, int64_t inputs) {
+  const int64_t tiles = (rows + kAmxRows - 1) / kAmxRows;
+  const auto size =
+      static_cast<size_t>(tiles * ((inputs + kAmxInputs - 1) / kAmxInputs) * kAmxRows);
+  if (buffer.size() < size) buffer.resize(size);
+}
+
 void TileMatmul::Run(std::span<const Product> products, const float* x, int rows) {
   Narrow(MatrixOf(products[0]), x, rows);
   int64_t groups = 0;
@@ -77,22 +92,39 @@ void TileMatmul::Run(std::span<const Product> products, const float* x, int rows
 }
 
 void TileMatmul::RunGated(const Product& gate, const Product& up, const float* x, int rows) {
+  Narrow(MatrixOf(gate), x, rows);
+  Gate(TaskOf(gate, rows), gate, up);
+}
+
+void TileMatmul::RunGatedDown(const Product& gate, const Product& up, const Product& down,
+                              const float* x, int rows) {
+  const PackedMatrix& matrix = MatrixOf(down);
+  Narrow(MatrixOf(gate), x, rows);
+  GrowTo(gated_rows_, rows, matrix.cols());
+  BfloatTask task = TaskOf(gate, rows);
+  task.narrowed = gated_rows_[0].inputs;
+  task.narrowed_kind = matrix.kind();
+  Gate(task, gate, up);
+  task = TaskOf(down, rows);
+  task.x = gated_rows_[0].inputs;
+  pool_.ParallelFor(
+      GroupsOf(matrix, kAmxPanels), GrainOf(matrix, kAmxPanels, rows),
+      [&](int64_t begin, int64_t end, int) { RunGroups(task, begin, end, kAmxPanels); });
+}
+
+void TileMatmul::Gate(BfloatTask task, const Product& gate, const Product& up) {
   constexpr int64_t kPanels = kAmxPanels / 2;
   const PackedMatrix& matrix = MatrixOf(gate);
-  Narrow(matrix, x, rows);
-  BfloatTask task = TaskOf(gate, rows);
   task.up_panels = MatrixOf(up).panels();
   task.up_y = up.y;
-  pool_.ParallelFor(GroupsOf(matrix, kPanels), GrainOf(matrix, kAmxPanels, rows),
+  pool_.ParallelFor(GroupsOf(matrix, kPanels), GrainOf(matrix, kAmxPanels, task.rows),
                     [&](int64_t begin, int64_t end, int) { RunGroups(task, begin, end, kPanels); });
 }
 
 void TileMatmul::Narrow(const PackedMatrix& matrix, const float* x, int64_t rows) {
   const int64_t tiles = (rows + kAmxRows - 1) / kAmxRows, k = matrix.cols();
   const int64_t tile_rows = (k + kAmxInputs - 1) / kAmxInputs * kAmxRows;
-  if (static_cast<int64_t>(tile_rows_.size()) < tiles * tile_rows) {
-    tile_rows_.resize(static_cast<size_t>(tiles * tile_rows));
-  }
+  GrowTo(tile_rows_, rows, k);
   const int64_t grain = kElementsPerPart / (k * kAmxRows);
   pool_.ParallelFor(tiles, grain, [&](int64_t begin, int64_t end, int) {
     for (int64_t tile = begin; tile < end; ++tile) {

@@ -24,10 +24,17 @@ class TileMatmul {
   // Whether RunGated takes them.
   static bool CanGate(Activation activation, const Product& gate, const Product& up);
 
+  // Whether RunGatedDown takes them.
+  static bool CanGateDown(Activation activation, const Product& gate, const Product& up,
+                          const Product& down);
+
   // y = x[rows, K] * w^T for each.
   void Run(std::span<const Product> products, const float* x, int rows);
   // gate.y = silu(x * gate^T) * (x * up^T); up.y has anything in it afterwards.
   void RunGated(const Product& gate, const Product& up, const float* x, int rows);
+  // The same into a product with `down`, for which it is narrowed as it is computed.
+  void RunGatedDown(const Product& gate, const Product& up, const Product& down, const float* x,
+                    int rows);
 
  private:
   // Of a step, what one row puts into a tile.
@@ -35,11 +42,13 @@ class TileMatmul {
     uint16_t inputs[kAmxInputs];
   };
 
+  static void GrowTo(std::vector<TileRow>& buffer, int64_t rows, int64_t inputs);
   void Narrow(const PackedMatrix& matrix, const float* x, int64_t rows);
   BfloatTask TaskOf(const Product& product, int64_t rows) const;
+  void Gate(BfloatTask task, const Product& gate, const Product& up);
 
   ThreadPool& pool_;
-  std::vector<TileRow> tile_rows_;
+  std::vector<TileRow> tile_rows_, gated_rows_;
 };
 
 }  // namespace trivium::kernels

@@ -12,6 +12,7 @@ namespace {
 constexpr int64_t kStepBytes = 2 * kTileBytes;  // the weights of 32 inputs and 32 outputs
 constexpr int kPairRows = 2 * kAmxRows;
 constexpr int kHalf = 16;  // outputs of a tile
+constexpr int kTileInputs = kAmxRows * kAmxInputs;
 // Steps widened together: 128 KiB, which stay in the second-level cache.
 constexpr int64_t kBlockSteps = 64;
 // With few rows, steps widened while the ones before are multiplied.
@@ -57,7 +58,8 @@ inline __m512 Silu(__m512 x) {
 // matrix. What does not fill the tiles goes by way of a buffer.
 class Target {
  public:
-  Target(const BfloatTask& task, int64_t row, int64_t output) : stride_(task.n) {
+  Target(const BfloatTask& task, int64_t row, int64_t output)
+      : stride_(task.n), narrowed_(task.narrowed) {
     const bool two = task.up_panels != nullptr;
     const int64_t rows = task.rows - row, at = row * task.n + output, left = task.n - output;
     y_[0] = task.y + at;
@@ -65,10 +67,14 @@ class Target {
     lanes_[0] = LeadingLanes(left);
     lanes_[1] = two ? lanes_[0] : LeadingLanes(left - kHalf);
     rows_ = static_cast<int>(rows < kPairRows ? rows : kPairRows);
+    if (narrowed_ == nullptr) return;
+    swaps_ = SwapsInputs(task.narrowed_kind);
+    narrowed_ += row * task.n + output / kAmxInputs * kTileInputs + output % kAmxInputs;
   }
 
   // A store that has to fetch its line first holds up all that follow.
   void Prefetch() const {
+    if (narrowed_ != nullptr) return;
     for (int64_t r = 0; r < rows_; ++r) {
       __builtin_prefetch(y_[0] + r * stride_, 1);
       __builtin_prefetch(y_[1] + r * stride_, 1);
@@ -95,6 +101,7 @@ class Target {
 
   void StoreGated() {
     StoreSums(both(), buffer_halves_, 2 * kHalf);
+    if (narrowed_ != nullptr) return NarrowGated();
     ForRows([this](int64_t at, const float* first, const float* second) {
       _mm512_mask_storeu_ps(y_[0] + at, lanes_[0],
                             _mm512_mul_ps(Silu(_mm512_load_ps(first)), _mm512_load_ps(second)));
@@ -102,6 +109,18 @@ class Target {
   }
 
  private:
+  // Sixteen inputs of a step, in the order that its weights have.
+  void NarrowGated() const {
+    for (int r = 0; r < rows_; ++r) {
+      const __m512 v = _mm512_mul_ps(Silu(_mm512_load_ps(buffer_[r])),
+                                     _mm512_load_ps(buffer_[r] + kHalf));
+      const __m512 ordered = swaps_ ? _mm512_permute_ps(v, 0xd8) : v;
+      uint16_t* tile = narrowed_ + r / kAmxRows * kAmxRows * stride_;
+      _mm256_store_si256(reinterpret_cast<__m256i*>(tile + r % kAmxRows * kAmxInputs),
+                         reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(ordered)));
+    }
+  }
+
   bool both() const { return rows_ > kAmxRows; }
   bool whole() const { return rows_ % kAmxRows == 0 && (lanes_[0] & lanes_[1]) == 0xffff; }
 
@@ -114,21 +133,24 @@ class Target {
   int64_t stride_;
   __mmask16 lanes_[2];  // outputs that exist
   int rows_;
+  uint16_t* narrowed_;  // null, or the place of the first row's inputs
+  bool swaps_ = false;
   alignas(64) float buffer_[kPairRows][2 * kHalf];
   float* const buffer_halves_[2] = {buffer_[0], buffer_[0] + kHalf};
 };
 
-// `x` and, `next` bytes on, another tile of rows.
+// `x` and, `next` bytes on, another tile of rows. Rows are marked as soon done with, so that they
+// leave the weights in the first-level cache.
 template <bool kBoth>
 inline void MultiplySteps(const uint8_t* x, int64_t next, const uint8_t* weights, int64_t steps) {
   for (int64_t s = 0; s < steps; ++s, x += kTileBytes, weights += kStepBytes) {
-    _tile_loadd(4, x, 64);
+    _tile_stream_loadd(4, x, 64);
     _tile_loadd(6, weights, 64);
     _tile_loadd(7, weights + kTileBytes, 64);
     _tile_dpbf16ps(0, 4, 6);
     _tile_dpbf16ps(1, 4, 7);
     if constexpr (kBoth) {
-      _tile_loadd(5, x + next, 64);
+      _tile_stream_loadd(5, x + next, 64);
       _tile_dpbf16ps(2, 5, 6);
       _tile_dpbf16ps(3, 5, 7);
     }

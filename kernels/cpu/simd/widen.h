@@ -16,11 +16,13 @@ constexpr bool IsFloat(PanelKind kind) {
   return kind == PanelKind::kF16 || kind == PanelKind::kBF16;
 }
 
-// Input order[i] of 32 has place i. Nibbles lie so that the inputs 0 and 2, 1 and 3 of four pair
-// up.
+// Nibbles lie so that the inputs 0 and 2, 1 and 3 of four pair up.
+inline bool SwapsInputs(PanelKind kind) { return !IsFloat(kind) && QuantPanelOf(kind).nibbles; }
+
+// Input order[i] of 32 has place i.
 inline __m512i InputOrder(PanelKind kind) {
   alignas(64) uint16_t order[32];
-  const bool nibbles = !IsFloat(kind) && QuantPanelOf(kind).nibbles;
+  const bool nibbles = SwapsInputs(kind);
   for (int i = 0; i < 32; ++i) {
     const int swapped = (i & ~3) | (i & 1) << 1 | (i & 2) >> 1;
     order[i] = static_cast<uint16_t>(nibbles ? swapped : i);
