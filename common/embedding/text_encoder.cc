@@ -1,5 +1,6 @@
 #include "common/embedding/text_encoder.h"
 
+#include <bit>
 #include <cmath>
 
 #include "common/base/buffer.h"
@@ -19,6 +20,17 @@ std::vector<float> Values(const SafeTensor& tensor) {
   return values;
 }
 
+// To bfloat16, the nearest; ties to even. The values are finite.
+std::vector<uint16_t> Rounded(const std::vector<float>& values) {
+  std::vector<uint16_t> rounded;
+  rounded.reserve(values.size());
+  for (const float value : values) {
+    const auto bits = std::bit_cast<uint32_t>(value);
+    rounded.push_back(static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16));
+  }
+  return rounded;
+}
+
 std::string_view AsText(std::span<const uint8_t> bytes) {
   return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
 }
@@ -26,14 +38,24 @@ std::string_view AsText(std::span<const uint8_t> bytes) {
 }  // namespace
 
 TextEncoder::TextEncoder(BertConfig config, SafeTensorsFile file, WordPiece words,
-                         std::unique_ptr<kernels::Ops> ops)
-    : config_(config), file_(std::move(file)), words_(std::move(words)), ops_(std::move(ops)) {}
+                         const kernels::OpsOptions& options)
+    : config_(config),
+      file_(std::move(file)),
+      words_(std::move(words)),
+      ops_(kernels::MakeOps(options)),
+      uses_tiles_(options.isa == kernels::Isa::kAmx &&
+                  options.numerics == kernels::Numerics::kFast) {}
 
 absl::StatusOr<TextEncoder::Linear> TextEncoder::ReadLinear(const std::string& name,
                                                             int64_t outputs, int64_t inputs) {
   ASSIGN_OR_RETURN(const SafeTensor weight, file_.Tensor(name + ".weight", {outputs, inputs}));
   ASSIGN_OR_RETURN(const SafeTensor bias, file_.Tensor(name + ".bias", {outputs}));
-  return Linear{ops_->Pack({weight.type, weight.data, outputs, inputs}), Values(bias)};
+  if (!uses_tiles_) {
+    return Linear{ops_->Pack({weight.type, weight.data, outputs, inputs}), Values(bias)};
+  }
+  const std::vector<uint16_t> rounded = Rounded(Values(weight));
+  const auto* bytes = reinterpret_cast<const uint8_t*>(rounded.data());
+  return Linear{ops_->Pack({kernels::WeightType::kBF16, bytes, outputs, inputs}), Values(bias)};
 }
 
 absl::StatusOr<TextEncoder::Norm> TextEncoder::ReadNorm(const std::string& name) const {
@@ -90,10 +112,11 @@ absl::StatusOr<std::unique_ptr<TextEncoder>> TextEncoder::Load(const std::string
     return InvalidArgument("{}: has {} tokens, the model {}", words_path, words.vocabulary(),
                            config.vocabulary);
   }
-  std::unique_ptr<kernels::Ops> ops = kernels::MakeOps(options);
-  if (ops == nullptr) return FailedPrecondition("this machine cannot run the instruction set");
   std::unique_ptr<TextEncoder> encoder(
-      new TextEncoder(config, std::move(file), std::move(words), std::move(ops)));
+      new TextEncoder(config, std::move(file), std::move(words), options));
+  if (encoder->ops_ == nullptr) {
+    return FailedPrecondition("this machine cannot run the instruction set");
+  }
   const absl::Status status = encoder->LoadWeights();
   if (!status.ok()) return MakeStatus(status.code(), "{}: {}", path, Message(status));
   ASSIGN_OR_RETURN(const model::MappedFile tokenizer, model::MappedFile::Open(words_path));

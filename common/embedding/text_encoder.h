@@ -61,7 +61,7 @@ class TextEncoder {
     Norm attn_norm, ffn_norm;
   };
   TextEncoder(BertConfig config, SafeTensorsFile file, WordPiece words,
-              std::unique_ptr<kernels::Ops> ops);
+              const kernels::OpsOptions& options);
 
   absl::Status LoadWeights();
   absl::StatusOr<Linear> ReadLinear(const std::string& name, int64_t outputs, int64_t inputs);
@@ -78,6 +78,7 @@ class TextEncoder {
   const SafeTensorsFile file_;
   const WordPiece words_;
   const std::unique_ptr<kernels::Ops> ops_;
+  const bool uses_tiles_;  // which multiply bfloat16: weights are rounded to it
   std::string fingerprint_;
   kernels::WeightView word_table_;
   std::vector<float> positions_;  // [positions, hidden], with the embedding of the first type added

@@ -127,7 +127,7 @@ TEST_P(EmbeddingOracle, VectorsAreTheRecordedOnes) {
       worst = std::min(worst, Cosine(all[i].vector, case_.texts[i].vector));
     }
     std::printf("%s %s: cosine at least %.7f\n", GetParam().c_str(), kernels::IsaName(isa), worst);
-    // On AMX more than four rows are multiplied in bfloat16, but for float32 weights.
+    // On AMX more than four rows are multiplied in bfloat16.
     EXPECT_GE(worst, isa == Isa::kAmx ? 1 - 3e-4 : 1 - 1e-6);
   }
 }
