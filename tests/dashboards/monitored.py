@@ -2,11 +2,14 @@
 
 import base64
 import json
+import os
+import struct
 import subprocess
 import threading
 import time
 import urllib.parse
 import urllib.request
+import zlib
 
 import yaml
 
@@ -14,12 +17,26 @@ from chart import CHART, ROLES, ROOT, Release
 from cluster import PORTS, Processes, free_port, get
 
 TRANSFER_PORT = PORTS.stop
+# With a tiny encoder of random weights.
+CACHE = f"""
+semantic_cache:
+  enabled: true
+  encoder: {ROOT}/tests/oracle/data/tiny-bert
+"""
 PICTURE = ROOT / "tests/fuzz/corpus/png/rgb"
 
 
 def post(url, body):
     """The text that a POST of the body as JSON gives."""
     return get(urllib.request.Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"}))
+
+
+def png(side):
+    """A square of random colours."""
+    rows = b"".join(b"\0" + os.urandom(side * 3) for _ in range(side))
+    chunk = lambda kind, data: struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)) +
+            chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
 
 
 def wait_until(what, done, timeout_s):
@@ -64,7 +81,8 @@ class Monitored(Processes):
     def start_role(self, role):
         """The chart's own configuration, moved to loopback and free ports by flags."""
         config = self.folder / f"{role}.yaml"
-        config.write_text(self.release.config_text(role))
+        more = CACHE if role == "router" else ""
+        config.write_text(self.release.config_text(role) + more)
         command = [self.bin / f"trivium-{role}", "--config", config,
                    "--model", self.tower if role == "encode" else self.model,
                    "--cluster-token-file", self.folder / "token",
@@ -97,15 +115,17 @@ class Monitored(Processes):
         """A little traffic, in the background until stop()."""
         self.spawn("load", self.bin / "trivium", "bench", "--router", self.router, "--requests", "100000",
                    "--concurrency", "3", "--prompt-tokens", "64", "--max-tokens", "16")
-        # Behind another text each time, so that the picture's KV is of no use.
-        picture = base64.b64encode(PICTURE.read_bytes()).decode()
+        # Behind another text each time, so that the picture's KV is of no use; every other picture is new, so that it
+        # has to be encoded.
+        known = PICTURE.read_bytes()
         self.is_over = threading.Event()
 
         def ask():
             for i in range(100000):
                 if self.is_over.is_set():
                     return
-                self.ask_about(picture, f"{i}: what is this?")
+                picture = known if i % 2 else png(16)
+                self.ask_about(base64.b64encode(picture).decode(), f"{i}: what is this?")
         self.asker = threading.Thread(target=ask, daemon=True)
         self.asker.start()
 
