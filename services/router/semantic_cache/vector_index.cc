@@ -16,7 +16,7 @@
 namespace trivium::router {
 namespace {
 
-constexpr size_t kLinks = 16, kConstructionCandidates = 160, kSearchCandidates = 40;
+constexpr size_t kLinks = 16, kConstructionCandidates = 160, kSearchCandidates = 24;
 constexpr size_t kDeadPart = 5, kDeadMin = 64;  // rebuilt when a fifth is dead
 
 struct Shape {
