@@ -42,33 +42,30 @@ void AddReasons(telemetry::Metrics* metrics, const char* name, const char* help,
   }
 }
 
+telemetry::Histogram& Latency(telemetry::Metrics* metrics, const char* name, const char* help) {
+  return metrics->AddHistogram(name, help, telemetry::Metrics::LatencyBuckets());
+}
+
 }  // namespace
 
 RouterMetrics::RouterMetrics(telemetry::Metrics* metrics, std::span<const TenantId> tenants)
     : metrics_(*metrics),
       of_other_tenants_(TenantCounter(metrics, "other")),
-      queue_seconds_(metrics->AddHistogram("router_queue_seconds",
-                                           "Wait for a placement, of answered requests",
-                                           telemetry::Metrics::LatencyBuckets())),
-      request_seconds_(metrics->AddHistogram("router_request_seconds",
-                                             "Submission to the end, of answered requests",
-                                             telemetry::Metrics::LatencyBuckets())),
-      first_token_seconds_(metrics->AddHistogram("router_first_token_seconds",
-                                                 "Submission to first token",
-                                                 telemetry::Metrics::LatencyBuckets())),
-      per_token_seconds_(metrics->AddHistogram("router_token_seconds",
-                                               "Mean time between the tokens of a request",
-                                               telemetry::Metrics::LatencyBuckets())),
-      token_gap_seconds_(metrics->AddHistogram("router_token_gap_seconds",
-                                               "Time between two tokens of a request",
-                                               telemetry::Metrics::LatencyBuckets())),
-      transfer_seconds_(metrics->AddHistogram(
-          "router_transfer_seconds", "First KV message of a request to its last acknowledgement",
-          telemetry::Metrics::LatencyBuckets())),
-      encode_seconds_(metrics->AddHistogram(
-          "router_encode_seconds",
-          "First slice of a request's pictures that was asked for to the last that landed",
-          telemetry::Metrics::LatencyBuckets())),
+      queue_seconds_(
+          Latency(metrics, "router_queue_seconds", "Wait for a placement, of answered requests")),
+      request_seconds_(Latency(metrics, "router_request_seconds",
+                               "Submission to the end, of answered requests")),
+      first_token_seconds_(
+          Latency(metrics, "router_first_token_seconds", "Submission to first token")),
+      per_token_seconds_(
+          Latency(metrics, "router_token_seconds", "Mean time between the tokens of a request")),
+      token_gap_seconds_(
+          Latency(metrics, "router_token_gap_seconds", "Time between two tokens of a request")),
+      transfer_seconds_(Latency(metrics, "router_transfer_seconds",
+                                "First KV message of a request to its last acknowledgement")),
+      encode_seconds_(Latency(
+          metrics, "router_encode_seconds",
+          "First slice of a request's pictures that was asked for to the last that landed")),
       prompt_tokens_(metrics->AddCounter("router_prompt_tokens_total",
                                          "Prompt tokens of requests that have ended")),
       cached_tokens_(metrics->AddCounter("router_cached_prompt_tokens_total",
