@@ -9,21 +9,14 @@
 #include <string>
 #include <vector>
 
+#include "common/media/testing/small_pool.h"
+
 namespace trivium::media {
 namespace {
 
 constexpr int32_t kHidden = 6;
 
-MediaPool MakePool(uint64_t epoch, int32_t blocks = 8) {
-  transfer::TransportOptions transport;
-  transport.epoch = {epoch};
-  auto pool = MakeMediaPool({.hidden = kHidden,
-                             .memory_bytes = int64_t{blocks} * kBlockTokens * kHidden * 4,
-                             .transport = std::move(transport)},
-                            transfer::MakeInProcessTransport);
-  TRIVIUM_CHECK(pool.ok(), "{}", Message(pool.status()));
-  return *std::move(pool);
-}
+MediaPool MakePool(uint64_t epoch) { return MakeSmallPool(epoch, 8, kHidden); }
 
 std::vector<float> RowsOf(int32_t tokens, float first) {
   std::vector<float> rows(static_cast<size_t>(tokens) * kHidden);

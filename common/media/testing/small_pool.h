@@ -10,9 +10,11 @@
 
 namespace trivium::media {
 
-inline MediaPool MakeSmallPool(uint64_t epoch, int32_t blocks, int32_t hidden) {
+inline MediaPool MakeSmallPool(uint64_t epoch, int32_t blocks, int32_t hidden,
+                               const transfer::TransferTimeouts& timeouts = {}) {
   transfer::TransportOptions transport;
   transport.epoch = {epoch};
+  transport.timeouts = timeouts;
   auto pool = MakeMediaPool({.hidden = hidden,
                              .memory_bytes = int64_t{blocks} * kBlockTokens * hidden * 4,
                              .transport = std::move(transport)},

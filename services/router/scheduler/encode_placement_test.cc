@@ -4,6 +4,8 @@
 
 #include <algorithm>
 
+#include "services/router/scheduler/scheduler_fixture.h"
+
 namespace trivium::router {
 namespace {
 
@@ -100,16 +102,9 @@ TEST(EncodePlacementTest, NumericsClassesPairUnderFastAlone) {
 }
 
 WorkerView PrefillWithPictures() {
-  return {.role = Role::kPrefill,
-          .condition = WorkerCondition::kReady,
-          .epoch = 1,
-          .numerics_class = "fast/amx",
-          .wire_format = 1,
-          .blocks_total = 100,
-          .blocks_free = 100,
-          .block_tokens = 16,
-          .requests_max = 8,
-          .picture_blocks_total = 8};
+  WorkerView worker = Worker(Role::kPrefill);
+  worker.picture_blocks_total = 8;
+  return worker;
 }
 
 TEST(EncodePlacementTest, WhoHoldsThePicturesNeedsNoEncoder) {
