@@ -56,6 +56,12 @@ std::vector<std::vector<float>> Embed(embedding::TextEncoder& encoder,
   return vectors;
 }
 
+std::vector<std::string> TextsOf(const std::vector<BenchQuery>& queries) {
+  std::vector<std::string> texts;
+  for (const BenchQuery& query : queries) texts.push_back(query.text);
+  return texts;
+}
+
 std::vector<CategoryPolicy> ShippedPolicies() {
   v1::SemanticCacheConfig config;
   config.set_enabled(true);
@@ -290,9 +296,7 @@ void BenchWorkload(embedding::TextEncoder& encoder, int count) {
   const Categories categories = CategoriesOf(encoder, policies);
   BenchQuestions questions(3);
   const std::vector<BenchQuery> queries = questions.Workload(count);
-  std::vector<std::string> texts;
-  for (const BenchQuery& query : queries) texts.push_back(query.text);
-  const std::vector<std::vector<float>> vectors = Embed(encoder, texts);
+  const std::vector<std::vector<float>> vectors = Embed(encoder, TextsOf(queries));
   const auto ours = RunWorkload(policies, categories, queries, vectors, {});
   std::printf("a policy each category, as shipped:\n");
   for (const auto& [category, score] : ours) {
@@ -329,9 +333,7 @@ void BenchLoad(embedding::TextEncoder& encoder, int count) {
   const Categories categories = CategoriesOf(encoder, policies);
   BenchQuestions questions(4);
   const std::vector<BenchQuery> queries = questions.Workload(count);
-  std::vector<std::string> texts;
-  for (const BenchQuery& query : queries) texts.push_back(query.text);
-  const std::vector<std::vector<float>> vectors = Embed(encoder, texts);
+  const std::vector<std::vector<float>> vectors = Embed(encoder, TextsOf(queries));
   for (const double model_s : {1.5, 7.5}) {
     std::map<std::string, Score> scores[2];
     for (const bool follows : {false, true}) {
