@@ -176,7 +176,7 @@ void RequestRun::OnSliceSent(Leg& leg, size_t call, const v1::SliceSent& sent) {
   EncodeState::Wanted& wanted = leg.attempt.encode.slices.at(slice->first);
   if (wanted.attempt == slice->second) wanted.state = SliceState::kLanded;
   of.slices.erase(slice);
-  leg.attempt.encode.room_tries = 0;
+  for (auto& [number, other] : leg.attempt.encode.slices) other.room_tries = 0;
   context_.host->SlicesEnded(of.at, 1);
   account_.Encoded(of.at.id, sent.cached(), Now());
   CompleteIfAccounted(leg);
@@ -196,36 +196,40 @@ void RequestRun::OnEncodeEnd(Leg& leg, size_t number, const absl::Status& status
   if (IsPastDeadline(status)) return Fail(absl::DeadlineExceededError(why));
   const FailureAction action = ActionFor(status.ok() ? absl::InternalError(why) : status);
   if (action == FailureAction::kGiveUp) return Fail(absl::Status(status.code(), ToAbsl(why)));
-  const auto want_again = [&](Duration pause) {
+  // Counts by the slice, as many calls may end by one event; the most that one of them has.
+  const auto want_again = [&](int EncodeState::Wanted::*tries, const auto& pause_after) {
+    int most = 0;
     for (const auto& [slice, attempt] : missing) {
       EncodeState::Wanted& wanted = encode.slices.at(slice);
       if (wanted.attempt != attempt) continue;
+      const int count = ++(wanted.*tries);
       wanted.state = SliceState::kWanted;
-      wanted.not_before = Now() + pause;
+      wanted.not_before = Now() + pause_after(count);
+      most = std::max(most, count);
     }
+    return most;
   };
   if (action == FailureAction::kMakeWay) {  // ABORTED: it was not taken
     // Perhaps it is this worker that cannot reach the other: somebody else first.
     encode.failed.push_back(call.at.worker);
-    if (++encode.strays >= kStraysMax) return Fail(Unavailable("{}", why));
-    want_again(kStrayPause);
-    return AskForSlices(leg);
+    const int strays = want_again(&EncodeState::Wanted::strays, [](int) { return kStrayPause; });
+    return strays >= kStraysMax ? Fail(Unavailable("{}", why)) : AskForSlices(leg);
   }
   if (action == FailureAction::kWaitForRoom) {
-    if (++encode.room_tries >= kRoomTriesMax) return Fail(ResourceExhausted("{}", why));
-    const Duration pause = kRetryPause * (1 << std::min(encode.room_tries - 1, 5));
-    want_again(std::min(kRetryPauseMax, pause));
-    return AskForSlices(leg);
+    const int tries = want_again(&EncodeState::Wanted::room_tries, [](int count) {
+      const Duration pause = kRetryPause * (1 << std::min(count - 1, 5));
+      return std::min(kRetryPauseMax, pause);
+    });
+    return tries >= kRoomTriesMax ? Fail(ResourceExhausted("{}", why)) : AskForSlices(leg);
   }
-  want_again(Duration(0));
+  const int failures = want_again(&EncodeState::Wanted::failures, [](int) { return Duration(0); });
   context_.host->WorkerFailed(call.at, action, Message(status));
   context_.metrics->Retried(Role::kEncode, RetryReason::kFailed);
   telemetry::Log(telemetry::Level::kWarning, "encode_failed",
                  {{"request_id", leg.id}, {"attempt", leg.attempt.number}, {"why", why}});
   encode.failed.push_back(call.at.worker);
-  if (++encode.failures >= context_.attempts_max) {
-    return Fail(
-        Unavailable("{} calls of encode workers failed; the last: {}", encode.failures, why));
+  if (failures >= context_.attempts_max) {
+    return Fail(Unavailable("{} calls of encode workers failed; the last: {}", failures, why));
   }
   AskForSlices(leg);
 }

@@ -377,6 +377,23 @@ TEST_F(RunEncodeTest, FailuresHaveALimit) {
   EXPECT_NE(Message(*sink_->Get().error).find("encode worker"), std::string::npos);
 }
 
+// A worker that is lost, or a prefill worker that cannot be reached for a moment, ends all calls of
+// a request at once: that is one event for each slice, however many there are.
+TEST_F(RunEncodeTest, ManyCallsThatEndTogetherUseNoLimitUp) {
+  for (const absl::Status& why : {absl::InternalError("broken"), absl::AbortedError("not taken")}) {
+    const size_t before = stages_.encodes.size();
+    const uint32_t attempt = 1 + static_cast<uint32_t>(before);  // a new ticket each time
+    for (const int32_t slice : {0, 1, 2, 3}) Ask({slice}, attempt);
+    for (int twice = 0; twice < 2; ++twice) {
+      const size_t first = stages_.encodes.size() - 4;
+      for (size_t i = first; i < first + 4; ++i) call(i).handlers.on_end(why);
+      Pass(std::chrono::seconds(5));
+      EXPECT_FALSE(sink_->Get().error.has_value()) << why;
+      EXPECT_EQ(stages_.encodes.size(), first + 8) << "each is asked for again";
+    }
+  }
+}
+
 TEST_F(RunEncodeTest, TicketsForSlicesThatAreNoneFailThePrefillWorker) {
   Ask({4});
   EXPECT_EQ(host_.waits, 1) << "another attempt";

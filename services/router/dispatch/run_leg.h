@@ -45,12 +45,12 @@ struct EncodeState {
     v1::LandingTicket ticket;
     Slice state = Slice::kWanted;
     TimePoint not_before{};  // is anybody asked
+    int failures = 0, strays = 0;
+    int room_tries = 0;  // since any slice came
   };
   std::map<int32_t, Wanted> slices;  // by number in the request
   std::deque<EncodeCall> calls;      // grows: one a slice, failure, stray call and try for room
   std::vector<WorkerIndex> failed;
-  int failures = 0, strays = 0;
-  int room_tries = 0;                     // since the last slice
   std::optional<TimePoint> stuck_since;   // nobody could be asked
   TimePoint retry_at = TimePoint::max();  // the earliest that somebody may be asked
 };
