@@ -214,7 +214,8 @@ void EncodeLoop::EndIfDone(Job& job) {
 int64_t EncodeLoop::RowsOf(const Job& job) const {
   int64_t rows = 0;
   for (const Slice& slice : job.slices) {
-    if (slice.pixels.rgb.empty()) continue;
+    // What is pulled waits for another worker: nobody else has to wait for that.
+    if (slice.state == Slice::State::kPulling || slice.pixels.rgb.empty()) continue;
     rows += context_.encoder->tower().config.RowsOf(slice.pixels.width, slice.pixels.height);
   }
   return rows;

@@ -2,7 +2,8 @@
 // into multimedia tokens, in batches over all requests, and sends each slice to its landing as soon
 // as it is there. What was encoded before, of the same pixels in the same sharing domain, is sent
 // from where it lies. Requests take turns by their tenants' shares, as everywhere
-// (scheduling::FairQueue): a tenant is charged the rows that had to be encoded for it.
+// (scheduling::FairQueue): a tenant is charged the rows that are to be encoded for it when its
+// picture is decoded.
 //
 // A slice that another worker seems to hold is pulled from there (encode_pull.cc): it gets its
 // blocks, the sink hears of landings in them, and whoever holds the slice is asked to send it there
@@ -37,6 +38,8 @@
 #include "common/worker/mailbox.h"
 
 namespace trivium::encode {
+
+inline constexpr int32_t kSlicesMax = 4096;  // of any picture
 
 struct WantedSlice {
   int32_t slice = 0;  // of the picture

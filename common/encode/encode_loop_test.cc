@@ -64,6 +64,7 @@ struct Sink final : EncodeSink {
     std::lock_guard lock(mutex);
     EXPECT_FALSE(end.has_value()) << "a second end";
     end = std::move(status);
+    if (on_end) on_end();
     changed.notify_all();
   }
   absl::Status Wait() {
@@ -72,6 +73,7 @@ struct Sink final : EncodeSink {
                   "a request did not end");
     return *end;
   }
+  std::function<void()> on_end;  // on the loop's thread
   std::mutex mutex;
   std::condition_variable changed;
   std::vector<SliceReport> reports;
@@ -312,6 +314,7 @@ TEST_F(PullTest, WhatAnotherHoldsIsSentOnAndKept) {
   ASSERT_TRUE(loop_->Submit(RequestFor(image, {0, 1, 2, 3, 4}, 1), &sink).ok());
   ASSERT_TRUE(sink.Wait().ok());
   Pull(image, 1, std::chrono::seconds(60));
+  ASSERT_TRUE(held_end_.has_value());
   EXPECT_TRUE(held_end_->ok()) << *held_end_;
   EXPECT_EQ(puller_probe_.encoded, 0);
   EXPECT_EQ(std::ranges::count(reports_, true, &SliceReport::pulled), 5);
@@ -327,10 +330,12 @@ TEST_F(PullTest, WhatDoesNotComeIsEncoded) {
   ASSERT_TRUE(loop_->Submit(RequestFor(image, {0, 4}, 1), &sink).ok());
   ASSERT_TRUE(sink.Wait().ok());
   Pull(image, 1, std::chrono::milliseconds(20));
+  ASSERT_TRUE(held_end_.has_value());
   EXPECT_EQ(held_end_->code(), absl::StatusCode::kNotFound) << "a part of it";
   EXPECT_GE(puller_probe_.encoded, 3);
   held_end_.reset();
   Pull(image, 2, std::chrono::milliseconds(20));
+  ASSERT_TRUE(held_end_.has_value());
   EXPECT_EQ(held_end_->code(), absl::StatusCode::kNotFound) << "another tenant";
   EXPECT_EQ(std::ranges::count(reports_, true, &SliceReport::cached), 0);
 }
@@ -373,6 +378,14 @@ TEST_F(TurnsTest, TenantsTakeTurns) {
     return made;
   };
   Sink first, many[kMany], other;
+  // On the loop's thread, so that nothing ends meanwhile.
+  int64_t ended = 0;
+  other.on_end = [&] {
+    ended = std::ranges::count_if(many, [](Sink& sink) {
+      std::lock_guard lock(sink.mutex);
+      return sink.end.has_value();
+    });
+  };
   ASSERT_TRUE(loop_->Submit(request(1), &first).ok());
   for (Sink& sink : many) ASSERT_TRUE(loop_->Submit(request(1), &sink).ok());
   ASSERT_TRUE(loop_->Submit(request(2), &other).ok());
@@ -382,10 +395,6 @@ TEST_F(TurnsTest, TenantsTakeTurns) {
   }
   changed.notify_all();
   EXPECT_TRUE(other.Wait().ok());
-  const auto ended = std::ranges::count_if(many, [](Sink& sink) {
-    std::lock_guard lock(sink.mutex);
-    return sink.end.has_value();
-  });
   EXPECT_LT(ended, kMany * 2 / 3);
   for (Sink& sink : many) EXPECT_TRUE(sink.Wait().ok());
   EXPECT_TRUE(first.Wait().ok());

@@ -10,7 +10,6 @@ namespace trivium::encode {
 namespace {
 
 constexpr size_t kPictureKeyBytes = 32;
-constexpr int32_t kSlicesMax = 4096;  // of any picture
 
 }  // namespace
 

@@ -8,7 +8,6 @@
 namespace trivium::encode {
 namespace {
 
-constexpr int kSlicesMax = 4096;
 constexpr double kPullMsMax = 60000;
 
 // One call. The loop holds it until OnEnd, gRPC until OnDone, which comes after the Close in OnEnd.
