@@ -56,12 +56,6 @@ std::vector<std::vector<float>> Embed(embedding::TextEncoder& encoder,
   return vectors;
 }
 
-std::vector<std::string> TextsOf(const std::vector<BenchQuery>& queries) {
-  std::vector<std::string> texts;
-  for (const BenchQuery& query : queries) texts.push_back(query.text);
-  return texts;
-}
-
 std::vector<CategoryPolicy> ShippedPolicies() {
   v1::SemanticCacheConfig config;
   config.set_enabled(true);
@@ -174,7 +168,7 @@ void BenchIndex(embedding::TextEncoder& encoder, size_t entries) {
 }
 
 struct Score {
-  int asked = 0, hits = 0, wrong = 0, stale = 0, misplaced = 0;
+  int asked = 0, hits = 0, wrong = 0, stale = 0, misplaced = 0, refused = 0;
 };
 
 struct Run {
@@ -188,13 +182,14 @@ struct Run {
 class BusyModel {
  public:
   explicit BusyModel(double model_s) : model_s_(model_s) {}
-  void Ask(double now_s, LoadPolicy* load) {
+  // False: too many wait, and this one is refused.
+  bool Ask(double now_s, LoadPolicy* load) {
     while (!ends_.empty() && ends_.front() <= now_s) ends_.pop_front();
-    // What waits for longer than this is refused, as the router's queue does.
-    if (ends_.size() >= kQueueMax) return;
+    if (ends_.size() >= kQueueMax) return false;
     const double begin_s = std::max(now_s, ends_.empty() ? 0.0 : ends_.back());
     ends_.push_back(begin_s + model_s_);
     load->FirstToken(At(now_s), begin_s - now_s + model_s_ / 4);
+    return true;
   }
   float Load(double now_s, LoadPolicy* load) {
     while (!ends_.empty() && ends_.front() <= now_s) ends_.pop_front();
@@ -239,7 +234,7 @@ std::map<std::string, Score> RunWorkload(const std::vector<CategoryPolicy>& poli
       if (run.follows_load) cache.SetLoad(told);
     }
     if (run.is_told && query.category == "prices" &&
-        std::exchange(version, query.version) != version) {
+        std::exchange(version, query.version) != query.version) {
       TRIVIUM_CHECK(cache.Invalidate({.category = "prices"}).ok(), "the store is away");
     }
     CacheQuestion question;
@@ -265,7 +260,10 @@ std::map<std::string, Score> RunWorkload(const std::vector<CategoryPolicy>& poli
       score.stale += is_same && *answer != truth;
       continue;
     }
-    if (run.model_s > 0) model.Ask(now_s, &load);
+    if (run.model_s > 0 && !model.Ask(now_s, &load)) {
+      ++score.refused;
+      continue;
+    }
     const absl::Status kept = cache.Insert(question, category, vectors[i], truth, 1);
     TRIVIUM_CHECK(kept.ok(), "{}", Message(kept));
     if (i % 64 == 0) cache.Upkeep();
@@ -291,12 +289,23 @@ void Print(const char* name, const Score& s) {
               s.asked, Part(s.hits, s.asked), Part(s.wrong, s.hits), Part(s.stale, s.hits));
 }
 
+struct Workload {
+  Workload(embedding::TextEncoder& encoder, int count, uint32_t seed)
+      : policies(ShippedPolicies()),
+        categories(CategoriesOf(encoder, policies)),
+        queries(BenchQuestions(seed).Workload(count)) {
+    std::vector<std::string> texts;
+    for (const BenchQuery& query : queries) texts.push_back(query.text);
+    vectors = Embed(encoder, texts);
+  }
+  const std::vector<CategoryPolicy> policies;  // as shipped
+  const Categories categories;
+  const std::vector<BenchQuery> queries;
+  std::vector<std::vector<float>> vectors;
+};
+
 void BenchWorkload(embedding::TextEncoder& encoder, int count) {
-  const std::vector<CategoryPolicy> policies = ShippedPolicies();
-  const Categories categories = CategoriesOf(encoder, policies);
-  BenchQuestions questions(3);
-  const std::vector<BenchQuery> queries = questions.Workload(count);
-  const std::vector<std::vector<float>> vectors = Embed(encoder, TextsOf(queries));
+  const auto& [policies, categories, queries, vectors] = Workload(encoder, count, 3);
   const auto ours = RunWorkload(policies, categories, queries, vectors, {});
   std::printf("a policy each category, as shipped:\n");
   for (const auto& [category, score] : ours) {
@@ -326,15 +335,12 @@ void BenchWorkload(embedding::TextEncoder& encoder, int count) {
   }
 }
 
-// The same questions to a model that takes 1.5 s a request, and to one five times as slow, which
-// cannot keep up; each with policies that stay and with policies that follow the load.
+// The same questions to a model that keeps up, and to one five times as slow: first one that is
+// just busy then, and one that has to refuse half of what it is asked; each with policies that stay
+// and with policies that follow the load.
 void BenchLoad(embedding::TextEncoder& encoder, int count) {
-  const std::vector<CategoryPolicy> policies = ShippedPolicies();
-  const Categories categories = CategoriesOf(encoder, policies);
-  BenchQuestions questions(4);
-  const std::vector<BenchQuery> queries = questions.Workload(count);
-  const std::vector<std::vector<float>> vectors = Embed(encoder, TextsOf(queries));
-  for (const double model_s : {1.5, 7.5}) {
+  const auto& [policies, categories, queries, vectors] = Workload(encoder, count, 4);
+  for (const double model_s : {0.6, 3.0, 1.5, 7.5}) {
     std::map<std::string, Score> scores[2];
     for (const bool follows : {false, true}) {
       scores[follows] = RunWorkload(policies, categories, queries, vectors,
@@ -344,14 +350,13 @@ void BenchLoad(embedding::TextEncoder& encoder, int count) {
                 model_s);
     for (const auto& [category, stays] : scores[0]) {
       const Score& follows = scores[1].at(category);
-      const int sent = stays.asked - stays.hits;
       std::printf(
-          "  %-8s hits %5.1f → %5.1f %%, %5.1f %% less sent to the model; wrong %d → %d, stale %d "
-          "→ "
-          "%d of %d\n",
+          "  %-8s hits %5.1f → %5.1f %%, %5.1f %% fewer for the model; refused %d → %d, wrong %d → "
+          "%d, "
+          "stale %d → %d\n",
           category.c_str(), Part(stays.hits, stays.asked), Part(follows.hits, follows.asked),
-          Part(follows.hits - stays.hits, sent), stays.wrong, follows.wrong, stays.stale,
-          follows.stale, follows.asked);
+          Part(follows.hits - stays.hits, stays.asked - stays.hits), stays.refused, follows.refused,
+          stays.wrong, follows.wrong, stays.stale, follows.stale);
     }
   }
 }
