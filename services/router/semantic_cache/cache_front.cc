@@ -125,12 +125,7 @@ void CacheFront::Ask(const v1::GenerateRequest& request, RunRequest run,
 }
 
 void CacheFront::Lead(std::shared_ptr<Flight> flight) {
-  CacheRequest& asked = flight->request;
-  if (flight->category.has_value()) {
-    // Where looking does not pay, an answer is kept for the same words, which need no embedding.
-    asked.question.is_comparable &= !asked.may_find || break_even_.ShouldLook(*flight->category);
-    if (!asked.question.is_comparable) return Go(flight);
-  }
+  if (!flight->request.question.is_comparable && flight->category.has_value()) return Go(flight);
   const absl::Status taken = encoder_->Encode(
       {flight->request.text},
       [this, flight](std::vector<embedding::Embedding> all) { Embedded(flight, std::move(all)); });
@@ -144,16 +139,15 @@ void CacheFront::Embedded(const std::shared_ptr<Flight>& flight,
   flight->vector = std::move(all[0].vector);
   // Of a text that was cut the rest may say anything.
   if (all[0].is_cut) asked.question.is_comparable = false;
-  const bool was_named = flight->category.has_value();
-  if (!was_named) flight->category = categories_->Of(flight->vector).category;
+  if (!flight->category.has_value()) flight->category = categories_->Of(flight->vector).category;
   if (!cache_->policy(*flight->category).is_enabled) {
     asked.may_keep = asked.may_find = false;
     for (Waiting& follower : Land(flight)) {
       follower.started(submit_(std::move(follower.run), follower.sink));
     }
   }
-  const bool looks = was_named || break_even_.ShouldLook(*flight->category);
-  if (!asked.may_find || !looks) return Go(flight);
+  // Embedded all the same: what is kept meanwhile has to be found when looking pays again.
+  if (!asked.may_find || !break_even_.ShouldLook(*flight->category)) return Go(flight);
   const auto found = cache_->Find(asked.question, *flight->category, flight->vector);
   break_even_.Looked(*flight->category, found.has_value(), SecondsSince(flight->asked));
   if (!found.has_value()) {

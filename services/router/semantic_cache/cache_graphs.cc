@@ -41,8 +41,8 @@ SemanticCache::LoadedGraphs SemanticCache::LoadGraphs(const std::string& folder)
       return it == by_key_.end() ? 0 : it->second;
     });
     if (status.ok()) loaded.entries += group.index->graph_size();
-    if (status.code() != absl::StatusCode::kDataLoss) continue;
-    ++loaded.damaged;
+    if (status.code() == absl::StatusCode::kDataLoss) ++loaded.damaged;
+    // It has the vectors of what may be invalidated from now on.
     RemoveGraph(path);
   }
   return loaded;

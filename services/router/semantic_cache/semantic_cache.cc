@@ -299,7 +299,8 @@ std::shared_ptr<VectorIndex> SemanticCache::Unlist(uint64_t id, EvictReason reas
   return index;
 }
 
-void SemanticCache::Drop(const std::vector<uint64_t>& ids, EvictReason reason, bool in_store) {
+std::vector<std::string> SemanticCache::Drop(const std::vector<uint64_t>& ids, EvictReason reason,
+                                             bool in_store) {
   std::lock_guard change(change_mutex_);
   std::vector<std::string> gone;
   for (const uint64_t id : ids) {
@@ -308,7 +309,8 @@ void SemanticCache::Drop(const std::vector<uint64_t>& ids, EvictReason reason, b
     lock.unlock();
     if (index != nullptr) index->Remove(id);
   }
-  if (in_store) DeleteLater(std::move(gone));
+  if (in_store) DeleteLater(gone);
+  return gone;
 }
 
 // With change_mutex_ held. What waits is deleted by Upkeep; what does not fit because the store is
@@ -367,15 +369,24 @@ absl::StatusOr<size_t> SemanticCache::Invalidate(const Selection& selection) {
       }
     }
   }
-  Drop(ids, EvictReason::kInvalidated, true);
-  while (DeletePage()) {
+  std::vector<std::string> keys = Drop(ids, EvictReason::kInvalidated, true);
+  const size_t count = keys.size();
+  while (!keys.empty()) {
+    const size_t page = std::min(keys.size(), kDeletesPage);
+    const std::span<const std::string> last = std::span(keys).last(page);
+    if (!store_->Delete(last).ok()) {
+      return Unavailable(
+          "{} answers are not found here any more, but their store does not answer: they come back "
+          "if this router ends before it does",
+          keys.size());
+    }
+    {
+      std::lock_guard change(change_mutex_);
+      for (const std::string& key : last) to_delete_.erase(key);
+    }
+    keys.resize(keys.size() - page);
   }
-  std::lock_guard change(change_mutex_);
-  if (to_delete_.empty()) return ids.size();
-  return Unavailable(
-      "{} answers are not found here any more, but their store does not answer: they come back if "
-      "this router ends before it does",
-      ids.size());
+  return count;
 }
 
 bool SemanticCache::Upkeep() {

@@ -182,7 +182,9 @@ class SemanticCache {
   // With the locks held; null: not there.
   std::shared_ptr<VectorIndex> Unlist(uint64_t id, EvictReason reason,
                                       std::vector<std::string>* gone);
-  void Drop(const std::vector<uint64_t>& ids, EvictReason reason, bool in_store);
+  // The keys of what was there.
+  std::vector<std::string> Drop(const std::vector<uint64_t>& ids, EvictReason reason,
+                                bool in_store);
   void DeleteLater(std::vector<std::string> keys);
   bool DeletePage();
   size_t EntriesMax(const CategoryPolicy& policy) const;
