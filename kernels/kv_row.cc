@@ -11,12 +11,6 @@ namespace {
 constexpr KvType kAllTypes[] = {KvType::kF16, KvType::kBF16, KvType::kInt8};
 constexpr float kLevels = 127;
 
-uint16_t FloatToBFloat(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  if (std::isnan(value)) return static_cast<uint16_t>(bits >> 16 | 0x40);
-  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
-}
-
 float BFloatToFloat(uint16_t bits) { return std::bit_cast<float>(uint32_t{bits} << 16); }
 
 // Integers of one head; the scale of one that is not finite is not finite either.

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <bit>
+#include <cmath>
 #include <cstring>
 #include <iterator>
 
@@ -102,6 +103,12 @@ float HalfToFloat(uint16_t half) {
   }
   const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;  // exact
   return std::bit_cast<float>(sign | std::bit_cast<uint32_t>(subnormal));
+}
+
+uint16_t FloatToBFloat(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if (std::isnan(value)) return static_cast<uint16_t>(bits >> 16 | 0x40);
+  return static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
 uint16_t FloatToHalf(float value) {

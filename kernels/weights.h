@@ -51,5 +51,6 @@ struct WeightView {
 // IEEE binary16 <-> binary32, round to nearest even; the format of the KV cache.
 float HalfToFloat(uint16_t half);
 uint16_t FloatToHalf(float value);
+uint16_t FloatToBFloat(float value);  // the nearest, ties to even; what is no number stays none
 
 }  // namespace trivium::kernels

@@ -1,6 +1,6 @@
 #include "common/embedding/text_encoder.h"
 
-#include <bit>
+#include <algorithm>
 #include <cmath>
 
 #include "common/base/buffer.h"
@@ -20,14 +20,9 @@ std::vector<float> Values(const SafeTensor& tensor) {
   return values;
 }
 
-// To bfloat16, the nearest; ties to even. The values are finite.
 std::vector<uint16_t> Rounded(const std::vector<float>& values) {
-  std::vector<uint16_t> rounded;
-  rounded.reserve(values.size());
-  for (const float value : values) {
-    const auto bits = std::bit_cast<uint32_t>(value);
-    rounded.push_back(static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16));
-  }
+  std::vector<uint16_t> rounded(values.size());
+  std::ranges::transform(values, rounded.begin(), kernels::FloatToBFloat);
   return rounded;
 }
 

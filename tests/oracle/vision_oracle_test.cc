@@ -168,11 +168,7 @@ std::string Encoded(const std::vector<float>& values, WeightType type) {
   for (size_t i = 0; i < values.size(); ++i) {
     if (type == WeightType::kF32) put(values[i]);
     if (type == WeightType::kF16) put(kernels::FloatToHalf(values[i]));
-    if (type == WeightType::kBF16) {
-      uint32_t bits;
-      std::memcpy(&bits, &values[i], sizeof(bits));
-      put(static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16));
-    }
+    if (type == WeightType::kBF16) put(kernels::FloatToBFloat(values[i]));
     if (type == WeightType::kQ8_0 && i % 32 == 0) {
       float largest = 0;
       for (size_t j = i; j < i + 32; ++j) largest = std::max(largest, std::abs(values[j]));
