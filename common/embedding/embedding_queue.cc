@@ -69,10 +69,11 @@ std::vector<EmbeddingQueue::Part> EmbeddingQueue::TakeBatch() {
   wake_.wait(lock, [&] { return is_closing_ || !urgent.jobs.empty() || !bulk.jobs.empty(); });
   std::vector<Part> parts;
   size_t texts = 0;
-  const bool is_bulks_turn = ++batches_ % kBulkTurn == 0;
-  for (Line* line : {is_bulks_turn ? &bulk : &urgent, is_bulks_turn ? &urgent : &bulk}) {
-    Take(line, options_.batch_texts_max, &texts, &parts);
+  if (++batches_ % kBulkTurn == 0) {
+    Take(&bulk, std::max<size_t>(1, options_.batch_texts_max / kBulkTurn), &texts, &parts);
   }
+  Take(&urgent, options_.batch_texts_max, &texts, &parts);
+  Take(&bulk, options_.batch_texts_max, &texts, &parts);
   return parts;
 }
 

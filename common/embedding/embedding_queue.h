@@ -1,8 +1,8 @@
 // An encoder on a thread of its own: what waits is encoded together, as one batch.
 //
-// Urgent texts come first and never wait for more than the batch that runs; of every four batches
-// one begins with the others, so that these come through too. Bounded, each kind by itself: what
-// does not fit is refused at once and counted. Thread-safety: all methods, any thread. The
+// Urgent texts come first; of every fourth batch the others have a quarter before them, so that
+// these come through too. Bounded, each kind by itself: what does not fit is refused at once and
+// counted. Thread-safety: all methods, any thread. The
 // destructor answers what it has taken.
 #pragma once
 
@@ -30,7 +30,7 @@ class EmbeddingQueue {
     std::string folder;
     kernels::OpsOptions ops = {};
     size_t texts_waiting_max = 1024;  // of each kind
-    size_t batch_texts_max = 16;  // bounds the memory of a batch
+    size_t batch_texts_max = 16;      // bounds the memory of a batch
   };
 
   // Returns when the encoder is loaded, with the reason where it cannot be.
