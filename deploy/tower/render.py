@@ -1,6 +1,6 @@
 """Pictures that the tower learns to read, and the caption of each: coloured shapes that can be counted, digits, words.
 
-    venv/bin/python render.py FOLDER [COUNT]      held-out pictures, to look at
+    $(deploy/tower/environment drawing) deploy/tower/render.py FOLDER [COUNT]      held-out pictures, to look at
 
 A scene is drawn from a random.Random, so that a seed names a picture. Size, place, colours, background, fonts, turn,
 noise and blur vary. Held-out pictures take fonts of which training has seen no letter.

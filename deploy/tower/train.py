@@ -1,6 +1,6 @@
-"""Trains the tower that ships: a SigLIP-style ViT with Idefics3's projector, into SmolLM2-135M's embedding space.
+"""Trains a small tower: a SigLIP-style ViT with Idefics3's projector, into SmolLM2-135M's embedding space.
 
-    venv/bin/python train.py --model SmolLM2-135M-Instruct.Q4_1.gguf --out tower.gguf [--steps 2200]
+    $(deploy/tower/environment training) deploy/tower/train.py --model SmolLM2-135M-Instruct.Q4_1.gguf --out tower.gguf [--steps 2200]
 
 The language model takes no part but for its table of embeddings. The tower is to give, for each token of a picture's
 caption, the vector that the model would have looked up for it: token i of a picture is compared with the embeddings of

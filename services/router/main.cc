@@ -200,8 +200,12 @@ void Reload(const ParseConfig& parse, CacheService* cache) {
     return telemetry::Log(telemetry::Level::kError, "reload_refused",
                           {{"error", "the configuration has an error; the old one stays"}});
   }
-  absl::Status status = absl::OkStatus();
-  if (cache != nullptr) status = cache->Reload(config->semantic_cache());
+  if (cache == nullptr && !config->semantic_cache().enabled()) {
+    return telemetry::Log(telemetry::Level::kInfo, "reloaded", {{"changed", "nothing"}});
+  }
+  const absl::Status status = cache == nullptr
+                                  ? FailedPrecondition("semantic_cache.enabled: needs a restart")
+                                  : cache->Reload(config->semantic_cache());
   if (!status.ok()) {
     return telemetry::Log(telemetry::Level::kError, "reload_refused", {{"error", Message(status)}});
   }
